@@ -1,0 +1,1 @@
+"""Experiments as data: one folder a paper, one file an experiment."""

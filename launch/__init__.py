@@ -1,0 +1,1 @@
+"""Command lines: run, sweep, report, bench."""

@@ -1,0 +1,145 @@
+"""What the command lines share: the config flag, one-line errors, exit codes, the platform."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import shlex
+import sys
+import traceback
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from reduction.errors import DataError, MissingInput, UsageError, UserError
+
+FLAGS = flags.FLAGS
+flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
+
+
+def define_config():
+  """--config=FILE.py[:variant] and --config.KEY=VALUE."""
+  config_flags.DEFINE_config_file('config', None, 'The experiment: a file with get_config().')
+
+
+def config() -> dict:
+  """The config of the flags in canonical form."""
+  from reduction.config import canonical
+  from reduction.errors import require
+
+  require(FLAGS.config is not None, '--config is needed, such as configs/quickstart.py')
+  return canonical(FLAGS.config)
+
+
+def command() -> str:
+  """The command line as one may type it again."""
+  module = 'python -m launch.' + pathlib.Path(sys.argv[0]).stem
+  return ' '.join([module, *map(shlex.quote, sys.argv[1:])])
+
+
+def hardware() -> str:
+  """'2 x AMD EPYC, cpu' or '1 x NVIDIA H100, gpu'."""
+  import jax
+
+  device = jax.devices()[0]
+  if device.platform != 'cpu':
+    return f'{jax.device_count()} x {device.device_kind}, {device.platform}'
+  with contextlib.suppress(OSError, StopIteration):
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    name = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+    return f'{os.cpu_count()} x {name}, cpu'
+  return f'{os.cpu_count()} cores, cpu'
+
+
+def set_platform(name: str | None):
+  """Chooses JAX's platform and its compile cache; call before anything computes."""
+  import jax
+
+  if name:
+    known = ('cpu', 'gpu', 'tpu')
+    if name not in known:
+      raise UsageError(f'--platform={name} is not one of {", ".join(known)}')
+    jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(name, name))
+  cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+  folder = pathlib.Path(cache) / 'reduction' / 'jax'
+  with contextlib.suppress(OSError):  # a read-only home only costs compile time
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.access(folder, os.W_OK):
+      jax.config.update('jax_compilation_cache_dir', str(folder))
+      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  try:
+    jax.devices()
+  except RuntimeError as error:
+    raise MissingInput(
+      f'JAX finds no {name or os.environ.get("JAX_PLATFORMS", "device")}; use --platform=cpu'
+    ) from error
+
+
+@contextlib.contextmanager
+def log_to(workdir: pathlib.Path):
+  """Warnings and what the libraries say go to run.log; the terminal stays for the run itself."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  handler = logging.FileHandler(workdir / 'run.log', encoding='utf-8')
+  handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s'))
+  root = logging.getLogger()
+  root.addHandler(handler)
+  try:
+    yield
+  finally:
+    root.removeHandler(handler)
+    handler.close()
+
+
+@contextlib.contextmanager
+def profiled(folder: pathlib.Path | None):
+  """Writes a Perfetto trace into folder, where one is given."""
+  import jax
+
+  with jax.profiler.trace(str(folder), create_perfetto_trace=True) if folder else (
+    contextlib.nullcontext()
+  ):
+    yield
+
+
+def _config_path() -> str:
+  given = [a.split('=', 1)[1] for a in sys.argv[1:] if a.startswith('--config=')]
+  return given[-1].split(':')[0] if given else ''
+
+
+def _where(error: BaseException, path: str) -> str:
+  """'file:line: ' of the innermost frame in the config, where the error came from it."""
+  frames = traceback.extract_tb(error.__traceback__)
+  inside = [f for f in frames if path and f.filename.endswith(path)]
+  return f'{path}:{inside[-1].lineno}: ' if inside else ''
+
+
+def _parse(argv):
+  """absl's flags; every mistake becomes one line."""
+  path = _config_path()
+  if path and not os.path.exists(path):
+    raise UsageError(f'--config={path} is not there; see configs/')
+  try:
+    return app.parse_flags_with_usage(argv) if '--help' in argv else FLAGS(argv)
+  except flags.Error as error:
+    raise UsageError(str(error).split('\n')[0]) from error
+  except (KeyError, AttributeError, TypeError, ValueError) as error:
+    text = error.args[0] if error.args else error
+    raise UsageError(f'{_where(error, path)}{" ".join(str(text).split())}') from error
+  except UserError:
+    raise
+  except Exception as error:
+    raise UsageError(f'{_where(error, path)}{type(error).__name__}: {error}') from error
+
+
+def run(main):
+  """Parses the flags, calls main(argv); a UserError is one line on stderr and its exit code."""
+  absl_logging.use_absl_handler()
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  try:
+    main(_parse(sys.argv))
+  except UserError as error:
+    if '--debug' in sys.argv:
+      traceback.print_exc()
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(error.code)

@@ -1,0 +1,118 @@
+"""Runs a config: python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
+
+Stop it with Ctrl-C or SIGTERM and run the same line again: it goes on where it was.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+
+from absl import app, flags
+
+from launch import cli
+
+FLAGS = flags.FLAGS
+cli.define_config()
+flags.DEFINE_string('workdir', None, 'Where the run is kept: checkpoints, metrics, report.')
+flags.DEFINE_string('data_dir', None, 'Where data sets are looked for; default: $REDUCTION_DATA.')
+flags.DEFINE_string('platform', None, 'cpu, gpu or tpu; default: the best that JAX finds.')
+flags.DEFINE_bool('profile', False, 'Write a trace for Perfetto into the workdir.')
+
+
+def build(config: dict, data_dir: str | None = None):
+  """(data, module, stage) of a canonical config; every wrong value raises UsageError here."""
+  from reduction import data, models, stages
+  from reduction.config import call
+  from reduction.errors import require
+  from reduction.run import chain
+
+  known = {'data', 'model', 'stages', 'seeds', 'figures', 'paper', 'title', *config['stages']}
+  for key in config:
+    require(key in known, f'config.{key} is no part of a run, nor in config.stages')
+  module = call(models, config['model'], 'model')
+  steps = {}
+  for name in config['stages']:
+    require(name in config, f'config.stages names {name!r}, but there is no config.{name}')
+    steps[name] = call(stages, config[name], name, key='stage')
+  settings = dict(config['data'])
+  if data_dir:
+    settings['data_dir'] = data_dir
+  return call(data, settings, 'data'), module, chain(**steps)
+
+
+def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
+  """Runs a canonical config in workdir; returns the finished Run."""
+  import jax
+
+  from reduction import checkpoint, signals
+  from reduction.config import claim
+  from reduction.cost import cost
+  from reduction.net import create, over_replicas
+  from reduction.progress import Progress
+  from reduction.rows import Sinks
+  from reduction.run import Run
+  from reduction.train import classified
+
+  with checkpoint.lock(workdir), signals.noted():
+    claim(workdir, config)
+    data, module, stage = build(config, data_dir)
+    progress = Progress()
+    progress.line(f'{data.name}: {len(data.train.x):,} training examples; {cli.hardware()}')
+    example, test = data.train.x[:1], jax.device_put(data.test)
+    score = over_replicas(classified(module), (0, 0, None))
+
+    def measure(net):
+      accuracy = score(net.params, net.stats, test)['accuracy']
+      return dict(metric='accuracy', accuracy=accuracy, **cost(net, example))
+
+    with contextlib.closing(Sinks(workdir, progress.line)) as sinks, _session(workdir):
+      run_ = Run(data, config['seeds'], workdir, measure=measure, sinks=sinks, progress=progress)
+      stage(create(module, run_.key('init', 0), example), run_)
+  return run_
+
+
+@contextlib.contextmanager
+def _session(workdir):
+  """Adds a line to sessions.jsonl: what ran here, on what, how long."""
+  import importlib.metadata
+
+  began = time.time()
+  try:
+    yield
+  finally:
+    names = ('jax', 'flax', 'optax', 'numpy')
+    line = dict(
+      seconds=round(time.time() - began, 1),
+      hardware=cli.hardware(),
+      versions=dict(
+        python=platform.python_version(), **{n: importlib.metadata.version(n) for n in names}
+      ),
+      command=cli.command(),
+    )
+    with open(workdir / 'sessions.jsonl', 'a') as file:
+      file.write(json.dumps(line) + '\n')
+
+
+def main(argv):
+  del argv
+  from reduction.errors import require
+
+  cli.set_platform(FLAGS.platform)
+  require(FLAGS.workdir, '--workdir is needed: where the run is kept, such as runs/quickstart')
+  workdir = pathlib.Path(FLAGS.workdir)
+  config = cli.config()
+  with cli.log_to(workdir), cli.profiled(workdir if FLAGS.profile else None):
+    run(config, workdir, FLAGS.data_dir)
+    from reduction import report
+
+    report.write(workdir)
+    report.show(workdir)
+
+
+if __name__ == '__main__':
+  cli.run(main)

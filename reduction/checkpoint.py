@@ -1,0 +1,237 @@
+"""What outlives a crash: one `Keeper` for each fold, over Orbax's CheckpointManager.
+
+A fold's folder holds two managers. `carry/<n>` is the carry after n indices (the last two are
+kept); `outs/<n>` is what the indices since the save before produced: their outs and rows, written
+once. A carry is written after its outs, so it is what commits them. Each step holds the digest of
+every leaf, since Orbax restores flipped bits in silence; a step that fails its digests, or that
+TensorStore cannot read, is renamed `<n>.corrupt` and the step before it is used.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import socket
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from reduction import tree
+from reduction.errors import DataError, StorageError, TryAgain, UsageError
+
+LONE = '.'  # the name of the only leaf of a tree that is one
+EMPTY = 'nothing'  # stands in a tree without leaves, which Orbax refuses
+
+
+def write_atomic(path: str | os.PathLike, content: bytes | str):
+  """Writes a whole file or nothing: temporary file, fsync, rename. Raises StorageError."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(temporary, 'wb') as file:
+      file.write(content.encode() if isinstance(content, str) else content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+    raise StorageError(f'cannot write {path} ({len(content):,} bytes): {error.strerror}') from error
+
+
+@contextlib.contextmanager
+def lock(workdir: str | os.PathLike):
+  """Holds workdir for this process. Raises TryAgain, naming the holder, where another has it."""
+  path = pathlib.Path(workdir)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    file = open(path / '.lock', 'a+')  # noqa: SIM115 (held until the block ends)
+  except FileExistsError as error:
+    raise UsageError(f'--workdir={workdir} is a file; name a folder') from error
+  except OSError as error:
+    raise StorageError(f'cannot use --workdir={workdir}: {error.strerror}') from error
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      file.seek(0)
+      raise TryAgain(f'{workdir} is in use by {file.read().strip() or "another run"}') from error
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}')
+    file.flush()
+    yield
+
+
+class Keeper:
+  """Saves and restores one fold.
+
+  origin: digest of the initial carry and count; a checkpoint of another origin refuses.
+  """
+
+  def __init__(self, folder: pathlib.Path, origin: str):
+    self.folder, self.origin = folder, origin
+    self._open()
+
+  def _open(self):
+    import orbax.checkpoint as ocp  # takes a second, so only where something is saved
+
+    self.ocp = ocp
+    options = dict(enable_async_checkpointing=False, create=True)
+    try:
+      self.carries, self.segments = [
+        ocp.CheckpointManager(
+          self.folder.absolute() / part,
+          options=ocp.CheckpointManagerOptions(max_to_keep=most, **options),
+        )
+        for part, most in (('carry', 2), ('outs', None))
+      ]
+    except OSError as error:
+      raise StorageError(f'cannot use {self.folder}: {error.strerror}') from error
+
+  def save(self, start: int, stop: int, carry, outs: list, rows: list[dict], stores: dict):
+    """Commits the indices start..stop-1: their outs and rows, then the carry after them."""
+    segment = {str(start + i): out for i, out in enumerate(outs) if out is not None}
+    self._write(self.segments, stop, segment, dict(start=start, stop=stop, rows=rows))
+    self._write(self.carries, stop, carry, dict(origin=self.origin, stores=stores))
+
+  def restore(self, like):
+    """(index, carry, segments, rows, stores) of the last good save, or None.
+
+    like: the initial carry; a checkpoint whose leaves have other names, shapes or dtypes refuses.
+    """
+    for step in self._steps(self.carries):
+      found = self._read(self.carries, step)
+      if found is None:
+        continue
+      carry, meta = found
+      self._check_origin(step, carry, meta, like)
+      chain = self._chain(step)
+      if chain is None:
+        self._set_aside(self.carries, step, 'an out that it needs is damaged')
+        continue
+      self._drop_after(step)
+      leaves = [_as(carry[name or LONE], leaf) for name, leaf in tree.named(like)]
+      rows = [row for _, meta_ in chain for row in meta_['rows']]
+      ranges = [(meta_['start'], meta_['stop']) for _, meta_ in chain]
+      return step, tree.unflatten(like, leaves), ranges, rows, meta['stores']
+    self._drop_after(0)
+    return None
+
+  def out(self, ranges, index: int):
+    """The out of one committed index, read from disk; None where the index gave none."""
+    stop = next(stop for start, stop in ranges if start <= index < stop)
+    found = self._read(self.segments, stop)
+    if found is None:
+      raise DataError(f'{self.folder}/outs/{stop} was damaged after it was written; run again')
+    return tree.nest(found[0]).get(str(index))
+
+  def _write(self, manager, step, content, meta):
+    flat = {name or LONE: tree.to_host(leaf) for name, leaf in tree.named(content)}
+    meta = dict(meta, digests=tree.digests(flat))
+    ocp = self.ocp
+    try:
+      manager.save(
+        step,
+        args=ocp.args.Composite(
+          tree=ocp.args.StandardSave(flat or {EMPTY: np.zeros(1, np.uint8)}),
+          meta=ocp.args.JsonSave(meta),
+        ),
+      )
+    except Exception as error:  # TensorStore raises what its C++ status maps to
+      needed = sum(leaf.nbytes for leaf in flat.values())
+      reason = str(error).strip().split('\n')[0][:160]
+      raise StorageError(
+        f'cannot save {manager.directory}/{step} ({needed:,} bytes): {reason}; '
+        f'earlier steps are kept: {sorted(manager.all_steps()) or "none"}'
+      ) from error
+
+  def _read(self, manager, step):
+    """(flat tree, meta) of one step, digests checked; a damaged one is set aside and None."""
+    ocp = self.ocp
+    try:
+      found = manager.restore(
+        step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+      )
+      flat, meta = found.tree, found.meta
+      flat.pop(EMPTY, None)
+      wanted = meta['digests']
+    except Exception as error:
+      self._set_aside(manager, step, str(error).strip().split('\n')[0][:160])
+      return None
+    for name in sorted(wanted.keys() | flat.keys()):
+      if name not in flat or wanted.get(name) != tree.digest(flat[name]):
+        self._set_aside(manager, step, f'digest of {name} differs')
+        return None
+    return flat, meta
+
+  def _steps(self, manager) -> list[int]:
+    """Complete steps, newest first. Empty folders and stray files are not steps."""
+    folders = [pathlib.Path(manager.directory) / str(step) for step in manager.all_steps()]
+    for folder in folders:
+      if not any(folder.iterdir()):
+        logging.warning('ignored %s: empty', folder)
+        folder.rmdir()
+    manager.reload()
+    return sorted((int(f.name) for f in folders if f.exists()), reverse=True)
+
+  def _chain(self, step):
+    """The segments that cover 0..step-1 in order, or None where one is damaged or missing."""
+    chain, at = [], 0
+    for stop in sorted(self._steps(self.segments)):
+      if at < stop <= step:
+        found = self._read(self.segments, stop)
+        if found is None or found[1]['start'] != at:
+          return None
+        chain.append((None, found[1]))
+        at = stop
+    return chain if at == step else None
+
+  def _check_origin(self, step, carry, meta, like):
+    wanted = {name or LONE: leaf for name, leaf in tree.named(like)}
+    where = f'{self.carries.directory}/{step}'
+    for name in sorted(wanted.keys() | carry.keys()):
+      if name not in carry or name not in wanted:
+        has = 'holds' if name in carry else 'lacks'
+        raise UsageError(f'{where} {has} {name}; it is of another model: use a new workdir')
+      have, want = carry[name], tree.to_host(wanted[name])
+      if have.shape != want.shape or have.dtype != want.dtype:
+        raise UsageError(
+          f'{where}: {name} is {have.dtype}{list(have.shape)}, this run has '
+          f'{want.dtype}{list(want.shape)}; compare config.json or use a new workdir'
+        )
+    if meta['origin'] != self.origin:
+      raise UsageError(f'{where} began from another initial state or count; use a new workdir')
+
+  def _set_aside(self, manager, step, why):
+    folder = pathlib.Path(manager.directory) / str(step)
+    aside = folder.with_name(f'{step}.corrupt')
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+      folder.rename(aside)
+    manager.reload()
+    logging.warning('checkpoint %s is damaged (%s): kept as %s', folder, why, aside.name)
+
+  def _drop_after(self, step):
+    """Forgets what was written after the step that a run resumes from."""
+    for manager in (self.carries, self.segments):
+      for later in [s for s in manager.all_steps() if s > step]:
+        manager.delete(later)
+
+
+def _as(saved, like):
+  """saved as the kind of leaf that like is: a typed key, a JAX array, or numpy."""
+  if tree.is_key(like):
+    return tree.wrap_key(saved, like)
+  return np.asarray(saved) if isinstance(like, np.ndarray) else jnp.asarray(saved)
+
+
+def read_json(path: pathlib.Path):
+  """The content of a JSON file. Raises DataError naming it where it is damaged."""
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise DataError(f'{path} is not JSON ({error}); remove it or use a new workdir') from error

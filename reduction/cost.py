@@ -1,0 +1,100 @@
+"""What a net costs to hold and to run: the fixed columns of every before/after table."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import tree
+from reduction.net import Net, apply
+
+# Picojoules in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9
+MULTIPLY_ADD = 3.7 + 0.9  # 32-bit floating point
+DRAM_BYTE = 640 / 4  # 32 bits from memory outside the chip
+
+
+def cost(net: Net, x) -> dict:
+  """params, nonzero [R], bytes [R], macs, peak_sram, energy_uj [R] of a net with replicates.
+
+  x: one input [1, ...] that gives the shapes. nonzero: weights not 0. bytes: the smaller of dense
+  storage and of surviving values with a bitmap, leaf by leaf. macs: multiply-accumulates of one
+  forward pass as dense code does it. peak_sram: bytes of the activations alive at once, in the
+  order of the module. energy_uj: microjoules, each multiply-accumulate of a surviving weight and
+  each stored byte fetched once from DRAM; an estimate, for comparisons only.
+  """
+  one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (net.params, net.stats))
+  program = jax.make_jaxpr(lambda p, s, x: apply(net.module, p, s, x))(*one, x).jaxpr
+  arrays = [np.asarray(w) for w in tree.leaves(tree.keep(net.params, net.masks))]
+  nonzero = sum(np.count_nonzero(w.reshape(len(w), -1), axis=1) for w in arrays)
+  stored = sum(_stored(w) for w in arrays)
+  total, macs = sum(w[0].size for w in arrays), _macs(program)
+  energy = (macs * nonzero / total * MULTIPLY_ADD + stored * DRAM_BYTE) / 1e6
+  return dict(
+    params=total,
+    nonzero=nonzero,
+    bytes=stored,
+    macs=macs,
+    peak_sram=_peak(program),
+    energy_uj=np.round(energy, 3),
+  )
+
+
+def _stored(w):
+  """Bytes [R] of one leaf: dense, or a bit for each weight and the values that are not 0."""
+  nonzero = np.count_nonzero(w.reshape(len(w), -1), axis=1)
+  return np.minimum(w[0].size * w.itemsize, nonzero * w.itemsize + math.ceil(w[0].size / 8))
+
+
+def _inner(equation):
+  """The programs inside an equation (a call, a jitted function)."""
+  for value in equation.params.values():
+    if hasattr(value, 'jaxpr'):
+      yield value.jaxpr
+    elif hasattr(value, 'eqns'):
+      yield value
+
+
+def _macs(program) -> int:
+  count = 0
+  for equation in program.eqns:
+    count += sum(_macs(inner) for inner in _inner(equation))
+    output = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    if equation.primitive.name == 'dot_general':
+      (contracted, _), _ = equation.params['dimension_numbers']
+      count += output * math.prod(equation.invars[0].aval.shape[d] for d in contracted)
+    elif equation.primitive.name == 'conv_general_dilated':
+      kernel = equation.invars[1].aval.shape
+      filters = equation.params['dimension_numbers'].rhs_spec[0]
+      count += output * math.prod(kernel) // kernel[filters]
+  return count
+
+
+def _peak(program) -> int:
+  """Largest sum of bytes of values between their first and last use, weights left out."""
+  if len(program.eqns) == 1:  # a module that is one jitted call
+    inner = list(_inner(program.eqns[0]))
+    if inner:
+      return _peak(inner[0])
+  nbytes = lambda v: math.prod(v.aval.shape) * v.aval.dtype.itemsize
+  named = lambda vs: [v for v in vs if not hasattr(v, 'val')]
+  last = {v: i for i, e in enumerate(program.eqns) for v in named(e.invars)}
+  last |= {v: len(program.eqns) for v in named(program.outvars)}
+  alive = {program.invars[-1]: nbytes(program.invars[-1])}  # the input
+  peak = 0
+  for i, equation in enumerate(program.eqns):
+    ends = [v for v in alive if last.get(v, -1) <= i]
+    if equation.primitive.name != 'broadcast_in_dim':  # a bias is read where it is added
+      alive |= {v: nbytes(v) for v in equation.outvars if v in last}
+    overwritten = max((alive[v] for v in ends if _in_place(equation, v)), default=0)
+    peak = max(peak, sum(alive.values()) - overwritten)
+    for v in ends:
+      alive.pop(v)
+  return peak
+
+
+def _in_place(equation, v) -> bool:
+  """Whether the result may take v's memory: elementwise operations and reshapes."""
+  reduces = equation.primitive.name in ('dot_general', 'conv_general_dilated')
+  output = equation.outvars[0].aval
+  return not reduces and v.aval.size == output.size and v.aval.dtype == output.dtype

@@ -1,0 +1,131 @@
+"""`loop`, the only loop that outlives a second: progress, checkpoints, signals, injected crashes."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+
+from reduction import checkpoint, signals, tree
+from reduction.errors import Interrupted
+
+
+class Outs(Sequence):
+  """What a fold's indices gave: the newest in memory, the committed read from disk when asked."""
+
+  def __init__(self, keeper=None, ranges=()):
+    self._keeper, self._ranges, self._recent = keeper, list(ranges), []
+
+  @property
+  def _committed(self):
+    return self._ranges[-1][1] if self._ranges else 0
+
+  def __len__(self):
+    return self._committed + len(self._recent)
+
+  def __getitem__(self, index):
+    index = range(len(self))[index]
+    if index >= self._committed:
+      return self._recent[index - self._committed]
+    return self._keeper.out(self._ranges, index)
+
+  def append(self, out):
+    """Adds the out of the next index."""
+    self._recent.append(out)
+
+  def uncommitted(self) -> list:
+    """The outs that no save holds yet."""
+    return self._recent
+
+  def committed(self, start: int, stop: int):
+    """A save now holds start..stop-1."""
+    self._ranges.append((start, stop))
+    self._recent = []
+
+
+class _Saver:
+  """Decides when a fold is saved, and saves it with the stores of its run."""
+
+  def __init__(self, run, folder, origin):
+    self.run, self.folder = run, folder
+    self.keeper = checkpoint.Keeper(folder, origin)
+    self.start, self.saved_at = 0, time.monotonic()
+
+  def restore(self, carry):
+    """(first index, carry, outs) of the last good save, else of the beginning."""
+    restored = self.keeper.restore(carry)
+    if restored is None:
+      return 0, carry, Outs(self.keeper)
+    self.start, carry, ranges, rows, stores = restored
+    for row in rows:
+      self.run.emit(row)
+    for name, state in stores.items():
+      self.run.stores[name].restore(state)
+    return self.start, carry, Outs(self.keeper, ranges)
+
+  def due(self) -> bool:
+    """Whether `save_every` seconds have passed, on any process."""
+    return bool(signals.agree(time.monotonic() - self.saved_at >= self.run.save_every))
+
+  def save(self, stop, carry, outs, rows):
+    """Commits all indices below stop; what those indices kept for themselves is dropped."""
+    stores = {name: store.state() for name, store in self.run.stores.items()}
+    self.keeper.save(self.start, stop, carry, outs.uncommitted(), rows, stores)
+    outs.committed(self.start, stop)
+    for store in self.run.stores.values():
+      store.committed()
+    for index in range(self.start, stop):
+      for inner in self.folder.parent.glob(f'{self.folder.name}.{index}.*'):
+        shutil.rmtree(inner, ignore_errors=True)
+    self.start, self.saved_at = stop, time.monotonic()
+
+
+def loop(run, name: str, step, carry, count: int):
+  """See `Run.fold`."""
+  here = run.child(name)
+  saver, first, outs = None, 0, Outs()
+  if run.workdir:
+    origin = tree.digest_of({**tree.digests(carry), 'count': str(count)})
+    saver = _Saver(run, run.workdir / 'checkpoints' / '.'.join(here.path), origin)
+    first, carry, outs = saver.restore(carry)
+  logged, done = len(run.rows), first  # rows before `logged` are in a save
+
+  def save():
+    nonlocal logged
+    saver.save(done, carry, outs, run.rows[logged:kept])
+    logged = kept
+
+  if run.progress:
+    run.progress.enter('/'.join(here.path[-2:]), first, count)
+  try:
+    for index in range(first, count):
+      kept = len(run.rows)
+      try:
+        carry, out = step(carry, index, here.child(index))
+      except Interrupted:
+        if saver and done > saver.start:
+          save()
+        raise
+      _crash_here(name, index)
+      outs.append(out)
+      done, kept = index + 1, len(run.rows)
+      for store in run.stores.values():
+        store.advance()
+      if run.progress:
+        run.progress.advance(done)
+      number = signals.received()
+      if saver and (number or done == count or saver.due()):
+        save()
+        _crash_here(f'{name}-saved', index)
+      if number:
+        raise Interrupted(128 + number)
+  finally:
+    if run.progress:
+      run.progress.leave()
+  return carry, outs
+
+
+def _crash_here(name: str, index: int):
+  """Dies at once, as from kill -9, where a test asked for it: REDUCTION_CRASH_AT=levels:3."""
+  if os.environ.get('REDUCTION_CRASH_AT') == f'{name}:{index}':
+    os.kill(os.getpid(), signal.SIGKILL)

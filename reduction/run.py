@@ -1,0 +1,137 @@
+"""`Run`: all that a stage may touch beside the net; `fold`, the loop that outlives a crash; `chain`.
+
+    Stage = Callable[[Net, Run], Net]
+"""
+
+import copy
+import dataclasses
+import pathlib
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from reduction import fold
+from reduction.errors import UsageError, require
+from reduction.net import Net
+from reduction.rows import plain
+from reduction.store import Store
+
+Stage = Callable[[Net, 'Run'], Net]
+STREAMS = ('init', 'data', 'augment', 'dropout', 'mask', 'noise')
+
+
+@dataclasses.dataclass
+class Run:
+  """Data, streams of randomness, rows, files, earlier nets, and loops that outlive a crash.
+
+  data: what the stages train and measure on. seeds: one a replicate. workdir: where the run is
+  kept; None keeps all in memory, which is what a notebook uses. mesh: devices to train on.
+  measure: net -> the row of the before/after table. sinks: takes each row (`rows.Sinks`).
+  progress: shows the folds (`progress.Progress`). save_every: seconds between checkpoints.
+  """
+
+  data: Any = None
+  seeds: Sequence[int] = (0,)
+  workdir: pathlib.Path | None = None
+  mesh: Any = None
+  measure: Callable[[Net], dict] = lambda net: {}
+  sinks: Any = None
+  progress: Any = None
+  save_every: float = 20.0
+  rows: list[dict] = dataclasses.field(default_factory=list)
+  nets: dict[str, Net] = dataclasses.field(default_factory=dict)
+  path: tuple[str, ...] = ()
+  tags: dict = dataclasses.field(default_factory=dict)
+  names: set = dataclasses.field(default_factory=set)
+  stores: dict = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    self.workdir = pathlib.Path(self.workdir) if self.workdir else None
+    self.seeds = tuple(self.seeds)
+    require(len(set(self.seeds)) == len(self.seeds) > 0, f'seeds={self.seeds} must differ')
+
+  def key(self, stream: str, *salt: int) -> jax.Array:
+    """Keys [R] of a stream: of seed, stream and salt alone, never of a display name."""
+    require(stream in STREAMS, f'{stream=} is not one of {", ".join(STREAMS)}')
+    keys = [jax.random.fold_in(jax.random.key(s), zlib.crc32(stream.encode())) for s in self.seeds]
+    for s in salt:
+      keys = [jax.random.fold_in(key, s) for key in keys]
+    return jnp.stack(keys)
+
+  def child(self, name: str | int, **tags) -> 'Run':
+    """The same run under one more name, once a name; its rows carry the tags too."""
+    name = str(name)
+    require(re.fullmatch(r'[\w=+-]+', name) is not None, f'{name!r} cannot name a part of a run')
+    if name in self.names:
+      raise UsageError(f'{self.where} already has a part named {name!r}')
+    self.names.add(name)
+    part = copy.copy(self)
+    part.path, part.tags = (*self.path, name), {**self.tags, **tags}
+    part.names, part.stores = set(), {}
+    return part
+
+  @property
+  def where(self) -> str:
+    """The path as text: 'lottery/levels/3/ticket'."""
+    return '/'.join(self.path) or 'the run'
+
+  def log(self, **row):
+    """Adds a row, a flat dict; arrays [R] become lists in the order of the seeds."""
+    row = {'at': '/'.join(self.path), **self.tags, **row}
+    self.emit({key: plain(value) for key, value in row.items()})
+
+  def write(self, name: str) -> pathlib.Path:
+    """A folder for files of this part (C sources, pictures), under the workdir."""
+    require(self.workdir is not None, f'{name!r} needs a workdir: pass one to Run')
+    folder = self.workdir.joinpath(*self.path, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+  def store(self, name: str, initial) -> Store:
+    """Trees by key, like `initial`, committed with the next folds of this run; see `Store`."""
+    require(name not in self.stores, f'{self.where} already has a store named {name!r}')
+    folder = self.workdir and self.workdir.joinpath('stores', *self.path, name)
+    self.stores[name] = Store(initial, folder)
+    return self.stores[name]
+
+  def fold(self, name: str, step, carry, count: int):
+    """`carry, out = step(carry, index, run)` for each index, as in `lax.scan`.
+
+    carry: a small tree, overwritten; a step that holds a fold of its own must not donate it. out:
+    nested dicts of arrays or None, written once and read lazily. Saved at most every `save_every`
+    seconds, after the last index, and on a signal; what lies between is computed again, so that
+    resuming gives the same bits and rows. Returns (carry, outs), outs a sequence.
+    Raises UsageError where name was used before or a checkpoint began from another carry or count.
+    """
+    return fold.loop(self, name, step, carry, count)
+
+  def emit(self, row: dict):
+    """Takes a finished row, newly logged or restored: keeps it and hands it to the sinks."""
+    self.rows.append(row)
+    if self.sinks:
+      self.sinks.write(row)
+
+
+def chain(**stages: Stage) -> Stage:
+  """Runs stages in order, each under its own name; a stage too.
+
+  `run.nets` keeps what each returned ('start' is what the chain was given), and the row of
+  `run.measure` before the first and after every stage makes the before/after table.
+  """
+
+  def stage(net: Net, run: Run) -> Net:
+    def measured(name):
+      run.nets[name] = net
+      run.log(kind='stage', summary=True, stage=name, seeds=run.seeds, **run.measure(net))
+
+    measured('start')
+    for name, one in stages.items():
+      net = one(net, run.child(name))
+      measured(name)
+    return net
+
+  return stage
