@@ -1,0 +1,6 @@
+"""Data sets by name: `mnist(validation=5_000)` finds the images, checks them and splits them."""
+
+from reduction.data.data import Data, Split, digest
+from reduction.data.images import cifar10, digits, fashion_mnist, mnist
+
+__all__ = ['Data', 'Split', 'cifar10', 'digest', 'digits', 'fashion_mnist', 'mnist']

@@ -1,0 +1,29 @@
+"""Where data may lie: the data directory, TFDS's own, and the cache."""
+
+import os
+from pathlib import Path
+
+from reduction.errors import MissingInput
+
+
+def data_dir(argument: str | os.PathLike | None = None) -> Path | None:
+  """The argument, else REDUCTION_DATA, else None. Raises MissingInput if it is not a folder."""
+  folder = argument or os.environ.get('REDUCTION_DATA')
+  if not folder:
+    return None
+  path = Path(folder).expanduser()
+  if not path.is_dir():
+    asked = 'data_dir' if argument else 'REDUCTION_DATA'
+    raise MissingInput(f'{asked}={str(folder)!r} is not a folder; name one that exists')
+  return path
+
+
+def tfds_dir() -> Path:
+  """Where tensorflow_datasets keeps data sets unless told otherwise."""
+  return Path(os.path.expanduser(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'))
+
+
+def cache_dir() -> Path | None:
+  """The project's folder under XDG_CACHE_HOME or ~/.cache; None without a home."""
+  root = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
+  return root / 'reduction' if root.is_absolute() else None
