@@ -16,11 +16,12 @@ def get_config(variant: str = ''):
   c.title = 'Lottery tickets on handwritten digits'
   c.seeds = (0, 1, 2)
   c.data = dict(name='digits')
-  c.model = dict(name='lenet')
+  c.model = dict(name='lenet', widths=(300, 100))
   c.stages = ('lottery',)
   c.lottery = dict(
     rounds=1 if variant == 'quick' else 8,
     rates=(('out/kernel', 0.15), ('kernel', 0.3)),
+    procedure='iterative',
     steps=1_000,
     batch=60,
     every=50,

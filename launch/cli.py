@@ -4,15 +4,16 @@ import contextlib
 import logging
 import os
 import pathlib
+import re
 import shlex
 import sys
 import traceback
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from reduction.errors import DataError, MissingInput, UsageError, UserError
+from reduction.errors import Interrupted, MissingInput, UsageError, UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
@@ -28,8 +29,13 @@ def config() -> dict:
   from reduction.config import canonical
   from reduction.errors import require
 
-  require(FLAGS.config is not None, '--config is needed, such as configs/quickstart.py')
-  return canonical(FLAGS.config)
+  given, path = FLAGS.config, _config_path()
+  require(given is not None, '--config is needed, such as configs/quickstart.py')
+  if error := vars(given).get('_error') if hasattr(type(given), '_ReportError') else None:
+    raise UsageError(f'{_where(error, path)}{type(error).__name__}: {error}') from error
+  kind = type(given).__name__
+  require(isinstance(given, ConfigDict), f'get_config() of {path} returns {kind}, not a ConfigDict')
+  return canonical(given)
 
 
 def command() -> str:
@@ -114,6 +120,15 @@ def _where(error: BaseException, path: str) -> str:
   return f'{path}:{inside[-1].lineno}: ' if inside else ''
 
 
+def _first_line(text: str, path: str) -> str:
+  """The first line of an error of absl; of a traceback in it, where in the config and what."""
+  lines = [line for line in text.splitlines() if line.strip()]
+  if 'Traceback' not in text:
+    return lines[0]
+  where = re.findall(rf'{re.escape(path)}", line (\d+)', text)
+  return f'{path}:{where[-1]}: {lines[-1]}' if where else lines[-1]
+
+
 def _parse(argv):
   """absl's flags; every mistake becomes one line."""
   path = _config_path()
@@ -122,10 +137,13 @@ def _parse(argv):
   try:
     return app.parse_flags_with_usage(argv) if '--help' in argv else FLAGS(argv)
   except flags.Error as error:
-    raise UsageError(str(error).split('\n')[0]) from error
-  except (KeyError, AttributeError, TypeError, ValueError) as error:
-    text = error.args[0] if error.args else error
-    raise UsageError(f'{_where(error, path)}{" ".join(str(text).split())}') from error
+    raise UsageError(_first_line(str(error), path)) from error
+  except (KeyError, AttributeError) as error:  # ml_collections, for a key that is not there
+    if where := _where(error, path):
+      raise UsageError(f'{where}{type(error).__name__}: {error}') from error
+    key, hint = re.search(r'\w+', str(error))[0], re.search(r'Did you mean.*?\?', str(error))
+    listed = f'write it into {path} to set it' if not hint else hint[0]
+    raise UsageError(f'config has no key {key!r}. {listed}') from error
   except UserError:
     raise
   except Exception as error:
@@ -138,6 +156,9 @@ def run(main):
   absl_logging.set_verbosity(absl_logging.ERROR)
   try:
     main(_parse(sys.argv))
+  except Interrupted as stop:
+    print('stopped and saved; run the same line again to go on', file=sys.stderr)
+    sys.exit(stop.code)
   except UserError as error:
     if '--debug' in sys.argv:
       traceback.print_exc()

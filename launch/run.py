@@ -4,15 +4,12 @@ Stop it with Ctrl-C or SIGTERM and run the same line again: it goes on where it 
 """
 
 import contextlib
-import functools
 import json
-import os
 import pathlib
 import platform
-import sys
 import time
 
-from absl import app, flags
+from absl import flags
 
 from launch import cli
 
@@ -24,6 +21,9 @@ flags.DEFINE_string('platform', None, 'cpu, gpu or tpu; default: the best that J
 flags.DEFINE_bool('profile', False, 'Write a trace for Perfetto into the workdir.')
 
 
+PARTS = ('data', 'model', 'stages', 'seeds', 'figures', 'paper', 'title')
+
+
 def build(config: dict, data_dir: str | None = None):
   """(data, module, stage) of a canonical config; every wrong value raises UsageError here."""
   from reduction import data, models, stages
@@ -31,14 +31,19 @@ def build(config: dict, data_dir: str | None = None):
   from reduction.errors import require
   from reduction.run import chain
 
-  known = {'data', 'model', 'stages', 'seeds', 'figures', 'paper', 'title', *config['stages']}
+  for part in ('data', 'model', 'stages', 'seeds'):
+    require(part in config, f'config has no {part!r}; see configs/quickstart.py')
+  for name in config['stages']:
+    require(name in config, f'config.stages names {name!r}, but there is no config.{name}')
   for key in config:
+    known = (*PARTS, *config['stages'])
     require(key in known, f'config.{key} is no part of a run, nor in config.stages')
   module = call(models, config['model'], 'model')
   steps = {}
   for name in config['stages']:
-    require(name in config, f'config.stages names {name!r}, but there is no config.{name}')
     steps[name] = call(stages, config[name], name, key='stage')
+  seeds = config['seeds']
+  require(len(set(seeds)) == len(seeds) > 0, f'seeds={seeds} must differ')
   settings = dict(config['data'])
   if data_dir:
     settings['data_dir'] = data_dir
@@ -50,8 +55,9 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
   import jax
 
   from reduction import checkpoint, signals
-  from reduction.config import claim
+  from reduction.config import claim, claim_data
   from reduction.cost import cost
+  from reduction.data import digest
   from reduction.net import create, over_replicas
   from reduction.progress import Progress
   from reduction.rows import Sinks
@@ -59,8 +65,9 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
   from reduction.train import classified
 
   with checkpoint.lock(workdir), signals.noted():
-    claim(workdir, config)
     data, module, stage = build(config, data_dir)
+    claim(workdir, config)
+    claim_data(workdir, name=data.name, source=data.source, digest=digest(data))
     progress = Progress()
     progress.line(f'{data.name}: {len(data.train.x):,} training examples; {cli.hardware()}')
     example, test = data.train.x[:1], jax.device_put(data.test)

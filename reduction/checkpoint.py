@@ -20,10 +20,10 @@ import numpy as np
 from absl import logging
 
 from reduction import tree
-from reduction.errors import DataError, StorageError, TryAgain, UsageError
+from reduction.errors import DataError, MissingInput, StorageError, TryAgain, UsageError
 
 LONE = '.'  # the name of the only leaf of a tree that is one
-EMPTY = 'nothing'  # stands in a tree without leaves, which Orbax refuses
+FILLER = 'nothing'  # stands in a tree without leaves
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str):
@@ -64,6 +64,14 @@ def lock(workdir: str | os.PathLike):
     file.write(f'process {os.getpid()} on {socket.gethostname()}')
     file.flush()
     yield
+
+
+def load(folder: str | os.PathLike, step: int | None = None) -> dict:
+  """The carry that a fold saved after `step` indices (None: the last), as nested dicts of arrays.
+
+  folder: `<workdir>/checkpoints/<fold>`. Raises MissingInput naming the steps there are.
+  """
+  return Keeper(pathlib.Path(folder), origin='').at(step)
 
 
 class Keeper:
@@ -129,17 +137,29 @@ class Keeper:
       raise DataError(f'{self.folder}/outs/{stop} was damaged after it was written; run again')
     return tree.nest(found[0]).get(str(index))
 
+  def at(self, step: int | None):
+    """The carry after `step` indices, by names; the newest where step is None."""
+    steps = self._steps(self.carries)
+    if (step not in steps) if step is not None else not steps:
+      have = ', '.join(map(str, sorted(steps))) or 'none'
+      raise MissingInput(f'step {step} is not in {self.folder}; have {have}')
+    for candidate in steps if step is None else [step]:
+      found = self._read(self.carries, candidate)
+      if found:
+        return tree.nest(found[0])
+    raise DataError(f'no undamaged step in {self.folder}')
+
   def _write(self, manager, step, content, meta):
     flat = {name or LONE: tree.to_host(leaf) for name, leaf in tree.named(content)}
-    meta = dict(meta, digests=tree.digests(flat))
+    # Orbax refuses arrays without entries and trees without leaves: the former go into the meta
+    hollow = {n: [str(x.dtype), list(x.shape)] for n, x in flat.items() if not x.size}
+    full = {n: x for n, x in flat.items() if x.size} or {FILLER: np.zeros(1, np.uint8)}
+    meta = dict(meta, digests=tree.digests(flat), hollow=hollow)
     ocp = self.ocp
     try:
       manager.save(
         step,
-        args=ocp.args.Composite(
-          tree=ocp.args.StandardSave(flat or {EMPTY: np.zeros(1, np.uint8)}),
-          meta=ocp.args.JsonSave(meta),
-        ),
+        args=ocp.args.Composite(tree=ocp.args.StandardSave(full), meta=ocp.args.JsonSave(meta)),
       )
     except Exception as error:  # TensorStore raises what its C++ status maps to
       needed = sum(leaf.nbytes for leaf in flat.values())
@@ -157,7 +177,8 @@ class Keeper:
         step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
       )
       flat, meta = found.tree, found.meta
-      flat.pop(EMPTY, None)
+      flat.pop(FILLER, None)
+      flat |= {n: np.zeros(shape, dtype) for n, (dtype, shape) in meta['hollow'].items()}
       wanted = meta['digests']
     except Exception as error:
       self._set_aside(manager, step, str(error).strip().split('\n')[0][:160])

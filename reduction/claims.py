@@ -70,7 +70,7 @@ def answers(rows: list[dict], paper: dict) -> list[Answer]:
   """Each claim of `paper` beside what rows say. Raises UsageError for a claim that is malformed."""
   check(paper)
   found = []
-  for name in sorted(paper, key=natural):
+  for name in sorted(paper, key=pool.natural):
     claim = paper[name]
     try:
       ours, absent = _measured(rows, claim['measure'])
@@ -80,12 +80,6 @@ def answers(rows: list[dict], paper: dict) -> list[Answer]:
       ours = f'not run: {claim.get("why") or absent}'
     found.append(Answer(name, claim['claim'], claim['paper'], ours, not absent))
   return found
-
-
-def natural(name: str) -> list:
-  """Sorts 'R2' before 'R10'."""
-  digits = ''.join(c if c.isdigit() else ' ' for c in name).split()
-  return [name.rstrip('0123456789'), [int(d) for d in digits], name]
 
 
 def _measured(rows, measure) -> tuple[str, str]:
@@ -121,7 +115,7 @@ def _compared(a, b, key, how) -> str:
     return intervals.wording(found, ' %', digits=0 if abs(found.mean) >= 10 else 1)
   logs = intervals.paired_difference(np.log(a), np.log(b))
   found = intervals.Interval(*(_exp(x) for x in logs[:3]), logs.count)
-  return intervals.wording(found, '×', zero=1.0, signed=False)
+  return intervals.wording(found, intervals.TIMES, zero=1.0, signed=False)
 
 
 def _exp(x):

@@ -90,3 +90,15 @@ def claim(workdir: pathlib.Path, config: dict):
       'Use a new --workdir, or remove this one',
     )
   checkpoint.write_atomic(path, json.dumps(config, indent=2) + '\n')
+
+
+def claim_data(workdir: pathlib.Path, **facts):
+  """Writes data.json, which says what data a run has seen; refuses to go on with other data."""
+  path = workdir / 'data.json'
+  if path.exists():
+    changed = differences(checkpoint.read_json(path), facts, 'data')
+    require(
+      not changed,
+      f'{workdir} was begun on other data: {"; ".join(changed)}. Use a new --workdir',
+    )
+  checkpoint.write_atomic(path, json.dumps(facts, indent=2) + '\n')

@@ -1,6 +1,7 @@
 """Errors that a user can mend: one clear line (what, which value, what to do) and an exit code.
 
-Codes: 2 usage or configuration, 65 bad data or NaN, 66 input missing, 74 input/output, 75 try again.
+Codes: 2 usage or configuration, 65 bad data or NaN, 66 input missing, 74 input/output, 75 try
+again.
 """
 
 import difflib
@@ -44,11 +45,11 @@ class TryAgain(UserError):
 
 
 class Interrupted(SystemExit):
-  """Raised at an index boundary after SIGTERM or SIGINT, once the state is saved; code 128 + signal."""
+  """SIGTERM or SIGINT, raised at an index boundary once the state is saved; code 128 + signal."""
 
 
 def require(condition: bool, message: str):
-  """Raises `UsageError(message)` unless condition holds; the message names value, rule and way out."""
+  """Raises `UsageError(message)` unless condition holds; it names value, rule and way out."""
   if not condition:
     raise UsageError(message)
 

@@ -1,4 +1,4 @@
-"""`loop`, the only loop that outlives a second: progress, checkpoints, signals, injected crashes."""
+"""`loop`, the only loop that outlives a second: progress, checkpoints, signals, test crashes."""
 
 import os
 import shutil

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 MINUS = '\N{MINUS SIGN}'
+TIMES = '\N{MULTIPLICATION SIGN}'
 NONE = '\N{EN DASH}'  # a cell that has no number
 FRACTIONS = ('kept', 'accuracy')  # endings of the keys that hold a fraction, shown in percent
 SIZES = ('bytes', 'peak_sram')
@@ -102,8 +103,8 @@ def wording(
     return 'no seed in common'
   if not math.isfinite(found.mean):
     return 'not finite'
-  plain = lambda x: f'{x:.{digits}f}'.replace('-', MINUS)
-  mean = ('+' if signed and found.mean > 0 else '') + plain(found.mean) + unit
+  plain = lambda x: f'{round(x, digits) + 0.0:.{digits}f}'.replace('-', MINUS)  # -0.0 + 0.0 is 0.0
+  mean = ('+' if signed and round(found.mean, digits) > 0 else '') + plain(found.mean) + unit
   if found.count == 1:
     return f'{mean} (one seed, no interval)'
   text = f'{mean} [{plain(found.low)}, {plain(found.high)}]'

@@ -1,4 +1,4 @@
-"""`Net`, what every stage takes and returns, and `over_replicas`, the only code that knows of replicates."""
+"""`Net`, what a stage takes and returns; `over_replicas`, all that knows of replicates."""
 
 import functools
 import os

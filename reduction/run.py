@@ -1,4 +1,4 @@
-"""`Run`: all that a stage may touch beside the net; `fold`, the loop that outlives a crash; `chain`.
+"""`Run`, all that a stage may touch beside the net, and `chain`, which runs stages in order.
 
     Stage = Callable[[Net, Run], Net]
 """

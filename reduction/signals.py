@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first is noted and honoured at an index boundary, the second leaves at once."""
+"""SIGTERM and Ctrl-C: the first is honoured at an index boundary, the second leaves at once."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""`Store`: trees by key that need not fit in memory, written as one with the fold they belong to."""
+"""`Store`: trees by key that need not fit in memory, committed as one with their fold."""
 
 import pathlib
 from collections.abc import Iterator

@@ -79,7 +79,8 @@ def classified(module: nn.Module, block: int = 1_000):
 
   def score(params, stats, x, labels):
     logits = apply(module, params, stats, x)
-    return len(x) * jnp.stack([losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)])
+    scores = losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
+    return len(x) * jnp.stack(scores)
 
   def evaluate(params, stats, split):
     whole = len(split[0]) // block * block
@@ -197,6 +198,14 @@ def _where(condition, scores):
   return jax.lax.cond(condition, scores, nothing)
 
 
+def check_schedule(*, steps: int, batch: int, every: int, first: int = 0):
+  """Raises UsageError unless `every` divides what is left of `steps`, all of them positive."""
+  for name, value in dict(steps=steps, batch=batch, every=every).items():
+    require(value > 0, f'{name}={value} must be above 0')
+  left = steps - first
+  require(left > 0 and left % every == 0, f'{every=} must divide the {left} steps to train')
+
+
 def train(
   update: Update,
   evaluate,
@@ -220,7 +229,7 @@ def train(
   depends on seed and step alone, so `first` continues a data order. Raises DataError after more
   than `most_skipped` steps in a row without a finite loss.
   """
-  require(steps > first and (steps - first) % every == 0, f'{every=} must divide {steps - first=}')
+  check_schedule(steps=steps, batch=batch, every=every, first=first)
   rows = (steps - first) // every
   evaluations = next(n for n in range(min(10, rows), 0, -1) if rows % n == 0)
   span = evaluations * every
@@ -229,6 +238,7 @@ def train(
   )
   orders, keys = run.key('data'), run.key('dropout')
   nothing = jnp.full(len(run.seeds), jnp.inf)
+  state = tree.strong(state)
   best = Best(nothing, nothing.astype(jnp.int32), state['params'], state['stats'])
 
   def step(carry, index, run):
@@ -255,8 +265,8 @@ def _stop_if_lost(state, most: int, step: int, run):
     history = [row['loss'] for row in run.rows[-3:]]
     raise DataError(
       f'{run.where}: no finite loss and gradient in the last {skipped.max()} steps before step '
-      f'{step} (seeds {seeds}; last losses {history}). Lower the learning rate or look at the data; '
-      'the last checkpoint is from before'
+      f'{step} (seeds {seeds}; last losses {history}). Lower the learning rate or look at '
+      'the data; the last checkpoint is from before'
     )
 
 

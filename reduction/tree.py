@@ -38,7 +38,7 @@ def first_match(rules: tuple[tuple[str, object], ...], name: str, default=None):
 
 
 def keep(tree, masks):
-  """tree with zeros where masks are False; masks None keeps all. Also clears NaN in dead entries."""
+  """tree with zeros where masks are False, also for NaN; masks None keeps all."""
   if masks is None:
     return tree
   return map(lambda x, m: jnp.where(m, x, jnp.zeros((), x.dtype)), tree, masks)
@@ -47,6 +47,11 @@ def keep(tree, masks):
 def select(condition, new, old):
   """new where the scalar condition holds, else old, leaf by leaf."""
   return map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def strong(tree):
+  """tree without weak types: a leaf made from a Python number would compile a program again."""
+  return map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)
 
 
 def finite(tree) -> jax.Array:

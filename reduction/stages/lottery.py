@@ -7,7 +7,7 @@ from reduction import prune, tree
 from reduction.errors import require
 from reduction.net import Net, initializer, over_replicas
 from reduction.run import Run, Stage
-from reduction.train import classification, classified, sgd, start, train
+from reduction.train import check_schedule, classification, classified, sgd, start, train
 from reduction.train import optimizer as build_optimizer
 
 
@@ -41,6 +41,7 @@ def lottery(
   require(procedure in ('iterative', 'one_shot'), f"{procedure=} is not 'iterative' or 'one_shot'")
   for pattern, rate in rates:
     require(0 <= rate < 1, f'rate {rate} of {pattern!r} must lie in [0, 1)')
+  check_schedule(steps=steps, batch=batch, every=every)
   tx = build_optimizer(**optimizer)
 
   def stage(net: Net, run: Run) -> Net:

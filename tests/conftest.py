@@ -1,0 +1,79 @@
+"""Four host devices, the CPU unless asked otherwise, a compile cache that outlives the session."""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=4')
+CACHE = pathlib.Path(os.environ.setdefault(
+  'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / f'reduction-{os.getuid()}')
+))  # fmt: skip
+CACHE.mkdir(mode=0o700, exist_ok=True)  # it holds executables: for this user alone
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
+import jax  # noqa: E402 (after the environment is set)
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from reduction import models  # noqa: E402
+from reduction.net import create  # noqa: E402
+from reduction.run import Run  # noqa: E402
+from tests.launcher import Launcher  # noqa: E402
+
+
+def pytest_addoption(parser):
+  parser.addoption('--platform', default='cpu', help='Where tests marked device run.')
+
+
+def pytest_collection_modifyitems(config, items):
+  if config.getoption('--platform') == 'cpu':
+    for item in items:
+      if 'device' in item.keywords:
+        item.add_marker(pytest.mark.skip(reason='needs an accelerator: --platform=gpu'))
+
+
+@pytest.fixture(scope='session')
+def digits():
+  """The quickstart's data: real, and inside an installed package."""
+  from reduction import data
+
+  return data.digits()
+
+
+@pytest.fixture(scope='session')
+def module():
+  """A network small enough for tests."""
+  return models.mlp(widths=(24, 12))
+
+
+@pytest.fixture
+def fresh(digits, module):
+  """fresh(seeds, workdir) -> (net, run) that nothing has touched."""
+
+  def make(seeds=(0, 1), workdir=None, **settings):
+    run = Run(digits, seeds, workdir, **settings)
+    return create(module, run.key('init', 0), digits.train.x[:1]), run
+
+  return make
+
+
+@pytest.fixture
+def same():
+  """same(a, b): whether two trees are equal bit for bit."""
+
+  def equal(a, b):
+    both = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+      np.array_equal(np.asarray(x), np.asarray(y)) for x, y in both
+    )
+
+  return equal
+
+
+@pytest.fixture(scope='session')
+def launch():
+  """launch('--config=...', ...) -> Result of `python -m launch.run` in a child."""
+  launcher = Launcher()
+  yield launcher
+  launcher.close()

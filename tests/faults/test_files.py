@@ -1,0 +1,192 @@
+"""Damaged checkpoints and failing disks. Numbers in brackets: the project's fault list."""
+
+import errno
+import os
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reduction import checkpoint
+from reduction.errors import MissingInput, StorageError
+from reduction.run import Run
+
+# random, so that the arrays are the largest files of a checkpoint even when compressed
+WEIGHTS = np.random.default_rng(0).normal(size=5_000).astype(np.float32)
+
+
+def work(workdir, count=3, crash=None):
+  """A fold of `count` saved indices; (carry, outs, rows, the index it began at)."""
+  run, begun = Run(workdir=workdir, save_every=0.0), []
+
+  def step(carry, index, run):
+    begun.append(index)
+    if index == crash:
+      raise KeyboardInterrupt
+    run.log(index=index)
+    return dict(w=carry['w'] * 2 + index), dict(w=carry['w'])
+
+  carry, outs = run.fold('work', step, dict(w=jnp.asarray(WEIGHTS)), count)
+  return np.asarray(carry['w']), [np.asarray(o['w']) for o in outs], run.rows, begun[:1]
+
+
+def crashed(folder):
+  """The checkpoints of a run that died in its last index: steps 1 and 2."""
+  with pytest.raises(KeyboardInterrupt):
+    work(folder, crash=2)
+  return folder / 'checkpoints' / 'work'
+
+
+def largest(folder):
+  """The file that holds most of a step."""
+  return max((p for p in folder.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(step):
+  """Flips a bit in the middle of the largest file."""
+  path = largest(step)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def garbage(name):
+  """Overwrites every file of a name."""
+
+  def damage(step):
+    for path in step.rglob(name):
+      path.write_text('{"garbage')
+
+  return damage
+
+
+DAMAGES = {
+  'flip': flip,  # [7]
+  'truncate': lambda step: os.truncate(largest(step), largest(step).stat().st_size // 2),  # [8]
+  'missing': lambda step: largest(step).unlink(),  # [8]
+  'metadata': garbage('_METADATA'),  # [9]
+  'checkpoint metadata': garbage('_CHECKPOINT_METADATA'),  # [9]
+  'meta': garbage('metadata'),  # [9]
+}
+
+
+@pytest.mark.parametrize('part', ['carry', 'outs'])
+@pytest.mark.parametrize('damage', DAMAGES)
+def test_a_damaged_step_is_set_aside_and_the_one_before_used(tmp_path, caplog, damage, part):
+  wanted = work(None)
+  folder = crashed(tmp_path)
+  DAMAGES[damage](folder / part / '2')
+  carry, outs, rows, begun = work(tmp_path)
+  assert np.array_equal(carry, wanted[0]) and np.array_equal(outs, wanted[1])
+  assert rows == wanted[2]
+  if begun == [1]:
+    assert (folder / part / '2.corrupt').exists()
+    assert 'is damaged' in caplog.text
+  else:  # Orbax needs nothing of that file
+    assert damage == 'checkpoint metadata' and begun == [2]
+
+
+def test_a_flipped_bit_names_its_leaf(tmp_path, caplog):
+  flip(crashed(tmp_path) / 'carry' / '2')
+  work(tmp_path)
+  assert 'digest of w differs' in caplog.text or 'Error' in caplog.text
+
+
+def test_no_good_step_at_all_begins_again(tmp_path):
+  folder = crashed(tmp_path)
+  for step in '1', '2':
+    flip(folder / 'carry' / step)
+  carry, _, rows, begun = work(tmp_path)
+  assert begun == [0]
+  assert np.array_equal(carry, work(None)[0]) and rows == work(None)[2]
+
+
+def test_empty_folders_and_stray_files_are_no_steps(tmp_path):  # [10]
+  folder = crashed(tmp_path)
+  (folder / 'carry' / '7').mkdir()
+  (folder / 'carry' / '9').write_text('stray')
+  carry, _, _, begun = work(tmp_path)
+  assert begun == [2] and np.array_equal(carry, work(None)[0])
+  assert (folder / 'carry' / '9').read_text() == 'stray'
+
+
+def test_a_step_that_is_not_there_names_those_that_are(tmp_path):  # [11]
+  folder = crashed(tmp_path)
+  assert np.array_equal(checkpoint.load(folder, 1)['w'], WEIGHTS * 2)
+  with pytest.raises(MissingInput, match=r'step 77 .* have 1, 2'):
+    checkpoint.load(folder, 77)
+
+
+def failing(monkeypatch, name, at, error):
+  """Makes the at-th call of os.<name> fail; returns the count of calls so far."""
+  real, calls = getattr(os, name), [0]
+
+  def call(*args, **kwargs):
+    calls[0] += 1
+    if calls[0] == at:
+      raise OSError(error, os.strerror(error))
+    return real(*args, **kwargs)
+
+  monkeypatch.setattr(os, name, call)
+  return calls
+
+
+@pytest.mark.parametrize('name', ['fsync', 'replace'])
+def test_a_failing_disk_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch, name):  # [6, 52]
+  path = tmp_path / 'report.html'
+  checkpoint.write_atomic(path, 'old')
+  with monkeypatch.context() as patch:
+    failing(patch, name, 1, errno.ENOSPC)
+    with pytest.raises(StorageError, match=r'cannot write .*report.html \(3 bytes\): No space'):
+      checkpoint.write_atomic(path, 'new')
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+  checkpoint.write_atomic(path, 'new')
+  assert path.read_text() == 'new'
+
+
+@pytest.mark.parametrize('at', [1, 2, 3])
+def test_every_failing_write_of_a_store_leaves_the_round_before(tmp_path, monkeypatch, at):  # [52]
+  def rounds(workdir):
+    run = Run(workdir=workdir, save_every=0.0)
+    store = run.store('clients', jnp.zeros(()))
+
+    def step(carry, index, run):
+      store[0] = store[0] * 3 + index + 1
+      return carry, None
+
+    run.fold('rounds', step, jnp.zeros(()), 3)
+    return float(store[0])
+
+  with monkeypatch.context() as patch:
+    failing(patch, 'replace', at, errno.EIO)
+    with pytest.raises(StorageError):
+      rounds(tmp_path)
+  assert rounds(tmp_path) == rounds(None)
+
+
+def test_a_disk_too_full_for_metrics_lets_the_run_go_on(monkeypatch, tmp_path):  # [6]
+  from reduction.rows import Sinks
+
+  said = []
+  sinks = Sinks(tmp_path, said.append)
+
+  class Full:
+    def write(self, text):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self):
+      pass
+
+  sinks._file.close()
+  sinks._file = Full()
+  for _ in range(3):
+    sinks.write(dict(at='x', step=1))
+  sinks.close()
+  assert said == ['metrics are no longer written: No space left on device; the run goes on']
+
+
+def test_nothing_half_written_is_left_behind(tmp_path):
+  crashed(tmp_path)
+  work(tmp_path)
+  assert not [p for p in pathlib.Path(tmp_path).rglob('*') if 'tmp' in p.name]

@@ -1,0 +1,238 @@
+"""The loop: data order, masks, replicates, one program for everything, and NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from reduction import prune, tree
+from reduction import train as t
+from reduction.errors import DataError, UsageError
+from reduction.net import Net, apply, create, over_replicas
+
+
+def task(net, run, tx, **settings):
+  """Trains net for 200 steps on the digits; (last state, best)."""
+  splits = jax.device_put(run.data.splits())
+  masks = prune.all_kept(net.params) if net.masks is None else net.masks
+  settings = dict(steps=200, batch=60, every=50) | settings
+  return t.train(
+    t.sgd(t.classification(net.module), tx), t.classified(net.module),
+    t.start(net.params, net.stats, masks, tx), splits['train'],
+    {name: splits[name] for name in ('validation', 'test')}, run, **settings,
+  )  # fmt: skip
+
+
+ADAM = t.optimizer('adam', learning_rate=1e-3)
+
+
+def half(net):
+  """net with the smaller half of every kernel pruned."""
+  rates = prune.by_name(net.params, (('kernel', 0.5),))
+  cut = lambda params: prune.smallest(prune.magnitude(params), prune.all_kept(params), rates)
+  masks = [cut(jax.tree.map(lambda w, i=i: w[i], net.params)) for i in range(2)]
+  return net.replace(masks=tree.map(lambda *m: jnp.stack(m), *masks))
+
+
+def test_order_shuffles_each_epoch_and_depends_on_the_step_alone():
+  key = jax.random.key(1)
+  whole = t.order(key, 103, 10, 0, 35)
+  assert whole.shape == (35, 10)
+  for epoch in range(3):
+    seen = whole[10 * epoch : 10 * epoch + 10].ravel()
+    assert len(set(seen)) == 100 and set(seen) <= set(range(103))
+  assert not np.array_equal(whole[:10], whole[10:20])
+  assert np.array_equal(t.order(key, 103, 10, 7, 20), whole[7:27])
+  assert not np.array_equal(t.order(jax.random.key(2), 103, 10, 0, 35), whole)
+
+
+def test_three_replicates_are_three_single_runs(fresh, same):
+  state, best = task(*fresh((0, 1, 2)), ADAM)
+  for i in range(3):
+    alone, alone_best = task(*fresh((i,)), ADAM)
+    pick = lambda x, i=i: jax.tree.map(lambda a: a[i : i + 1], x)
+    assert same(pick(state), alone) and same(pick(best), alone_best)
+
+
+def test_vmapped_replicates_agree_with_one_after_another(fresh):
+  net, run = fresh((0, 1))
+  score = t.classified(net.module)
+  test = jax.device_put(run.data.test)
+  loop, vmap = [
+    over_replicas(score, (0, 0, None), how=how)(net.params, net.stats, test)
+    for how in ('loop', 'vmap')
+  ]
+  np.testing.assert_allclose(loop['loss'], vmap['loss'], rtol=1e-5)
+  np.testing.assert_array_equal(loop['accuracy'], vmap['accuracy'])
+
+
+def forms(masks):
+  """The three ways to mask: in the forward pass, the gradient, or the weights after each step."""
+  keep = lambda x: tree.keep(x, masks)
+  same = lambda x: x
+  return dict(forward=(keep, same, same), gradient=(same, keep, same), project=(same, same, keep))
+
+
+@pytest.mark.parametrize(
+  'tx, exact',
+  [
+    (optax.adam(1e-3), ('forward', 'gradient', 'project')),
+    (optax.sgd(0.1, momentum=0.9), ('forward', 'gradient', 'project')),
+    (optax.adamw(1e-3, weight_decay=0.1), ('forward', 'gradient', 'project')),
+    # dead gradients enter the norm of whoever only projects
+    (optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)), ('forward', 'gradient')),
+  ],
+)
+def test_masking_the_gradient_is_masking_the_forward_pass(fresh, tx, exact):
+  net, run = fresh()
+  net = half(net)
+  one = jax.tree.map(lambda x: x[0], (net.params, net.masks))
+  loss, data = t.classification(net.module), run.data.train
+  start = t.start(*jax.tree.map(lambda x: x[None], (one[0], {}, one[1])), tx)
+  ours, update = jax.tree.map(lambda x: x[0], start), jax.jit(t.sgd(loss, tx))
+  batches = [(data.x[i : i + 60], data.y[i : i + 60]) for i in range(0, 1200, 60)]
+  for batch in batches:
+    ours, _ = update(ours, batch, jax.random.key(0))
+  dead = jax.tree.map(lambda w, m: jnp.where(m, 0, w), ours['params'], one[1])
+  assert all((x == 0).all() for x in tree.leaves(dead))
+  for name, (before, between, after) in forms(one[1]).items():
+    params = tree.keep(*one)
+    opt = tx.init(params)
+
+    @jax.jit
+    def step(params, opt, batch, before=before, between=between, after=after):
+      grads = jax.grad(lambda p: loss(before(p), {}, batch, jax.random.key(0))[0])(params)
+      updates, opt = tx.update(between(grads), opt, params)
+      return after(optax.apply_updates(params, updates)), opt
+
+    for batch in batches:
+      params, opt = step(params, opt, batch)
+    gap = max(
+      float(jnp.abs(a - b).max())
+      for a, b in zip(tree.leaves(tree.keep(params, one[1])), tree.leaves(ours['params']))
+    )
+    assert gap < 1e-6 if name in exact else gap > 1e-3, (name, gap)
+
+
+def test_one_program_for_masks_controls_rewinds_and_rates(fresh):
+  traced = []
+
+  def counted(module):
+    loss = t.classification(module)
+
+    def count(*args):
+      traced.append(1)
+      return loss(*args)
+
+    return count
+
+  net, run = fresh()
+  tx = t.optimizer('sgd', learning_rate=0.1)
+  assert tx is t.optimizer('sgd', learning_rate=0.1)  # a second config builds the same object
+  update, splits = t.sgd(counted(net.module), tx), jax.device_put(run.data.splits())
+  state = t.start(net.params, {}, prune.all_kept(net.params), tx)
+  go = lambda name, state, **more: t.train(
+    update, t.classified(net.module), state, splits['train'],
+    {'validation': splits['validation']}, run, steps=300, batch=60, every=50, name=name, **more,
+  )[0]  # fmt: skip
+  dense = go('dense', state)
+  tracings = len(traced)
+  go('pruned', t.start(net.params, {}, half(net).masks, tx))
+  redrawn = create(net.module, run.key('init', 1), splits['train'][0][:1])
+  go('reinit', t.start(redrawn.params, {}, half(net).masks, tx))
+  hyper = {'learning_rate': jnp.full(2, 0.01)}
+  opt = dense['opt']._replace(hyperparams=hyper)
+  go('slower', {**dense, 'opt': opt})
+  assert len(traced) == tracings
+  # rewinding: from the state at step 100 on, the same bits as without a stop
+  early = t.train(
+    update, t.classified(net.module), state, splits['train'],
+    {'validation': splits['validation']}, run, steps=100, batch=60, every=50, name='early',
+  )[0]  # fmt: skip
+  late = go('late', early, first=100)
+  np.testing.assert_array_equal(late['params']['fc1']['kernel'], dense['params']['fc1']['kernel'])
+
+
+def test_best_is_the_lowest_validation_loss_and_its_weights(fresh):
+  net, run = fresh((3,))
+  _, best = task(net, run, t.optimizer('adam', learning_rate=2e-2), steps=600)
+  curve = [row for row in run.rows if row['kind'] == 'curve']
+  lowest = min(curve, key=lambda row: row['validation_loss'][0])
+  assert lowest['step'] < 600  # such a rate overfits, or this shows nothing
+  assert int(best.step[0]) == lowest['step']
+  validation = jax.device_put(run.data.validation)
+  again = over_replicas(t.classified(net.module), (0, 0, None))(best.params, best.stats, validation)
+  np.testing.assert_allclose(again['loss'][0], lowest['validation_loss'][0], rtol=1e-5)
+
+
+def test_test_accuracy_is_followed_only_where_asked(fresh):
+  net, run = fresh((0,))
+  task(net, run, ADAM, name='without')
+  assert all('test_accuracy' not in row for row in run.rows)
+  _, best = task(net, run, ADAM, name='with', watching=True)
+  last = run.rows[-1]
+  logits = Net(net.module, *jax.tree.map(lambda x: x[0], (best.params, best.stats)))
+  test = run.data.test
+  assert int(best.step[0]) == last['step']
+  np.testing.assert_allclose(
+    last['test_accuracy'][0], (np.asarray(logits(test.x)).argmax(-1) == test.y).mean(), rtol=1e-5
+  )
+
+
+def poisoned(module, where):
+  """A loss that is NaN for batches with the example `where`."""
+  loss = t.classification(module)
+
+  def nan(params, stats, batch, key):
+    value, stats = loss(params, stats, batch, key)
+    return jnp.where((batch[1] == where).any(), jnp.nan, 1.0) * value, stats
+
+  return nan
+
+
+@pytest.mark.parametrize('label, most, stops', [(77, 0, False), (3, 500, False), (3, 10, True)])
+def test_steps_without_a_finite_loss_are_skipped_then_stop_the_run(fresh, label, most, stops):
+  net, run = fresh((0, 1))
+  splits = jax.device_put(run.data.splits())
+  state = t.start(net.params, {}, prune.all_kept(net.params), ADAM)
+  go = lambda: t.train(
+    t.sgd(poisoned(net.module, label), ADAM), t.classified(net.module), state, splits['train'],
+    {'validation': splits['validation']}, run, steps=100, batch=60, every=50, most_skipped=most,
+  )[0]  # fmt: skip
+  if stops:
+    with pytest.raises(DataError, match=r'no finite loss .* step 100 \(seeds \[0, 1\]; last'):
+      go()
+    return
+  state = go()
+  assert all(np.isfinite(np.asarray(w)).all() for w in tree.leaves(state['params']))
+  assert (np.asarray(state['skipped']) == (100 if label == 3 else 0)).all()
+
+
+@pytest.mark.parametrize(
+  'settings, says',
+  [
+    (dict(name='adm', learning_rate=1e-3), "Did you mean 'adam'"),
+    (dict(name='adam', learning_rate=-1.0), 'must be above 0'),
+    (dict(name='adam', learning_rate=float('nan')), 'must be finite'),
+    (dict(name='adam', learning_rate=1e-3, beta1=0.9), "no setting 'beta1'. Known: b1, b2"),
+    (dict(name='sgd'), 'learning_rate=None must be above 0'),
+  ],
+)
+def test_a_wrong_optimizer_is_one_line(settings, says):
+  with pytest.raises(UsageError, match=says):
+    t.optimizer(**settings)
+
+
+def test_net_refuses_masks_that_do_not_fit(fresh):
+  net, _ = fresh()
+  with pytest.raises(UsageError, match=r'mask fc1/kernel has shape \(3,\)'):
+    net.replace(masks=jax.tree.map(lambda w: jnp.ones(3, bool), net.params))
+
+
+def test_net_applies_its_masks(fresh):
+  net = half(fresh((0, 1))[0])
+  one = jax.tree.map(lambda x: x[0], net)
+  x = np.ones((2, 8, 8, 1), np.float32)
+  np.testing.assert_array_equal(one(x), apply(one.module, tree.keep(one.params, one.masks), {}, x))
+  assert float(jnp.abs(one(x) - one.replace(masks=None)(x)).max()) > 0
