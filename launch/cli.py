@@ -67,25 +67,34 @@ def set_platform(name: str | None):
     if name not in known:
       raise UsageError(f'--platform={name} is not one of {", ".join(known)}')
     jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(name, name))
-  cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-  folder = pathlib.Path(cache) / 'reduction' / 'jax'
-  with contextlib.suppress(OSError):  # a read-only home only costs compile time
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if os.access(folder, os.W_OK):
-      jax.config.update('jax_compilation_cache_dir', str(folder))
-      jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+  _cache_compiled()
   try:
     jax.devices()
-  except RuntimeError as error:
+  except (RuntimeError, AssertionError) as error:  # JAX asserts that some platform started
     raise MissingInput(
       f'JAX finds no {name or os.environ.get("JAX_PLATFORMS", "device")}; use --platform=cpu'
     ) from error
 
 
+def _cache_compiled():
+  """Compiled programs are kept for the next run, where the user's cache folder can be written."""
+  import jax
+
+  cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+  folder = pathlib.Path(cache) / 'reduction' / 'jax'
+  with contextlib.suppress(OSError):  # a read-only home only costs compile time
+    if not jax.config.jax_compilation_cache_dir:
+      folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+      if not os.access(folder, os.W_OK):
+        return
+      jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
 @contextlib.contextmanager
 def log_to(workdir: pathlib.Path):
   """Warnings and what the libraries say go to run.log; the terminal stays for the run itself."""
-  workdir.mkdir(parents=True, exist_ok=True)
   handler = logging.FileHandler(workdir / 'run.log', encoding='utf-8')
   handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s'))
   root = logging.getLogger()
@@ -139,6 +148,8 @@ def _parse(argv):
   except flags.Error as error:
     raise UsageError(_first_line(str(error), path)) from error
   except (KeyError, AttributeError) as error:  # ml_collections, for a key that is not there
+    if 'get_config' in str(error):
+      raise UsageError(f'{path} has no get_config()') from error
     if where := _where(error, path):
       raise UsageError(f'{where}{type(error).__name__}: {error}') from error
     key, hint = re.search(r'\w+', str(error))[0], re.search(r'Did you mean.*?\?', str(error))

@@ -22,9 +22,10 @@ from typing import NamedTuple
 from absl import flags
 
 from launch import cli
-from reduction import pool, report, tables
+from reduction import report
 from reduction.errors import DataError, MissingInput, UsageError, require
-from reduction.tables import Code, Table
+from reduction.report import pool, tables
+from reduction.report.tables import Code, Table
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('readme', None, 'Replace the marked results in this file.')

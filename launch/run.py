@@ -26,7 +26,7 @@ PARTS = ('data', 'model', 'stages', 'seeds', 'figures', 'paper', 'title')
 
 def build(config: dict, data_dir: str | None = None):
   """(data, module, stage) of a canonical config; every wrong value raises UsageError here."""
-  from reduction import data, models, stages
+  from reduction import data, models, report, stages
   from reduction.config import call
   from reduction.errors import require
   from reduction.run import chain
@@ -38,6 +38,7 @@ def build(config: dict, data_dir: str | None = None):
   for key in config:
     known = (*PARTS, *config['stages'])
     require(key in known, f'config.{key} is no part of a run, nor in config.stages')
+  report.check(config)
   module = call(models, config['model'], 'model')
   steps = {}
   for name in config['stages']:
@@ -54,7 +55,7 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
   """Runs a canonical config in workdir; returns the finished Run."""
   import jax
 
-  from reduction import checkpoint, signals
+  from reduction import signals
   from reduction.config import claim, claim_data
   from reduction.cost import cost
   from reduction.data import digest
@@ -64,7 +65,7 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
   from reduction.run import Run
   from reduction.train import classified
 
-  with checkpoint.lock(workdir), signals.noted():
+  with signals.noted():
     data, module, stage = build(config, data_dir)
     claim(workdir, config)
     claim_data(workdir, name=data.name, source=data.source, digest=digest(data))
@@ -107,18 +108,19 @@ def _session(workdir):
 
 def main(argv):
   del argv
+  from reduction import checkpoint, report
   from reduction.errors import require
 
   cli.set_platform(FLAGS.platform)
   require(FLAGS.workdir, '--workdir is needed: where the run is kept, such as runs/quickstart')
   workdir = pathlib.Path(FLAGS.workdir)
   config = cli.config()
-  with cli.log_to(workdir), cli.profiled(workdir if FLAGS.profile else None):
+  profile = workdir if FLAGS.profile else None
+  with checkpoint.lock(workdir), cli.log_to(workdir), cli.profiled(profile):
     run(config, workdir, FLAGS.data_dir)
-    from reduction import report
-
-    report.write(workdir)
-    report.show(workdir)
+    _, page = report.write(workdir)
+  report.show(workdir)
+  print(f'\nReport: {page}')
 
 
 if __name__ == '__main__':

@@ -3,11 +3,11 @@
 import json
 from html import escape
 
-from reduction import chart
-from reduction.chart import Line
-from reduction.figures import Figure
-from reduction.intervals import NONE
-from reduction.tables import Code, Table, numeric
+from reduction.report import chart
+from reduction.report.chart import Line
+from reduction.report.figures import Figure
+from reduction.report.intervals import NONE
+from reduction.report.tables import Code, Table, numeric
 
 LIGHT = (
   '--paper: #f6f7f8; --card: #ffffff; --ink: #1c2328; --soft: #5c6870; --grid: #e3e7ea; '

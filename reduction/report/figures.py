@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction import chart, pool
-from reduction.chart import Line
 from reduction.errors import did_you_mean, require
-from reduction.intervals import is_fraction
-from reduction.pool import natural
+from reduction.report import chart, pool
+from reduction.report.chart import Line
+from reduction.report.intervals import is_fraction
+from reduction.report.pool import natural
 
 TEXT, TEXTS = 'text', 'a text or a list of them'
 NUMBERS, PAIR = 'a list of numbers', 'two numbers, the lower first'

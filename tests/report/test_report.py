@@ -13,8 +13,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from reduction import claims, figures, intervals, pool, report, tables
+from reduction import report
 from reduction.errors import DataError, MissingInput, StorageError, UsageError
+from reduction.report import claims, figures, intervals, pool, tables
 
 MINUS, TIMES = intervals.MINUS, intervals.TIMES
 EVIL = '<script>alert("&|`x`")</script>'

@@ -2,8 +2,8 @@
 
 `config.json`, `metrics.jsonl` and `sessions.jsonl` of a workdir are all that a report is made of:
 the same files give the same bytes. Tables hold the rows marked `summary`; the config's `figures`
-(documented in `reduction/figures.py`) and `paper` (in `reduction/claims.py`) say what is drawn and
-what is compared with the paper. Rows of kinds that nobody names are ignored.
+(documented in figures.py here) and `paper` (in claims.py) say what is drawn and what is compared
+with the paper. Rows of kinds that nobody names are ignored.
 """
 
 import json
@@ -11,10 +11,10 @@ import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
-from reduction import claims, figures, page, pool, tables
 from reduction.errors import DataError, require
-from reduction.intervals import NONE, interval, paired_difference, wording
-from reduction.tables import Code, Table, markdown, terminal
+from reduction.report import claims, figures, page, pool, tables
+from reduction.report.intervals import NONE, interval, paired_difference, wording
+from reduction.report.tables import Code, Table, markdown, terminal
 
 __all__ = [
   'Table', 'check', 'facts', 'interval', 'load', 'markdown', 'paired_difference', 'render', 'show',

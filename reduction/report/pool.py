@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from reduction.errors import DataError, MissingInput, UsageError
-from reduction.intervals import is_fraction
+from reduction.report.intervals import is_fraction
 
 # What tells two rows of a kind apart; all else in them is measured.
 NAMES = {

@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction import intervals, pool
 from reduction.errors import UsageError, did_you_mean, require
+from reduction.report import intervals, pool
 
 FIELDS = ('at', 'kept', 'level', 'net', 'stage', 'step')
 KINDS = ('value', 'difference', 'relative', 'ratio')

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction.intervals import is_fraction
+from reduction.report.intervals import is_fraction
 
 LABELS = dict(
   kept='weights remaining (%)',

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction import claims, pool
-from reduction.intervals import NONE, TIMES, number, paired_difference, spread, wording
+from reduction.report import claims, pool
+from reduction.report.intervals import NONE, TIMES, number, paired_difference, spread, wording
 
 LEVEL = dict(  # key -> heading
   early_stop_step='early-stop step',
