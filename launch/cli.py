@@ -7,10 +7,10 @@ import pathlib
 import re
 import shlex
 import sys
+import threading
 import traceback
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from reduction.errors import Interrupted, MissingInput, UsageError, UserError
@@ -94,15 +94,33 @@ def _cache_compiled():
 
 @contextlib.contextmanager
 def log_to(workdir: pathlib.Path):
-  """Warnings and what the libraries say go to run.log; the terminal stays for the run itself."""
+  """What the libraries log, and what dies in their threads, goes to run.log.
+
+  The terminal is left to the run itself and to the project's own warnings.
+  """
   handler = logging.FileHandler(workdir / 'run.log', encoding='utf-8')
   handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s'))
-  root = logging.getLogger()
-  root.addHandler(handler)
+  shown = logging.StreamHandler()
+  shown.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+  root, ours = logging.getLogger(), logging.getLogger('reduction')
+  before, root.handlers = root.handlers, [handler]
+  ours.addHandler(shown)
+
+  def hook(kind, error, trace):
+    # where a full disk stops TensorStore, it calls back into loops that are gone, a page for each
+    elsewhere = threading.current_thread() is not threading.main_thread()
+    late = elsewhere or 'loop is closed' in str(error)
+    if late:
+      root.error('in a library', exc_info=(kind, error, trace))
+    else:
+      sys.__excepthook__(kind, error, trace)
+
+  sys.excepthook = hook
   try:
     yield
   finally:
-    root.removeHandler(handler)
+    root.handlers = before
+    ours.removeHandler(shown)
     handler.close()
 
 
@@ -163,8 +181,6 @@ def _parse(argv):
 
 def run(main):
   """Parses the flags, calls main(argv); a UserError is one line on stderr and its exit code."""
-  absl_logging.use_absl_handler()
-  absl_logging.set_verbosity(absl_logging.ERROR)
   try:
     main(_parse(sys.argv))
   except Interrupted as stop:

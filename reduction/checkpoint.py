@@ -10,6 +10,7 @@ TensorStore cannot read, is renamed `<n>.corrupt` and the step before it is used
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -17,11 +18,11 @@ import socket
 
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from reduction import tree
 from reduction.errors import DataError, MissingInput, StorageError, TryAgain, UsageError
 
+LOGGER = logging.getLogger('reduction')
 LONE = '.'  # the name of the only leaf of a tree that is one
 FILLER = 'nothing'  # stands in a tree without leaves
 
@@ -194,7 +195,7 @@ class Keeper:
     folders = [pathlib.Path(manager.directory) / str(step) for step in manager.all_steps()]
     for folder in folders:
       if not any(folder.iterdir()):
-        logging.warning('ignored %s: empty', folder)
+        LOGGER.warning('ignored %s: empty', folder)
         folder.rmdir()
     manager.reload()
     return sorted((int(f.name) for f in folders if f.exists()), reverse=True)
@@ -234,7 +235,7 @@ class Keeper:
     if folder.exists():
       folder.rename(aside)
     manager.reload()
-    logging.warning('checkpoint %s is damaged (%s): kept as %s', folder, why, aside.name)
+    LOGGER.warning('checkpoint %s is damaged (%s): kept as %s', folder, why, aside.name)
 
   def _drop_after(self, step):
     """Forgets what was written after the step that a run resumes from."""

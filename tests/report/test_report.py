@@ -374,6 +374,6 @@ def test_importing_is_light():
   code = f'import sys, reduction.report; print({heavy} & {{*sys.modules}})'
   found = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, check=True,
-    cwd=pathlib.Path(report.__file__).parent.parent,
+    cwd=pathlib.Path(report.__file__).parents[2],
   )  # fmt: skip
   assert found.stdout == 'set()\n'

@@ -1,0 +1,1 @@
+"""Benchmarks: what `python -m launch.bench` runs."""

@@ -1,0 +1,6 @@
+"""Benchmarks by name: each takes its settings and returns `bench(session) -> (rows, tables)`."""
+
+from launch.benchmarks.imports import imports
+from launch.benchmarks.training import training
+
+__all__ = ['imports', 'training']

@@ -1,0 +1,1 @@
+"""What the benchmarks compare with: programs that need nothing of this project."""
