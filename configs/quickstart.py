@@ -9,6 +9,8 @@ configs/lottery/lenet.py.
 
 from ml_collections import config_dict
 
+from configs.lottery import figures
+
 
 def get_config(variant: str = ''):
   """variant 'quick': two levels."""
@@ -27,5 +29,5 @@ def get_config(variant: str = ''):
     every=50,
     optimizer=dict(name='adam', learning_rate=1.2e-3),
   )
-  c.figures = dict()
+  c.figures = dict(figure1=figures.figure1())
   return c

@@ -29,7 +29,7 @@ def config() -> dict:
   from reduction.config import canonical
   from reduction.errors import require
 
-  given, path = FLAGS.config, _config_path()
+  given, path = FLAGS.config, config_path()
   require(given is not None, '--config is needed, such as configs/quickstart.py')
   if error := vars(given).get('_error') if hasattr(type(given), '_ReportError') else None:
     raise UsageError(f'{_where(error, path)}{type(error).__name__}: {error}') from error
@@ -135,7 +135,8 @@ def profiled(folder: pathlib.Path | None):
     yield
 
 
-def _config_path() -> str:
+def config_path() -> str:
+  """The file that --config names, without its variant; '' for none."""
   given = [a.split('=', 1)[1] for a in sys.argv[1:] if a.startswith('--config=')]
   return given[-1].split(':')[0] if given else ''
 
@@ -158,7 +159,7 @@ def _first_line(text: str, path: str) -> str:
 
 def _parse(argv):
   """absl's flags; every mistake becomes one line."""
-  path = _config_path()
+  path = config_path()
   if path and not os.path.exists(path):
     raise UsageError(f'--config={path} is not there; see configs/')
   try:

@@ -8,20 +8,26 @@ the ticket, 0.5 points worse, and worse with every further prune.
     python -m launch.run --config=configs/lottery/lenet.py --workdir=runs/lenet --data_dir=DATA
     python -m launch.run --config=configs/lottery/lenet.py:15k --workdir=runs/lenet-15k ...
 
-Variants: '' is the paper's 50,000 steps with three reinitializations of every ticket; '15k' stops
-at 15,000, well after every early stop, with one reinitialization at six levels; 'quick' is two
-levels of 1,000 steps. Time of '15k': see results/lenet-15k.jsonl.
+Variants, which combine ('15k,one_shot'): '' is the paper's 50,000 steps with three
+reinitializations of every ticket; '15k' stops at 15,000, after the early stop of almost all, with
+one reinitialization at six levels; 'one_shot' drops all weights at once from the trained dense net;
+'quick' is two levels of 1,000 steps. Time of '15k': see results/lenet-15k.jsonl.
 """
 
+import functools
+
 from ml_collections import config_dict
+
+from configs.lottery import figures
 
 SEEDS = (0, 1, 2, 3, 4)
 
 
 def get_config(variant: str = ''):
-  """variant: '', '15k' or 'quick'."""
-  if variant not in ('', '15k', 'quick'):
-    raise ValueError(f"no variant {variant!r}; there are '', '15k' and 'quick'")
+  """variant: any of '15k', 'one_shot' and 'quick', joined by commas."""
+  variants = set(variant.split(',')) - {''}
+  if unknown := variants - {'15k', 'one_shot', 'quick'}:
+    raise ValueError(f"no variant {min(unknown)!r}; there are '15k', 'one_shot' and 'quick'")
   c = config_dict.ConfigDict()
   c.title = 'Lottery tickets: LeNet-300-100 on MNIST'
   c.seeds = SEEDS
@@ -31,7 +37,7 @@ def get_config(variant: str = ''):
   c.lottery = dict(
     rounds=20,  # 100 %, 80.0, 64.1, 51.3, 41.1, 32.9, 26.3, 21.1, 16.9, 13.5, 10.8 ... 1.2
     rates=(('out/kernel', 0.1), ('kernel', 0.2)),  # the output layer at half the rate
-    procedure='iterative',
+    procedure='one_shot' if 'one_shot' in variants else 'iterative',
     steps=50_000,
     batch=60,
     every=100,
@@ -40,17 +46,56 @@ def get_config(variant: str = ''):
     reinit_levels=None,
     curve_levels=(0, 3, 7, 12, 15, 18),  # 100, 51.3, 21.1, 7.0, 3.6 and 1.9 %: figure 3
   )
-  if variant == '15k':
+  c.figures = dict(
+    figure1=figures.figure1(),
+    figure3=figures.figure3(y_range=(0.94, 0.99)),
+    figure4=figures.figure4(one_shot=f'lottery/lenet:{",".join(sorted({*variants, "one_shot"}))}'),
+  )
+  c.paper = paper()
+  if '15k' in variants:
     c.lottery.update(rounds=18, steps=15_000, reinits=1)
     c.lottery.reinit_levels = (3, 5, 7, 9, 12, 15)  # 51.3, 32.9, 21.1, 13.5, 7.0 and 3.6 %
-  if variant == 'quick':
+  if 'quick' in variants:
     c.seeds = SEEDS[:2]
     c.lottery.update(rounds=1, steps=1_000, reinits=1, curve_levels=(0, 1))
   return c
 
 
+def paper():
+  """What section 2 of the paper says, beside which the rows are put; accuracies at early stop."""
+  dense = dict(net='ticket', kept=1.0)
+
+  def measure(net, kept, key, how, against=None):
+    row = dict(kind='level', net=net, kept=kept, key=f'early_stop_{key}', how=how)
+    return row if against is None else dict(row, against=against)
+
+  ticket, reinit = functools.partial(measure, 'ticket'), functools.partial(measure, 'reinit')
+  better = ('test_accuracy', 'difference')
+  claims = dict(
+    R1=('accuracy of the dense net', '98.1 to 98.3 % (figure)',
+        ticket(1.0, 'test_accuracy', 'value')),
+    R2=('early stop at 21.1 %, against dense', '38 % sooner',
+        ticket(0.211, 'step', 'relative', dense)),
+    R3=('accuracy at 13.5 %, against dense', '+0.3 pp', ticket(0.135, *better, dense)),
+    R4a=('accuracy at 3.6 %, against dense', 'equal', ticket(0.036, *better, dense)),
+    R4b=('accuracy at 2.9 %, against dense', 'begins to fall', ticket(0.029, *better, dense)),
+    R5a=('early stop of the reinit at 21.1 %, against its ticket', '2.51 times later',
+         reinit(0.211, 'step', 'ratio', dict(net='ticket'))),
+    R5b=('accuracy of the reinit at 21.1 %, against its ticket', '-0.5 pp',
+         reinit(0.211, *better, dict(net='ticket'))),
+    R5c=('accuracy of the reinit at 21.1 %, against dense', 'begins to fall',
+         reinit(0.211, *better, dense)),
+    R5d=('accuracy of the reinit at 3.6 %, against dense', 'far below (figure)',
+         reinit(0.036, *better, dense)),
+  )  # fmt: skip
+  return {
+    name: dict(claim=claim, paper=says, measure=measured)
+    for name, (claim, says, measured) in claims.items()
+  }
+
+
 def sweep():
   """Figures 1, 3 and 4: both procedures, one line a seed."""
-  for procedure in ('iterative', 'one_shot'):
+  for variant in ('', 'one_shot'):
     for seed in SEEDS:
-      yield {'lottery.procedure': procedure, 'seeds': (seed,)}
+      yield {'variant': variant, 'seeds': (seed,)}

@@ -8,16 +8,19 @@ import tempfile
 
 import numpy as np
 
-from launch.benchmarks.sides import Session, Side, Spread, interleaved, process, spread, together
+from launch.benchmarks import pace
+from launch.benchmarks.pace import OURS
+from launch.benchmarks.sides import Session, Side, interleaved, process, together
 from reduction import data as sources
 from reduction import models
 from reduction.config import call
 from reduction.errors import MissingInput, require
-from reduction.report import Table
 
-OURS = 'reduction'
 PEER = pathlib.Path(__file__).parent.parent / 'peers' / 'lenet_torch.py'
-PEERS = {'torch': 'PyTorch, seed after seed', 'torch_processes': 'PyTorch, a process a core'}
+PEERS = {  # processes, and threads of each: None is what a trial finds fastest
+  'torch': (1, None),  # one program, seed after seed
+  'torch_processes': (os.cpu_count() or 1, 1),  # a program a core, seeds dealt to them
+}
 EXAMPLES = dict(train=55_000, validation=5_000, shape=(28, 28, 1))  # of MNIST
 
 
@@ -52,9 +55,9 @@ def training(
   jobs = [(r, evaluated) for r in replicas for evaluated in (True, False)]
 
   def bench(session: Session):
-    arrays, name = load(data, session)
+    arrays, source = load(data, session)
     layers = [arrays['x'][0].size, *module.widths, module.classes]
-    work = _work(layers, batch, every, len(arrays['validation_x']))
+    work = pace.work(layers, batch, every, len(arrays['validation_x']))
     shared = dict(batch=batch, every=every, kept=kept)
     to_peer = dict(shared, widths=module.widths, classes=module.classes,
                    learning_rate=optimizer['learning_rate'])  # fmt: skip
@@ -65,9 +68,9 @@ def training(
       to_us = dict(shared, model=model, optimizer=optimizer, data=path)
       sides = {OURS: stack.enter_context(_ours(to_us))}
       for peer in peers:
-        sides |= _peer(peer, dict(to_peer, data=path), session, stack)
+        sides |= beside(peer, dict(to_peer, data=path), session, stack)
       asked = [dict(seeds=list(range(r)), steps=steps, evaluated=e) for r, e in jobs]
-      asks = {name: side.ask for name, side in sides.items()}
+      asks = {n: side.ask for n, side in sides.items()}
       limits = []
 
       def after(line):
@@ -75,10 +78,11 @@ def training(
         session.say(f'training: {line}')
 
       replies = interleaved(asks, asked, repeats, after)
-      peaks = {name: side.peak_mib() for name, side in sides.items()}
-    rows = compare(replies, jobs, steps, work, max(limits))
-    rows += [_side(replies, jobs, name, sides[name], peaks[name]) for name in sides]
-    return [dict(row, data=name) for row in rows], tables(rows, name)
+      peaks = {n: side.peak_mib() for n, side in sides.items()}
+    rows = pace.compare(replies, jobs, steps, work, max(limits))
+    rows += [pace.side(replies, jobs, n, s.about['about'], peaks[n]) for n, s in sides.items()]
+    rows = [dict(row, data=source) for row in rows]
+    return rows, pace.tables(rows)
 
   return bench
 
@@ -109,11 +113,10 @@ def _ours(settings):
                  JAX_PLATFORMS='cpu')  # fmt: skip
 
 
-def _peer(name, settings, session, stack) -> dict[str, Side]:
+def beside(name, settings, session, stack) -> dict[str, Side]:
   """{name: side}, or {} and a line where this Python lacks the library."""
-  count, threads = ((os.cpu_count() or 1), 1) if name == 'torch_processes' else (1, None)
-  command = [session.peer_python, str(PEER)]
-  sides = []
+  count, threads = PEERS[name]
+  command, sides = [session.peer_python, str(PEER)], []
   for _ in range(count):
     side = stack.enter_context(process(name, command, dict(settings, threads=threads)))
     if missing := side.about.get('missing'):
@@ -122,62 +125,3 @@ def _peer(name, settings, session, stack) -> dict[str, Side]:
       return {}
     sides.append(side)
   return {name: together(sides)}
-
-
-def _work(layers, batch, every, examples) -> dict[bool, float]:
-  """Floating-point operations of the matrix products of one step, by whether it is evaluated.
-
-  A multiply-add is two. Backward: the gradient of every weight, and of every input but the first.
-  layers: widths, the input's first.
-  """
-  products = [a * b for a, b in zip(layers, layers[1:])]
-  step = 2 * batch * (3 * sum(products) - products[0])
-  return {False: step, True: step + 2 * examples * sum(products) / every}
-
-
-def compare(replies: dict, jobs: list, steps: int, work: dict, limit: float) -> list[dict]:
-  """Rows 'training' from the replies of `interleaved`; the peers stand beside us, pair by pair.
-
-  ratio: our speed over the peer's in the same repeat. evaluation_share: 1 - seconds without / with
-  evaluation, in the same repeat. gflops: ours, counting `work`; limit: GFLOP/s of the machine.
-  """
-  sides = list(dict.fromkeys(side for side, _ in replies))
-  seconds = lambda side, i: np.array([reply['seconds'] for reply in replies[side, i][1:]])
-  rows = []
-  for i, (replicas, evaluated) in enumerate(jobs):
-    ours, total = seconds(OURS, i), replicas * steps
-    gflops = total * work[evaluated] / float(np.median(ours)) / 1e9
-    row = dict(
-      kind='training', summary=True, replicas=replicas, evaluated=evaluated,
-      **spread(total / ours).fields('steps_per_s'), **_share(seconds, OURS, jobs, i, ''),
-      gflops=round(gflops, 2), limit_gflops=round(limit, 2), of_limit=round(gflops / limit, 4),
-    )  # fmt: skip
-    beside = [
-      dict(
-        peer=side, **spread(total / seconds(side, i)).fields('peer_steps_per_s'),
-        **spread(seconds(side, i) / ours).fields('ratio'), **_share(seconds, side, jobs, i, 'peer_'),
-      )
-      for side in sides if side != OURS
-    ]  # fmt: skip
-    rows += [{**row, **peer} for peer in beside or [dict(peer=None)]]
-  return rows
-
-
-def _share(seconds, side, jobs, i, prefix) -> dict:
-  replicas, evaluated = jobs[i]
-  if not evaluated:
-    return {}
-  share = 1 - seconds(side, jobs.index((replicas, False))) / seconds(side, i)
-  return spread(share).fields(f'{prefix}evaluation_share')
-
-
-def _side(replies, jobs, name, side, peak) -> dict:
-  """Row 'side': what a library costs beside its steps."""
-  first, *rest = [reply['seconds'] for reply in replies[name, 0]]
-  losses = [loss for (_, e), i in zip(jobs, range(len(jobs))) if e
-            for loss in replies[name, i][-1]['validation_loss']]  # fmt: skip
-  return dict(
-    kind='side', summary=True, side=name, about=side.about['about'],
-    warm_up_s=round(max(0.0, first - float(np.median(rest))), 2),
-    peak_mib=peak and round(peak), validation_loss=float(f'{np.mean(losses):.4g}'),
-  )  # fmt: skip

@@ -35,7 +35,7 @@ def lottery(
   drops them all at once from the trained dense net. reinits: random reinitializations of each
   ticket, at `reinit_levels` (None: all). curve_levels: levels whose test accuracy is followed all
   along, as in the paper's figure 3; elsewhere the test set is seen at the best and the last step.
-  Returns the ticket of the last level, trained. Rows: 'curve' and 'level'.
+  A net that comes with masks is pruned further from them. Returns the last ticket, trained. Rows: 'curve' and 'level'.
   """
   require(rounds >= 0, f'{rounds=} must not be negative')
   require(procedure in ('iterative', 'one_shot'), f"{procedure=} is not 'iterative' or 'one_shot'")
@@ -51,7 +51,8 @@ def lottery(
     score = over_replicas(evaluate, (0, 0, None))
     cut = over_replicas(prune.largest, (0, 0, None))
     redraw = over_replicas(initializer(net.module), (0, None))
-    counts = _counts(net.params, rates, rounds)
+    whole = prune.all_kept(net.params) if net.masks is None else net.masks
+    counts = _counts(whole, rates, rounds)
     pruned = [name for name, count in tree.named(counts[0]) if count is not None]
 
     def attempt(part: Run, params, stats, masks) -> dict:
@@ -72,7 +73,7 @@ def lottery(
     def step(carry, level: int, run: Run):
       masks = carry['masks']
       if level:
-        alive = masks if procedure == 'iterative' else prune.all_kept(masks)
+        alive = masks if procedure == 'iterative' else whole
         masks = cut(prune.magnitude(carry['scored']), alive, counts[level])
       tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
       ticket = attempt(run.child('ticket', net='ticket', **tags), net.params, net.stats, masks)
@@ -82,20 +83,19 @@ def lottery(
       scored = carry['scored'] if level and procedure == 'one_shot' else ticket['params']
       return dict(masks=masks, scored=scored, **ticket), dict(masks=masks)
 
-    masks = prune.all_kept(net.params)
-    carry = dict(masks=masks, scored=net.params, params=net.params, stats=net.stats)
+    carry = dict(masks=whole, scored=net.params, params=net.params, stats=net.stats)
     last, _ = run.fold('levels', step, carry, rounds + 1)
     return net.replace(params=last['params'], stats=last['stats'], masks=last['masks'])
 
   return stage
 
 
-def _counts(params, rates, rounds: int) -> list:
+def _counts(masks, rates, rounds: int) -> list:
   """For each level, a tree of how many weights of each leaf are left; None where never pruned."""
 
   def left(level):
-    def leaf(name, w):
-      rate, alive = tree.first_match(rates, name), w[0].size
+    def leaf(name, mask):
+      rate, alive = tree.first_match(rates, name), int(mask[0].sum())
       if rate is None:
         return None
       for _ in range(level):
@@ -103,7 +103,7 @@ def _counts(params, rates, rounds: int) -> list:
       require(alive > 0, f'{rounds=} leave no weight in {name}; lower them or its rate {rate}')
       return np.int32(alive)
 
-    return tree.map_named(leaf, params)
+    return tree.map_named(leaf, masks)
 
-  prune.by_name(params, rates)  # refuses a rule that no weight follows
+  prune.by_name(masks, rates)  # refuses a rule that no weight follows
   return [left(level) for level in range(rounds + 1)]

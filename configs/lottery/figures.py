@@ -1,0 +1,60 @@
+"""The figures of Frankle & Carbin 2019 as data; `reduction.report.figures` documents the keys."""
+
+NAMES = dict(ticket='winning ticket', reinit='random reinit')
+REMAINING = dict(
+  kind='level', x='kept', x_scale='log', x_reverse=True, dashed=('reinit',),
+  x_label='weights remaining (%)',
+)  # fmt: skip
+
+
+def figure1():
+  """Learning speed and accuracy against the weights that remain."""
+  return dict(
+    REMAINING,
+    title='Figure 1: when training stops early, and how well',
+    caption='The step of the lowest validation loss, and the test accuracy at that step.',
+    lines='net',
+    names=NAMES,
+    panels=dict(
+      a=dict(title='Early-stop step', y='early_stop_step'),
+      b=dict(title='Test accuracy at early stop', y='early_stop_test_accuracy'),
+    ),
+  )
+
+
+def figure3(y_range: tuple[float, float]):
+  """Test accuracy as training proceeds, a line for each fraction of weights that remain."""
+  ticket = lambda *kept: dict(where=dict(net='ticket', kept=kept))
+  return dict(
+    title='Figure 3: test accuracy as training proceeds',
+    caption='Dashed: the same mask with its weights drawn anew.',
+    kind='curve',
+    x='step',
+    y='test_accuracy',
+    y_range=y_range,
+    lines=('kept', 'net'),
+    dashed=('reinit',),
+    names=NAMES,
+    panels=dict(
+      a=ticket(1.0, 0.513, 0.211),
+      b=ticket(1.0, 0.513, 0.211, 0.07, 0.036, 0.019),
+      c=dict(where=dict(net=('ticket', 'reinit'), kept=(1.0, 0.513, 0.211))),
+    ),
+  )
+
+
+def figure4(one_shot: str):
+  """Both procedures and their controls. one_shot: the name of the run that pruned at once."""
+  return dict(
+    REMAINING,
+    title='Figure 4: iterative and one-shot pruning',
+    lines=('run', 'net'),
+    where=dict(run=('this run', one_shot), net=('ticket', 'reinit')),
+    names={**NAMES, 'this run': 'iterative', one_shot: 'one-shot'},
+    panels=dict(
+      a=dict(title='(a) Early-stop step', y='early_stop_step'),
+      b=dict(title='(b) Test accuracy at early stop', y='early_stop_test_accuracy'),
+      c=dict(title='(c) Test accuracy at the end', y='test_accuracy'),
+      d=dict(title='(d) Training accuracy at the end', y='train_accuracy'),
+    ),
+  )

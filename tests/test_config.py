@@ -1,0 +1,106 @@
+"""Every config loads, every line of every sweep applies, and settings reach functions by name."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+from ml_collections import ConfigDict
+
+from launch.run import PARTS, build
+from reduction import config, data, models, stages
+from reduction.errors import UsageError
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted(
+  path for path in ROOT.glob('configs/**/*.py')
+  if 'def get_config' in path.read_text() and 'bench' not in path.parts
+)  # fmt: skip
+
+
+def module(path):
+  """The module of a config file."""
+  return importlib.import_module('.'.join(path.relative_to(ROOT).with_suffix('').parts))
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
+def test_a_config_loads_in_full_and_quick_and_reads_back_the_same(path):
+  for variant in '', 'quick':
+    given = config.canonical(module(path).get_config(variant))
+    assert config.canonical(json.loads(json.dumps(given))) == given
+    assert set(given) <= {*PARTS, *given['stages']}
+    _, net, stage = build({**given, 'data': dict(name='digits')})
+    assert callable(stage) and hash(net) == hash(net)
+  text = module(path).__doc__
+  assert 'python -m launch.run --config=' + str(path.relative_to(ROOT)) in text
+
+
+@pytest.mark.parametrize('path', [p for p in FILES if 'def sweep' in p.read_text()], ids=str)
+def test_every_line_of_a_sweep_applies(path):
+  lines = list(module(path).sweep())
+  assert lines
+  for override in lines:
+    c = module(path).get_config(override.pop('variant', ''))
+    c.lock()
+    c.update_from_flattened_dict(override)
+    build({**config.canonical(c), 'data': dict(name='digits')})
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
+def test_quick_runs_for_two_steps(path, tmp_path, launch):
+  flags = ['--config.lottery.steps=2', '--config.lottery.every=1', '--config.seeds=(0,)']
+  result = launch(
+    f'--config={path}:quick', '--config.data=' if False else '--config.data.name=digits',
+    *(['--config.data.validation=200'] if 'validation' in path.read_text() else []),
+    *flags, f'--workdir={tmp_path}/run',
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  assert (tmp_path / 'run' / 'report.html').exists()
+
+
+def test_canonical_is_plain_sorted_and_refuses_what_json_cannot_hold():
+  c = ConfigDict(dict(b=(1, [2.0, 'x']), a=dict(z=None, y=True)))
+  assert config.canonical(c) == dict(a=dict(y=True, z=None), b=(1, (2.0, 'x')))
+  assert list(config.canonical(c)) == ['a', 'b']
+  for bad in float('nan'), float('inf'), {1, 2}, len:
+    with pytest.raises(UsageError, match=r'config\.x\.y='):
+      config.canonical(dict(x=dict(y=bad)))
+
+
+@pytest.mark.parametrize(
+  'settings, says',
+  [
+    (dict(name='lent'), r"config.model.name='lent' is not in .*Did you mean 'lenet'"),
+    (dict(name='lenet', width=(3,)), r"config.model has no 'width'. Did you mean 'widths'"),
+    (dict(name='mlp'), "config.model needs 'widths'"),
+    (dict(name='lenet', classes='ten'), "config.model.classes='ten' must be int"),
+    (dict(name='lenet', classes=True), 'config.model.classes=True must be int'),
+  ],
+)
+def test_call_names_the_setting(settings, says):
+  with pytest.raises(UsageError, match=says):
+    config.call(models, settings, 'model')
+
+
+def test_call_takes_defaults_from_the_function():
+  assert config.call(models, dict(name='lenet'), 'model') == models.lenet()
+  assert config.call(models, dict(name='mlp', widths=(3,), classes=2), 'm') == models.mlp(
+    widths=(3,), classes=2
+  )
+  assert set(stages.__all__) and set(data.__all__)
+
+
+def test_differences_name_each_value():
+  old, new = dict(a=dict(b=1, c=2), d=3), dict(a=dict(b=1, c=5), e=4)
+  assert config.differences(old, new) == [
+    'config.a.c: 2 there, 5 here', 'config.d: 3 there, None here', 'config.e: None there, 4 here',
+  ]  # fmt: skip
+
+
+def test_a_title_may_change_under_a_run_a_setting_may_not(tmp_path):
+  first = dict(title='a', figures={}, lottery=dict(rounds=3))
+  config.claim(tmp_path, first)
+  config.claim(tmp_path, {**first, 'title': 'b'})
+  assert json.loads((tmp_path / 'config.json').read_text())['title'] == 'b'
+  with pytest.raises(UsageError, match=r'config.lottery.rounds: 3 there, 4 here'):
+    config.claim(tmp_path, {**first, 'lottery': dict(rounds=4)})

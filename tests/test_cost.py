@@ -1,0 +1,47 @@
+"""The columns of the before/after table, against numbers by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import models, prune, tree
+from reduction.cost import cost
+from reduction.net import Net, create
+
+KEYS = jnp.stack([jax.random.key(0), jax.random.key(1)])
+
+
+def test_lenet_by_hand():
+  row = cost(create(models.lenet(), KEYS, jnp.ones((1, 28, 28, 1))), jnp.ones((1, 28, 28, 1)))
+  weights = 784 * 300 + 300 * 100 + 100 * 10
+  assert row['macs'] == weights
+  assert row['params'] == weights + 410
+  assert list(row['nonzero']) == [weights] * 2  # biases begin at 0
+  assert row['peak_sram'] == 4 * (784 + 300)  # the first layer's input and output
+  dense = 4 * weights + 410 / 8  # biases that are 0 cost their bitmap
+  assert abs(row['bytes'][0] - dense) <= 2
+
+
+def test_pruned_leaves_are_values_and_a_bitmap():
+  net = create(models.mlp(widths=()), KEYS, jnp.ones((1, 80)))
+  masks = jax.vmap(lambda w: prune.smallest(prune.magnitude(w), prune.all_kept(w), 0.75))(net.params)
+  row = cost(net.replace(masks=masks), jnp.ones((1, 80)))
+  assert list(row['nonzero']) == [200, 200]
+  assert list(row['bytes']) == [4 * 200 + 100 + 2] * 2  # 800 weights; 10 biases that are 0
+  full = cost(net, jnp.ones((1, 80)))
+  assert (row['energy_uj'] < full['energy_uj']).all() and row['macs'] == full['macs'] == 800
+
+
+def test_convolutions_count_a_kernel_for_each_output():
+  class Conv(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+      return nn.Conv(8, (3, 3), strides=2, feature_group_count=2, name='c')(x)
+
+  x = jnp.ones((1, 16, 16, 4))
+  params = Conv().init(jax.random.key(0), x)['params']
+  row = cost(Net(Conv(), tree.map(lambda w: w[None], params)), x)
+  assert row['macs'] == 8 * 8 * 8 * 3 * 3 * 2
+  assert row['peak_sram'] == 4 * (16 * 16 * 4 + 8 * 8 * 8)
+  assert np.isfinite(row['energy_uj']).all()
