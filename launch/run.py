@@ -63,7 +63,7 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
   from reduction.progress import Progress
   from reduction.rows import Sinks
   from reduction.run import Run
-  from reduction.train import classified
+  from reduction.update import classified
 
   with signals.noted():
     data, module, stage = build(config, data_dir)

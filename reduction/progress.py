@@ -1,7 +1,18 @@
 """How far a run is: live bars on a terminal, a plain line every few seconds elsewhere."""
 
+import dataclasses
 import sys
 import time
+
+
+@dataclasses.dataclass
+class _Fold:
+  name: str
+  done: int
+  count: int
+  first: int  # the index it began at, or went on from
+  entered: float
+  advanced: float  # when `done` last changed
 
 
 class Progress:
@@ -10,14 +21,15 @@ class Progress:
   def __init__(self, every: float = 10.0, stream=None):
     self.stream = stream or sys.stderr
     self.every, self.started, self._printed = every, time.monotonic(), time.monotonic()
-    self._folds: list[list] = []  # [name, done, count, first, entered]
+    self._folds: list[_Fold] = []
     self._note = ''
     self._bars = _bars(self.stream) if self.stream.isatty() else None
     self._tasks: list = []
 
   def enter(self, name: str, done: int, count: int):
     """A fold begins, or goes on at index `done` of `count`."""
-    self._folds.append([name, done, count, done, time.monotonic()])
+    now = time.monotonic()
+    self._folds.append(_Fold(name, done, count, done, now, now))
     if self._bars:
       self._bars.start()
       label = '  ' * len(self._tasks) + name
@@ -25,7 +37,7 @@ class Progress:
 
   def advance(self, done: int):
     """The innermost fold has `done` indices behind it."""
-    self._folds[-1][1] = done
+    self._folds[-1].done, self._folds[-1].advanced = done, time.monotonic()
     if self._bars:
       self._bars.update(self._tasks[-1], completed=done, note=self._note)
     elif time.monotonic() - self._printed >= self.every:
@@ -53,17 +65,18 @@ class Progress:
 
   def text(self) -> str:
     """'  83 s  levels 3/21 > ticket/train 4/15, ETA 12:05  validation_loss 0.07'."""
-    where = ' > '.join(f'{name} {done}/{count}' for name, done, count, *_ in self._folds)
+    where = ' > '.join(f'{fold.name} {fold.done}/{fold.count}' for fold in self._folds)
     elapsed = time.monotonic() - self.started
     return f'{elapsed:5.0f} s  {where}, ETA {self.eta()}  {self._note}'.rstrip()
 
   def eta(self) -> str:
     """Time left by the outermost fold's pace, '--:--' before its first index has ended."""
-    _, done, count, first, entered = self._folds[0]
-    if done == first:
+    fold = self._folds[0]
+    if fold.done == fold.first:
       return '--:--'
-    left = (time.monotonic() - entered) / (done - first) * (count - done)
-    hours, rest = divmod(int(left), 3600)
+    pace = (fold.advanced - fold.entered) / (fold.done - fold.first)
+    left = pace * (fold.count - fold.done) - (time.monotonic() - fold.advanced)
+    hours, rest = divmod(int(max(left, 0)), 3600)
     return (f'{hours}:' if hours else '') + f'{rest // 60:02}:{rest % 60:02}'
 
 

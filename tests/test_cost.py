@@ -25,7 +25,8 @@ def test_lenet_by_hand():
 
 def test_pruned_leaves_are_values_and_a_bitmap():
   net = create(models.mlp(widths=()), KEYS, jnp.ones((1, 80)))
-  masks = jax.vmap(lambda w: prune.smallest(prune.magnitude(w), prune.all_kept(w), 0.75))(net.params)
+  cut = lambda w: prune.smallest(prune.magnitude(w), prune.all_kept(w), 0.75)
+  masks = jax.vmap(cut)(net.params)
   row = cost(net.replace(masks=masks), jnp.ones((1, 80)))
   assert list(row['nonzero']) == [200, 200]
   assert list(row['bytes']) == [4 * 200 + 100 + 2] * 2  # 800 weights; 10 biases that are 0

@@ -8,6 +8,7 @@ import pytest
 
 from reduction import prune, tree
 from reduction import train as t
+from reduction import update as u
 from reduction.errors import DataError, UsageError
 from reduction.net import Net, apply, create, over_replicas
 
@@ -18,13 +19,13 @@ def task(net, run, tx, **settings):
   masks = prune.all_kept(net.params) if net.masks is None else net.masks
   settings = dict(steps=200, batch=60, every=50) | settings
   return t.train(
-    t.sgd(t.classification(net.module), tx), t.classified(net.module),
-    t.start(net.params, net.stats, masks, tx), splits['train'],
+    u.sgd(u.classification(net.module), tx), u.classified(net.module),
+    u.start(net.params, net.stats, masks, tx), splits['train'],
     {name: splits[name] for name in ('validation', 'test')}, run, **settings,
   )  # fmt: skip
 
 
-ADAM = t.optimizer('adam', learning_rate=1e-3)
+ADAM = u.optimizer('adam', learning_rate=1e-3)
 
 
 def half(net):
@@ -57,7 +58,7 @@ def test_three_replicates_are_three_single_runs(fresh, same):
 
 def test_vmapped_replicates_agree_with_one_after_another(fresh):
   net, run = fresh((0, 1))
-  score = t.classified(net.module)
+  score = u.classified(net.module)
   test = jax.device_put(run.data.test)
   loop, vmap = [
     over_replicas(score, (0, 0, None), how=how)(net.params, net.stats, test)
@@ -88,9 +89,9 @@ def test_masking_the_gradient_is_masking_the_forward_pass(fresh, tx, exact):
   net, run = fresh()
   net = half(net)
   one = jax.tree.map(lambda x: x[0], (net.params, net.masks))
-  loss, data = t.classification(net.module), run.data.train
-  start = t.start(*jax.tree.map(lambda x: x[None], (one[0], {}, one[1])), tx)
-  ours, update = jax.tree.map(lambda x: x[0], start), jax.jit(t.sgd(loss, tx))
+  loss, data = u.classification(net.module), run.data.train
+  start = u.start(*jax.tree.map(lambda x: x[None], (one[0], {}, one[1])), tx)
+  ours, update = jax.tree.map(lambda x: x[0], start), jax.jit(u.sgd(loss, tx))
   batches = [(data.x[i : i + 60], data.y[i : i + 60]) for i in range(0, 1200, 60)]
   for batch in batches:
     ours, _ = update(ours, batch, jax.random.key(0))
@@ -119,7 +120,7 @@ def test_one_program_for_masks_controls_rewinds_and_rates(fresh):
   traced = []
 
   def counted(module):
-    loss = t.classification(module)
+    loss = u.classification(module)
 
     def count(*args):
       traced.append(1)
@@ -128,26 +129,26 @@ def test_one_program_for_masks_controls_rewinds_and_rates(fresh):
     return count
 
   net, run = fresh()
-  tx = t.optimizer('sgd', learning_rate=0.1)
-  assert tx is t.optimizer('sgd', learning_rate=0.1)  # a second config builds the same object
-  update, splits = t.sgd(counted(net.module), tx), jax.device_put(run.data.splits())
-  state = t.start(net.params, {}, prune.all_kept(net.params), tx)
+  tx = u.optimizer('sgd', learning_rate=0.1)
+  assert tx is u.optimizer('sgd', learning_rate=0.1)  # a second config builds the same object
+  update, splits = u.sgd(counted(net.module), tx), jax.device_put(run.data.splits())
+  state = u.start(net.params, {}, prune.all_kept(net.params), tx)
   go = lambda name, state, **more: t.train(
-    update, t.classified(net.module), state, splits['train'],
+    update, u.classified(net.module), state, splits['train'],
     {'validation': splits['validation']}, run, steps=300, batch=60, every=50, name=name, **more,
   )[0]  # fmt: skip
   dense = go('dense', state)
   tracings = len(traced)
-  go('pruned', t.start(net.params, {}, half(net).masks, tx))
+  go('pruned', u.start(net.params, {}, half(net).masks, tx))
   redrawn = create(net.module, run.key('init', 1), splits['train'][0][:1])
-  go('reinit', t.start(redrawn.params, {}, half(net).masks, tx))
+  go('reinit', u.start(redrawn.params, {}, half(net).masks, tx))
   hyper = {'learning_rate': jnp.full(2, 0.01)}
   opt = dense['opt']._replace(hyperparams=hyper)
   go('slower', {**dense, 'opt': opt})
   assert len(traced) == tracings
   # rewinding: from the state at step 100 on, the same bits as without a stop
   early = t.train(
-    update, t.classified(net.module), state, splits['train'],
+    update, u.classified(net.module), state, splits['train'],
     {'validation': splits['validation']}, run, steps=100, batch=60, every=50, name='early',
   )[0]  # fmt: skip
   late = go('late', early, first=100)
@@ -156,13 +157,13 @@ def test_one_program_for_masks_controls_rewinds_and_rates(fresh):
 
 def test_best_is_the_lowest_validation_loss_and_its_weights(fresh):
   net, run = fresh((3,))
-  _, best = task(net, run, t.optimizer('adam', learning_rate=2e-2), steps=600)
+  _, best = task(net, run, u.optimizer('adam', learning_rate=2e-2), steps=600)
   curve = [row for row in run.rows if row['kind'] == 'curve']
   lowest = min(curve, key=lambda row: row['validation_loss'][0])
   assert lowest['step'] < 600  # such a rate overfits, or this shows nothing
   assert int(best.step[0]) == lowest['step']
   validation = jax.device_put(run.data.validation)
-  again = over_replicas(t.classified(net.module), (0, 0, None))(best.params, best.stats, validation)
+  again = over_replicas(u.classified(net.module), (0, 0, None))(best.params, best.stats, validation)
   np.testing.assert_allclose(again['loss'][0], lowest['validation_loss'][0], rtol=1e-5)
 
 
@@ -182,7 +183,7 @@ def test_test_accuracy_is_followed_only_where_asked(fresh):
 
 def poisoned(module, where):
   """A loss that is NaN for batches with the example `where`."""
-  loss = t.classification(module)
+  loss = u.classification(module)
 
   def nan(params, stats, batch, key):
     value, stats = loss(params, stats, batch, key)
@@ -195,9 +196,9 @@ def poisoned(module, where):
 def test_steps_without_a_finite_loss_are_skipped_then_stop_the_run(fresh, label, most, stops):
   net, run = fresh((0, 1))
   splits = jax.device_put(run.data.splits())
-  state = t.start(net.params, {}, prune.all_kept(net.params), ADAM)
+  state = u.start(net.params, {}, prune.all_kept(net.params), ADAM)
   go = lambda: t.train(
-    t.sgd(poisoned(net.module, label), ADAM), t.classified(net.module), state, splits['train'],
+    u.sgd(poisoned(net.module, label), ADAM), u.classified(net.module), state, splits['train'],
     {'validation': splits['validation']}, run, steps=100, batch=60, every=50, most_skipped=most,
   )[0]  # fmt: skip
   if stops:
@@ -221,7 +222,7 @@ def test_steps_without_a_finite_loss_are_skipped_then_stop_the_run(fresh, label,
 )
 def test_a_wrong_optimizer_is_one_line(settings, says):
   with pytest.raises(UsageError, match=says):
-    t.optimizer(**settings)
+    u.optimizer(**settings)
 
 
 def test_net_refuses_masks_that_do_not_fit(fresh):

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reduction import models, prune, train
+from reduction import models, prune
 from reduction.config import call
 from reduction.net import create, over_replicas
 from reduction.run import Run
+from reduction.train import train
+from reduction.update import classification, classified, optimizer, sgd, start
 
 
 def nothing(params, stats, split) -> dict:
@@ -26,8 +28,8 @@ def nothing(params, stats, split) -> dict:
 def side(settings: dict):
   """ask(job) -> reply, on the arrays in the file settings['data']."""
   module = call(models, settings['model'], 'model')
-  tx = train.optimizer(**settings['optimizer'])
-  update, evaluate = train.sgd(train.classification(module), tx), train.classified(module)
+  tx = optimizer(**settings['optimizer'])
+  update, evaluate = sgd(classification(module), tx), classified(module)
   with np.load(settings['data']) as file:
     data = jax.device_put((file['x'], file['y']))
     watched = dict(validation=jax.device_put((file['validation_x'], file['validation_y'])))
@@ -37,13 +39,13 @@ def side(settings: dict):
     net = create(module, run.key('init', 0), data[0][:1])
     fractions = prune.by_name(net.params, (('kernel', 1 - settings['kept']),))
     masks = cut(prune.magnitude(net.params), prune.all_kept(net.params), fractions)
-    return train.start(net.params, net.stats, masks, tx)
+    return start(net.params, net.stats, masks, tx)
 
   def ask(seeds: list[int], steps: int, evaluated: bool) -> dict:
     run = Run(seeds=seeds)
     state = jax.block_until_ready(begin(run))
     began = time.perf_counter()
-    state, best = train.train(
+    state, best = train(
       update, evaluate if evaluated else nothing, state, data, watched, run,
       steps=steps, batch=settings['batch'], every=settings['every'],
     )  # fmt: skip

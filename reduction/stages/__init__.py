@@ -1,5 +1,6 @@
 """Reductions, one file a paper: factories of `Stage`, composed from the technique folders."""
 
 from reduction.stages.lottery import lottery
+from reduction.stages.tune import tune
 
-__all__ = ['lottery']
+__all__ = ['lottery', 'tune']

@@ -7,8 +7,9 @@ from reduction import prune, tree
 from reduction.errors import require
 from reduction.net import Net, initializer, over_replicas
 from reduction.run import Run, Stage
-from reduction.train import check_schedule, classification, classified, sgd, start, train
-from reduction.train import optimizer as build_optimizer
+from reduction.train import check_schedule, fit
+from reduction.update import classified
+from reduction.update import optimizer as build_optimizer
 
 
 def lottery(
@@ -35,7 +36,8 @@ def lottery(
   drops them all at once from the trained dense net. reinits: random reinitializations of each
   ticket, at `reinit_levels` (None: all). curve_levels: levels whose test accuracy is followed all
   along, as in the paper's figure 3; elsewhere the test set is seen at the best and the last step.
-  A net that comes with masks is pruned further from them. Returns the last ticket, trained. Rows: 'curve' and 'level'.
+  A net that comes with masks is pruned further from them. Returns the last ticket, trained. Rows:
+  'curve' and 'level'.
   """
   require(rounds >= 0, f'{rounds=} must not be negative')
   require(procedure in ('iterative', 'one_shot'), f"{procedure=} is not 'iterative' or 'one_shot'")
@@ -46,29 +48,25 @@ def lottery(
 
   def stage(net: Net, run: Run) -> Net:
     splits = jax.device_put(run.data.splits())
-    watched = {name: splits[name] for name in ('validation', 'test')}
-    update, evaluate = sgd(classification(net.module), tx), classified(net.module)
-    score = over_replicas(evaluate, (0, 0, None))
+    score = over_replicas(classified(net.module), (0, 0, None))
     cut = over_replicas(prune.largest, (0, 0, None))
     redraw = over_replicas(initializer(net.module), (0, None))
     whole = prune.all_kept(net.params) if net.masks is None else net.masks
     counts = _counts(whole, rates, rounds)
     pruned = [name for name, count in tree.named(counts[0]) if count is not None]
 
-    def attempt(part: Run, params, stats, masks) -> dict:
-      """Trains from masked first weights, logs how that went, returns the last params and stats."""
-      state = start(params, stats, masks, tx)
-      state, best = train(
-        update, evaluate, state, splits['train'], watched, part,
-        steps=steps, batch=batch, every=every, watching=part.tags['level'] in curve_levels,
-      )  # fmt: skip
+    def attempt(part: Run, first: Net) -> Net:
+      """Trains from masked first weights, and logs how that went."""
+      watching = part.tags['level'] in curve_levels
+      last, best = fit(
+        first, part, splits, tx, steps=steps, batch=batch, every=every, watching=watching
+      )
       row = dict(early_stop_step=best.step, validation_loss=best.loss, steps=steps)
-      for when, at in ('early_stop_', best._asdict()), ('', state):
+      for when, at in ('early_stop_', best), ('', last):
         for split in 'train', 'test':
-          accuracy = score(at['params'], at['stats'], splits[split])['accuracy']
-          row[f'{when}{split}_accuracy'] = accuracy
+          row[f'{when}{split}_accuracy'] = score(at.params, at.stats, splits[split])['accuracy']
       part.log(kind='level', summary=True, seeds=run.seeds, **row)
-      return dict(params=state['params'], stats=state['stats'])
+      return last
 
     def step(carry, level: int, run: Run):
       masks = carry['masks']
@@ -76,12 +74,14 @@ def lottery(
         alive = masks if procedure == 'iterative' else whole
         masks = cut(prune.magnitude(carry['scored']), alive, counts[level])
       tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
-      ticket = attempt(run.child('ticket', net='ticket', **tags), net.params, net.stats, masks)
+      ticket = attempt(run.child('ticket', net='ticket', **tags), net.replace(masks=masks))
       for again in range(reinits if reinit_levels is None or level in reinit_levels else 0):
         params, stats = redraw(run.key('init', 1 + again), splits['train'][0][:1])
-        attempt(run.child(f'reinit{again}', net='reinit', **tags), params, stats, masks)
-      scored = carry['scored'] if level and procedure == 'one_shot' else ticket['params']
-      return dict(masks=masks, scored=scored, **ticket), dict(masks=masks)
+        fresh = net.replace(params=params, stats=stats, masks=masks)
+        attempt(run.child(f'reinit{again}', net='reinit', **tags), fresh)
+      scored = carry['scored'] if level and procedure == 'one_shot' else ticket.params
+      carry = dict(masks=masks, scored=scored, params=ticket.params, stats=ticket.stats)
+      return carry, dict(masks=masks)
 
     carry = dict(masks=whole, scored=net.params, params=net.params, stats=net.stats)
     last, _ = run.fold('levels', step, carry, rounds + 1)

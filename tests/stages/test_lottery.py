@@ -137,7 +137,8 @@ def test_settings_that_do_not_fit_the_net_are_refused(fresh, settings, says):  #
 
 def test_one_program_serves_all_levels_and_controls(fresh, module):
   from reduction.net import _jitted
-  from reduction.train import _chunk, classification, classified, optimizer, sgd
+  from reduction.train import _chunk
+  from reduction.update import classification, classified, optimizer, sgd
 
   net, run = fresh((0, 1))
   find(steps=150, curve_levels=(1,))(net, run)  # a length that no other test uses
