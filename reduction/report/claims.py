@@ -12,7 +12,7 @@ nearest value within 5 %. key: the measured field. against: what differs in the 
 (any of these fields, and key). how: one of
   value       mean [least, greatest] over seeds; without `against`
   difference  this - that, in percentage points for accuracies
-  relative    (this - that) / that, in percent
+  relative    mean(this) / mean(that) - 1, in percent: how far averaged curves lie apart
   ratio       this / that, geometric mean over seeds
 The last three pair by seed (a control drawn several times for a seed counts as their mean) and give
 a 95 % t-interval over seeds; 'no difference found' where it holds zero (one, for ratios).
@@ -111,7 +111,8 @@ def _compared(a, b, key, how) -> str:
     digits = 2 if percent or abs(found.mean) < 10 else 0
     return intervals.wording(found, ' pp' if percent else '', digits=digits)
   if how == 'relative':
-    found = intervals.interval(100 * (a - b) / b)
+    change = intervals.relative_change(a, b)
+    found = intervals.Interval(*(100 * x for x in change[:3]), change.count)
     return intervals.wording(found, ' %', digits=0 if abs(found.mean) >= 10 else 1)
   logs = intervals.paired_difference(np.log(a), np.log(b))
   found = intervals.Interval(*(_exp(x) for x in logs[:3]), logs.count)

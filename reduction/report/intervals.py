@@ -48,6 +48,18 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
   return interval(np.asarray(a, np.float64) - np.asarray(b, np.float64))
 
 
+def relative_change(a: Sequence[float], b: Sequence[float]) -> Interval:
+  """The interval of mean(a) / mean(b) - 1: how far two averaged curves lie apart, pairs kept.
+
+  A mean of ratios would be ruled by the smallest b. By the delta method: with r = mean(a) /
+  mean(b), the spread is that of (a - r b) / mean(b). Cochran 1977, section 2.9.
+  """
+  a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+  ratio = a.mean() / b.mean()
+  around = paired_difference((a - ratio * b) / b.mean(), np.zeros(len(b)))
+  return Interval(ratio - 1, ratio - 1 + around.low, ratio - 1 + around.high, around.count)
+
+
 def is_fraction(key: str) -> bool:
   """Whether rows hold key as a fraction 0..1."""
   return key.endswith(FRACTIONS)

@@ -128,7 +128,7 @@ def test_spread(key, values, expected):
   [
     (dict(how='value'), '400 [300, 500]'),
     (dict(how='value', key='test_accuracy'), '92.00 % [91.00, 93.00]'),
-    # 300/600, 400/800 and 500/700 less 1: -50, -50, -28.6 %
+    # 400 / 700 - 1; (a - 4/7 b) / 700 is -.061, -.082, .143: +- 4.303 * .124 / 3 ** .5
     (dict(how='relative', against=dict(kept=1.0)), f'{MINUS}43 % [{MINUS}74, {MINUS}12]'),
     # -300, -400, -200
     (dict(how='difference', against=dict(kept=1.0)), f'{MINUS}300 [{MINUS}548, {MINUS}52]'),
