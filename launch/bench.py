@@ -15,9 +15,8 @@ from absl import flags
 from launch import cli
 
 FLAGS = flags.FLAGS
-cli.define_config()
+cli.define('config', 'data_dir')
 flags.DEFINE_string('out', None, 'Write a header and the rows here.')
-flags.DEFINE_string('data_dir', None, 'Where data sets are looked for; default: $REDUCTION_DATA.')
 flags.DEFINE_string('peer_python', sys.executable, 'The Python that has the peers, such as torch.')
 
 

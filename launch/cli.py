@@ -19,9 +19,22 @@ FLAGS = flags.FLAGS
 flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
 
 
-def define_config():
-  """--config=FILE.py[:variant] and --config.KEY=VALUE."""
-  config_flags.DEFINE_config_file('config', None, 'The experiment: a file with get_config().')
+SHARED = dict(
+  workdir='Where the run is kept: checkpoints, metrics, report.',
+  data_dir='Where data sets are looked for; default: $REDUCTION_DATA.',
+  platform='cpu, gpu or tpu; default: the best that JAX finds.',
+)
+
+
+def define(*names: str):
+  """Flags that several command lines have: 'config' (FILE.py[:variant], .KEY=VALUE) or SHARED."""
+  for name in names:
+    if name in FLAGS:  # two command lines in one process, such as a test's
+      continue
+    if name == 'config':
+      config_flags.DEFINE_config_file('config', None, 'The experiment: a file with get_config().')
+    else:
+      flags.DEFINE_string(name, None, SHARED[name])
 
 
 def config() -> dict:

@@ -14,10 +14,7 @@ from absl import flags
 from launch import cli
 
 FLAGS = flags.FLAGS
-cli.define_config()
-flags.DEFINE_string('workdir', None, 'Where the run is kept: checkpoints, metrics, report.')
-flags.DEFINE_string('data_dir', None, 'Where data sets are looked for; default: $REDUCTION_DATA.')
-flags.DEFINE_string('platform', None, 'cpu, gpu or tpu; default: the best that JAX finds.')
+cli.define('config', 'workdir', 'data_dir', 'platform')
 flags.DEFINE_bool('profile', False, 'Write a trace for Perfetto into the workdir.')
 
 

@@ -22,12 +22,9 @@ from launch import cli
 from reduction.errors import UsageError, require
 
 FLAGS = flags.FLAGS
-cli.define_config()
-flags.DEFINE_string('workdir', None, 'Folder under which each line has its workdir.')
+cli.define('config', 'workdir', 'data_dir', 'platform')
 flags.DEFINE_bool('run', False, 'Run the lines, one after another; those that ended are skipped.')
 flags.DEFINE_integer('index', None, 'Run this line alone, counted from 0.')
-flags.DEFINE_string('data_dir', None, 'Passed on to every line.')
-flags.DEFINE_string('platform', None, 'Passed on to every line.')
 OWN = ('--run', '--norun', '--index', '--workdir')
 
 

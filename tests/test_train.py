@@ -227,7 +227,7 @@ def test_a_wrong_optimizer_is_one_line(settings, says):
 
 def test_net_refuses_masks_that_do_not_fit(fresh):
   net, _ = fresh()
-  with pytest.raises(UsageError, match=r'mask fc1/kernel has shape \(3,\)'):
+  with pytest.raises(UsageError, match=r'mask fc1/bias has shape \(3,\)'):
     net.replace(masks=jax.tree.map(lambda w: jnp.ones(3, bool), net.params))
 
 
