@@ -7,7 +7,6 @@ import pathlib
 import re
 import shlex
 import sys
-import threading
 import traceback
 
 from absl import app, flags
@@ -105,36 +104,25 @@ def _cache_compiled():
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
-@contextlib.contextmanager
 def log_to(workdir: pathlib.Path):
-  """What the libraries log, and what dies in their threads, goes to run.log.
+  """From now on what libraries log, and what dies in their callbacks, goes to run.log.
 
   The terminal is left to the run itself and to the project's own warnings.
   """
+  logging.raiseExceptions = False  # a log that a full disk stops is no page on the terminal
   handler = logging.FileHandler(workdir / 'run.log', encoding='utf-8')
   handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s'))
   shown = logging.StreamHandler()
   shown.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
-  root, ours = logging.getLogger(), logging.getLogger('reduction')
-  before, root.handlers = root.handlers, [handler]
-  ours.addHandler(shown)
+  root = logging.getLogger()
+  root.handlers = [handler]
+  logging.getLogger('reduction').addHandler(shown)
 
-  def hook(kind, error, trace):
-    # where a full disk stops TensorStore, it calls back into loops that are gone, a page for each
-    elsewhere = threading.current_thread() is not threading.main_thread()
-    late = elsewhere or 'loop is closed' in str(error)
-    if late:
-      root.error('in a library', exc_info=(kind, error, trace))
-    else:
-      sys.__excepthook__(kind, error, trace)
+  def unraisable(found):  # TensorStore, for each array that a full disk stopped
+    trace = found.exc_type, found.exc_value, found.exc_traceback
+    root.error('in a callback of a library', exc_info=trace)
 
-  sys.excepthook = hook
-  try:
-    yield
-  finally:
-    root.handlers = before
-    ours.removeHandler(shown)
-    handler.close()
+  sys.unraisablehook = unraisable
 
 
 @contextlib.contextmanager

@@ -113,7 +113,8 @@ def main(argv):
   workdir = pathlib.Path(FLAGS.workdir)
   config = cli.config()
   profile = workdir if FLAGS.profile else None
-  with checkpoint.lock(workdir), cli.log_to(workdir), cli.profiled(profile):
+  with checkpoint.lock(workdir), cli.profiled(profile):
+    cli.log_to(workdir)
     run(config, workdir, FLAGS.data_dir)
     _, page = report.write(workdir)
   report.show(workdir)
