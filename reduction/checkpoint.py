@@ -45,6 +45,22 @@ def write_atomic(path: str | os.PathLike, content: bytes | str):
 
 
 @contextlib.contextmanager
+def whole_folder(path: pathlib.Path):
+  """A new folder that becomes `path` when the block ends well. Raises StorageError."""
+  unfinished = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  shutil.rmtree(unfinished, ignore_errors=True)
+  try:
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(unfinished, path)
+  except OSError as error:
+    raise StorageError(f'cannot write {path}: {error.strerror}') from error
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def lock(workdir: str | os.PathLike):
   """Holds workdir for this process. Raises TryAgain, naming the holder, where another has it."""
   path = pathlib.Path(workdir)

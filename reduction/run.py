@@ -3,18 +3,19 @@
     Stage = Callable[[Net, Run], Net]
 """
 
+import contextlib
 import copy
 import dataclasses
 import pathlib
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from reduction import fold
+from reduction import checkpoint, fold
 from reduction.errors import UsageError, require
 from reduction.net import Net
 from reduction.rows import plain
@@ -84,12 +85,17 @@ class Run:
     row = {'at': '/'.join(self.path), **self.tags, **row}
     self.emit({key: plain(value) for key, value in row.items()})
 
-  def write(self, name: str) -> pathlib.Path:
-    """A folder for files of this part (C sources, pictures), under the workdir."""
+  @contextlib.contextmanager
+  def write(self, name: str) -> Iterator[pathlib.Path]:
+    """`with run.write('pictures') as folder:` fills a folder of this part (C sources, pictures).
+
+    It takes its place under the workdir, for an older one of that name, when the block ends well;
+    until then it has another name, so it is never half there.
+    """
     require(self.workdir is not None, f'{name!r} needs a workdir: pass one to Run')
-    folder = self.workdir.joinpath(*self.path, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    folder = self.workdir.joinpath('files', *self.path, name)
+    with checkpoint.whole_folder(folder) as unfinished:
+      yield unfinished
 
   def store(self, name: str, initial) -> Store:
     """Trees by key, like `initial`, committed with the next folds of this run; see `Store`."""

@@ -171,3 +171,19 @@ def test_rows_are_plain_json_values():
   part = run.child('part', net='ticket')
   part.log(a=jnp.float32(0.3), b=jnp.arange(2), c=np.float32('nan'), d=(1,))
   assert run.rows == [dict(at='part', net='ticket', a=0.3, b=[0, 1], c=None, d=[1])]
+
+
+def test_a_written_folder_is_whole_or_not_there(tmp_path):
+  part = Run(workdir=tmp_path).child('deploy')
+  with pytest.raises(RuntimeError), part.write('c') as folder:
+    (folder / 'net.c').write_text('half')
+    raise RuntimeError
+  assert list(tmp_path.rglob('*.c')) == []
+  for text in 'first', 'second':
+    with part.write('c') as folder:
+      (folder / f'{text}.c').write_text(text)
+  assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob('*.c')] == [
+    'files/deploy/c/second.c'
+  ]
+  with pytest.raises(UsageError, match='needs a workdir'), Run().write('c'):
+    pass

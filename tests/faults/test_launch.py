@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -94,6 +96,24 @@ def test_kill_9_then_the_same_line_gives_the_same_rows(launch, tmp_path, untouch
   assert result.code == -signal.SIGKILL
   assert launch(*SMALL, f'--workdir={workdir}').code == 0
   assert rows(workdir) == untouched
+
+
+def test_kills_at_any_moment_change_nothing(launch, tmp_path, untouched):  # [1]
+  workdir, delays = tmp_path / 'run', random.Random(0)
+  for _ in range(4):
+    (workdir / 'metrics.jsonl').unlink(missing_ok=True)
+    child = launch.start(*SMALL, f'--workdir={workdir}')
+    child.wait_for(workdir / 'metrics.jsonl')
+    time.sleep(delays.uniform(0, 1.5))
+    child.send(signal.SIGKILL)
+    child.wait()
+  assert launch(*SMALL, f'--workdir={workdir}').code == 0
+  assert rows(workdir) == untouched
+
+
+def test_a_loss_that_is_lost_stops_the_run(launch, tmp_path):  # [17]
+  flags = [f'--workdir={tmp_path}/run', '--config.lottery.optimizer.learning_rate=1e30']
+  one_line(launch(*SMALL, *flags), 65, 'levels/0/ticket', 'no finite loss', 'seeds [0]', 'learning')
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
