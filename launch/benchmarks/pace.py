@@ -72,32 +72,45 @@ def side(replies, jobs, name, about, peak) -> dict:
 
 
 def tables(rows: list[dict]) -> list[Table]:
-  """The pace of training beside each peer's, and what each library costs beside its steps."""
+  """Our pace, each peer's beside it, and what each library costs beside its steps."""
   times = [row for row in rows if row['kind'] == 'training']
   sides = [row for row in rows if row['kind'] == 'side']
-  pace = tuple(
-    (
-      f'{row["replicas"]}', 'yes' if row['evaluated'] else 'no', _cell(row, 'steps_per_s', '.0f'),
-      row['peer'] or 'none', _cell(row, 'peer_steps_per_s', '.0f'), _cell(row, 'ratio', '.2f'),
-      _cell(row, 'evaluation_share', '.1%'), _cell(row, 'peer_evaluation_share', '.1%'),
-      f'{row["gflops"]:.0f}, {row["of_limit"]:.0%}',
+  job = lambda row: (f'{row["replicas"]}', 'yes' if row['evaluated'] else 'no')
+  ours = {
+    job(row): (
+      *job(row), _cell(row, 'steps_per_s', '.0f'), _cell(row, 'evaluation_share', '.1%'),
+      f'{row["gflops"]:.0f} ({row["of_limit"]:.0%})',
     )
     for row in times
+  }  # fmt: skip
+  peers = tuple(
+    (
+      *job(row), row['peer'], _cell(row, 'peer_steps_per_s', '.0f'),
+      _cell(row, 'peer_evaluation_share', '.1%'), _cell(row, 'ratio', '.2f'),
+    )
+    for row in times if row['peer']
   )  # fmt: skip
-  note = (
-    f'Data: {times[0]["data"]}. Medians and ranges; a ratio is of two runs side by side. The limit '
-    f'is the {times[0]["limit_gflops"]:.0f} GFLOP/s of a large float32 matrix product here.'
-  )
-  columns = ('seeds', 'evaluated', f'{OURS}, steps/s', 'peer', 'peer, steps/s', 'ratio',
-             'in evaluation', 'peer, in evaluation', 'GFLOP/s, of the limit')  # fmt: skip
   costs = tuple(
     (row['side'], row['about'], f'{row["compile_s"]:.1f}', _plain(row['peak_mib']),
      f'{row["validation_loss"]:.4f}')
     for row in sides
   )  # fmt: skip
+  limit = (
+    f'Data: {times[0]["data"]}. Medians and ranges. The limit is what a large float32 matrix '
+    f'product reaches here, {times[0]["limit_gflops"]:.0f} GFLOP/s.'
+  )
+  pairs = (
+    'A ratio is our steps/s over the peer\'s, of two runs side by side. torch runs its seeds one '
+    'after another, torch_processes deals them to a process a core.'
+  )
   said = 'Compiling is the first run less the median of the later ones.'
-  heads = ('side', '', 'compiling, s', 'peak memory, MiB', 'validation loss')
-  return [Table('Training', columns, pace, note), Table('Sides', heads, costs, said)]
+  pace = ('seeds', 'evaluated', 'steps/s', 'in evaluation')
+  found = (
+    Table(OURS, (*pace, 'GFLOP/s (of the limit)'), tuple(ours.values()), limit),
+    Table('Peers', (*pace[:2], 'peer', *pace[2:], 'ratio'), peers, pairs),
+    Table('Sides', ('side', '', 'compiling, s', 'peak MiB', 'validation loss'), costs, said),
+  )
+  return [table for table in found if table.rows]
 
 
 def _cell(row, name, form) -> str:

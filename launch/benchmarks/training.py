@@ -108,9 +108,10 @@ def load(settings: dict, session: Session) -> tuple[dict, str]:
 
 
 def _ours(settings):
-  # the CPU, where the peers are; a compile cache would hide the compile time
-  return process(OURS, [sys.executable, '-m', 'launch.benchmarks.ours'], settings,
-                 JAX_PLATFORMS='cpu')  # fmt: skip
+  # on the CPU, where the peers are; a compile cache would hide the compile time
+  cache = os.environ.get('JAX_ENABLE_COMPILATION_CACHE', 'false')
+  command = [sys.executable, '-m', 'launch.benchmarks.ours']
+  return process(OURS, command, settings, JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE=cache)
 
 
 def beside(name, settings, session, stack) -> dict[str, Side]:
