@@ -31,7 +31,7 @@ def untouched(launch, tmp_path_factory):
   return rows(workdir)
 
 
-def one_line(result, code, *parts):
+def check_one_line(result, code, *parts):
   """Asserts an exit code and one clear line on stderr that holds the parts."""
   assert result.code == code, result.err
   errors = [line for line in result.lines if line.startswith('error: ')]
@@ -66,7 +66,7 @@ def one_line(result, code, *parts):
 def test_a_wrong_value_is_one_line_and_exit_2(launch, tmp_path, flags, parts):
   workdir = tmp_path / 'run'
   result = launch('--config=configs/quickstart.py', f'--workdir={workdir}', *flags)
-  one_line(result, 2, *parts)
+  check_one_line(result, 2, *parts)
   assert not (workdir / 'config.json').exists()  # a wrong config claims no workdir
 
 
@@ -85,7 +85,7 @@ def test_a_config_file_that_is_none(launch, tmp_path, text, parts):
   path = tmp_path / 'config.py'
   if text is not None:
     path.write_text(text)
-  one_line(launch(f'--config={path}', f'--workdir={tmp_path}/run'), 2, *parts)
+  check_one_line(launch(f'--config={path}', f'--workdir={tmp_path}/run'), 2, *parts)
 
 
 @pytest.mark.parametrize('point', ['levels:0', 'train:0', 'train-saved:0', 'levels:1'])
@@ -113,7 +113,8 @@ def test_kills_at_any_moment_change_nothing(launch, tmp_path, untouched):  # [1]
 
 def test_a_loss_that_is_lost_stops_the_run(launch, tmp_path):  # [17]
   flags = [f'--workdir={tmp_path}/run', '--config.lottery.optimizer.learning_rate=1e30']
-  one_line(launch(*SMALL, *flags), 65, 'levels/0/ticket', 'no finite loss', 'seeds [0]', 'learning')
+  parts = 'levels/0/ticket', 'no finite loss', 'seeds [0]', 'learning rate'
+  check_one_line(launch(*SMALL, *flags), 65, *parts)
 
 
 @pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -157,7 +158,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_steps_before(launch, tmp_path,
   assert launch(*SMALL, f'--workdir={workdir}', env=crash).code == -signal.SIGKILL
   # the ticket's training is saved; now no file may pass 12 kB
   result = launch(*SMALL, f'--workdir={workdir}', file_size=12_000)
-  one_line(result, 74, 'cannot save', 'levels', 'bytes')
+  check_one_line(result, 74, 'cannot save', 'levels', 'bytes')
   assert launch(*SMALL, f'--workdir={workdir}').code == 0
   assert rows(workdir) == untouched
 
@@ -167,15 +168,15 @@ def test_a_changed_config_is_refused_with_the_difference(launch, tmp_path):  # [
   crash = {'REDUCTION_CRASH_AT': 'train:0'}
   launch(*SMALL, f'--workdir={workdir}', env=crash)
   again = [f'--workdir={workdir}', '--config.lottery.optimizer.learning_rate=2e-3']
-  one_line(launch(*SMALL, *again), 2, 'learning_rate: 0.0012 there, 0.002 here')
-  one_line(launch(*SMALL, f'--workdir={workdir}', '--config.model.widths=(21,)'), 2, 'widths')
+  check_one_line(launch(*SMALL, *again), 2, 'learning_rate: 0.0012 there, 0.002 here')
+  check_one_line(launch(*SMALL, f'--workdir={workdir}', '--config.model.widths=(21,)'), 2, 'widths')
 
 
 def test_a_workdir_in_use_says_by_whom(launch, tmp_path):  # [15]
   workdir = tmp_path / 'run'
   first = launch.start(*SMALL, '--config.lottery.steps=200000', f'--workdir={workdir}')
   first.wait_for(workdir / 'metrics.jsonl')
-  one_line(launch(*SMALL, f'--workdir={workdir}'), 75, f'process {first.pid} on ')
+  check_one_line(launch(*SMALL, f'--workdir={workdir}'), 75, f'process {first.pid} on ')
   first.send(signal.SIGKILL)
   first.wait()
 
@@ -183,12 +184,12 @@ def test_a_workdir_in_use_says_by_whom(launch, tmp_path):  # [15]
 def test_a_workdir_that_is_a_file(launch, tmp_path):  # [16]
   path = tmp_path / 'file'
   path.write_text('mine')
-  one_line(launch(*SMALL, f'--workdir={path}'), 2, 'is a file')
+  check_one_line(launch(*SMALL, f'--workdir={path}'), 2, 'is a file')
   assert path.read_text() == 'mine'
 
 
 def test_a_workdir_that_cannot_be_written(launch, tmp_path):  # [16]
-  one_line(launch(*SMALL, '--workdir=/proc/reduction/run'), 74, '/proc/reduction')
+  check_one_line(launch(*SMALL, '--workdir=/proc/reduction/run'), 74, '/proc/reduction')
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_time_that_jumps_back_changes_nothing(launch, tmp_path, untouched):  # [
 def test_a_gpu_that_is_not_there(launch, tmp_path):  # [50]
   flags = [f'--workdir={tmp_path}/run', '--platform=gpu']
   result = launch(*SMALL, *flags, env={'JAX_PLATFORMS': None})
-  one_line(result, 66, 'finds no gpu', '--platform=cpu')
+  check_one_line(result, 66, 'finds no gpu', '--platform=cpu')
 
 
 def test_a_damaged_compile_cache_is_compiled_again(launch, tmp_path, untouched):  # [51]
@@ -241,7 +242,7 @@ def test_data_that_changed_under_a_run_is_refused(launch, tmp_path):
   record = workdir / 'data.json'
   changed = json.loads(record.read_text()) | {'digest': '0' * 16}
   record.write_text(json.dumps(changed))
-  one_line(launch(*SMALL, f'--workdir={workdir}'), 2, 'other data')
+  check_one_line(launch(*SMALL, f'--workdir={workdir}'), 2, 'other data')
 
 
 def test_what_a_newcomer_sees(launch, tmp_path):
