@@ -70,14 +70,13 @@ def training(
       for peer in peers:
         sides |= beside(peer, dict(to_peer, data=path), session, stack)
       asked = [dict(seeds=list(range(r)), steps=steps, evaluated=e) for r, e in jobs]
-      asks = {n: side.ask for n, side in sides.items()}
       limits = []
 
       def after(line):
         limits.append(sides[OURS].ask(limit=True)['gflops'])
         session.say(f'training: {line}')
 
-      replies = interleaved(asks, asked, repeats, after)
+      replies = interleaved({n: s.ask for n, s in sides.items()}, asked, repeats, after)
       peaks = {n: side.peak_mib() for n, side in sides.items()}
     rows = pace.compare(replies, jobs, steps, work, max(limits))
     rows += [pace.side(replies, jobs, n, s.about['about'], peaks[n]) for n, s in sides.items()]

@@ -1,5 +1,7 @@
 """Lottery tickets: iterative magnitude pruning with rewinding (Frankle & Carbin, ICLR 2019)."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -39,34 +41,18 @@ def lottery(
   A net that comes with masks is pruned further from them. Returns the last ticket, trained. Rows:
   'curve' and 'level'.
   """
-  require(rounds >= 0, f'{rounds=} must not be negative')
-  require(procedure in ('iterative', 'one_shot'), f"{procedure=} is not 'iterative' or 'one_shot'")
-  for pattern, rate in rates:
-    require(0 <= rate < 1, f'rate {rate} of {pattern!r} must lie in [0, 1)')
-  check_schedule(steps=steps, batch=batch, every=every)
+  _check(rounds, rates, procedure)
+  schedule = dict(steps=steps, batch=batch, every=every)
+  check_schedule(**schedule)
   tx = build_optimizer(**optimizer)
 
   def stage(net: Net, run: Run) -> Net:
     splits = jax.device_put(run.data.splits())
-    score = over_replicas(classified(net.module), (0, 0, None))
     cut = over_replicas(prune.largest, (0, 0, None))
     redraw = over_replicas(initializer(net.module), (0, None))
     whole = prune.all_kept(net.params) if net.masks is None else net.masks
     counts = _counts(whole, rates, rounds)
     pruned = [name for name, count in tree.named(counts[0]) if count is not None]
-
-    def attempt(part: Run, first: Net) -> Net:
-      """Trains from masked first weights, and logs how that went."""
-      watching = part.tags['level'] in curve_levels
-      last, best = fit(
-        first, part, splits, tx, steps=steps, batch=batch, every=every, watching=watching
-      )
-      row = dict(early_stop_step=best.step, validation_loss=best.loss, steps=steps)
-      for when, at in ('early_stop_', best), ('', last):
-        for split in 'train', 'test':
-          row[f'{when}{split}_accuracy'] = score(at.params, at.stats, splits[split])['accuracy']
-      part.log(kind='level', summary=True, seeds=run.seeds, **row)
-      return last
 
     def step(carry, level: int, run: Run):
       masks = carry['masks']
@@ -74,6 +60,9 @@ def lottery(
         alive = masks if procedure == 'iterative' else whole
         masks = cut(prune.magnitude(carry['scored']), alive, counts[level])
       tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
+      attempt = functools.partial(
+        _attempt, splits=splits, tx=tx, **schedule, watching=level in curve_levels
+      )
       ticket = attempt(run.child('ticket', net='ticket', **tags), net.replace(masks=masks))
       for again in range(reinits if reinit_levels is None or level in reinit_levels else 0):
         params, stats = redraw(run.key('init', 1 + again), splits['train'][0][:1])
@@ -88,6 +77,25 @@ def lottery(
     return net.replace(params=last['params'], stats=last['stats'], masks=last['masks'])
 
   return stage
+
+
+def _check(rounds, rates, procedure):
+  require(rounds >= 0, f'{rounds=} must not be negative')
+  require(procedure in ('iterative', 'one_shot'), f"{procedure=} is not 'iterative' or 'one_shot'")
+  for pattern, rate in rates:
+    require(0 <= rate < 1, f'rate {rate} of {pattern!r} must lie in [0, 1)')
+
+
+def _attempt(part: Run, first: Net, *, splits, tx, **schedule) -> Net:
+  """Trains from masked first weights, and logs how that went."""
+  last, best = fit(first, part, splits, tx, **schedule)
+  score = over_replicas(classified(first.module), (0, 0, None))
+  row = dict(early_stop_step=best.step, validation_loss=best.loss, steps=schedule['steps'])
+  for when, at in ('early_stop_', best), ('', last):
+    for split in 'train', 'test':
+      row[f'{when}{split}_accuracy'] = score(at.params, at.stats, splits[split])['accuracy']
+  part.log(kind='level', summary=True, seeds=part.seeds, **row)
+  return last
 
 
 def _counts(masks, rates, rounds: int) -> list:

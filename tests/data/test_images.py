@@ -1,8 +1,6 @@
 import gzip
 import io
 import re
-import subprocess
-import sys
 import tarfile
 import time
 
@@ -398,15 +396,3 @@ def test_package_of_the_system(idx_folder, tmp_path, monkeypatch):
   (tmp_path / 'empty').mkdir()
   found = data.fashion_mnist(data_dir=tmp_path / 'empty', validation=10)
   assert (found.name, found.source) == ('Fashion-MNIST', 'debian')
-
-
-def test_import_loads_nothing_heavy_and_idx_needs_no_tfds(idx_folder):
-  program = f"""
-import sys
-sys.modules['tensorflow_datasets'] = None  # as if it were not installed
-from reduction import data
-assert not {{'jax', 'sklearn', 'PIL'}} & set(sys.modules), 'slow import'
-print(len(data.mnist(data_dir={str(idx_folder)!r}, validation=10).train.y))
-"""
-  result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
-  assert (result.returncode, result.stdout) == (0, '30\n'), result.stderr

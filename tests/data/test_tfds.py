@@ -4,6 +4,8 @@ import http.server
 import io
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -166,3 +168,15 @@ def test_addresses_of_tfds(monkeypatch):
   assert names == {info.filename for info in tfds.addresses('fashion_mnist').values()}
   (info,) = tfds.addresses('cifar10').values()
   assert info.filename == 'cifar-10-binary.tar.gz'
+
+
+def test_import_loads_nothing_heavy_and_idx_needs_no_tfds(idx_folder):
+  program = f"""
+import sys
+sys.modules['tensorflow_datasets'] = None  # as if it were not installed
+from reduction import data
+assert not {{'jax', 'sklearn', 'PIL'}} & set(sys.modules), 'slow import'
+print(len(data.mnist(data_dir={str(idx_folder)!r}, validation=10).train.y))
+"""
+  result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+  assert (result.returncode, result.stdout) == (0, '30\n'), result.stderr
