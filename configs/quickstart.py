@@ -23,11 +23,12 @@ def get_config(variant: str = ''):
   c.lottery = dict(
     rounds=1 if variant == 'quick' else 8,
     rates=(('out/kernel', 0.15), ('kernel', 0.3)),
-    procedure='iterative',
+    procedure='resetting',
     steps=1_000,
     batch=60,
     every=50,
     optimizer=dict(name='adam', learning_rate=1.2e-3),
+    controls=dict(reinit=dict(draws=1)),
   )
   c.figures = dict(figure1=figures.figure1())
   return c

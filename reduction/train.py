@@ -158,13 +158,17 @@ def _finite_on_host(params, replica: int) -> bool:
   return all(np.isfinite(np.asarray(w[replica])).all() for w in tree.leaves(params))
 
 
-def fit(net: Net, run, splits: dict, tx: optax.GradientTransformation, **schedule):
+def fit(
+  net: Net, run, splits: dict, tx: optax.GradientTransformation, *, frozen: bool = False, **schedule
+):
   """Trains a classifier from where it is, masks kept; (the net after the last step, the best).
 
-  splits: 'train', 'validation' and 'test', on the device. schedule: as for `train`.
+  splits: 'train', 'validation' and 'test', on the device. frozen: dead weights stay what they are
+  instead of 0. schedule: as for `train`.
   """
   update, evaluate = sgd(classification(net.module), tx), classified(net.module)
   watched = {name: splits[name] for name in ('validation', 'test')}
-  state = start(net.params, net.stats, net.masks, tx)
+  first = schedule.get('first', 0)
+  state = start(net.params, net.stats, net.masks, tx, first=first, frozen=frozen)
   state, best = train(update, evaluate, state, splits['train'], watched, run, **schedule)
   return net.replace(params=state['params'], stats=state['stats']), best

@@ -8,6 +8,7 @@ they made: the same module and optimizer give the same update, hence the same pr
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +27,17 @@ Update = Callable[[State, Any, jax.Array], tuple[State, dict]]
 
 
 @functools.lru_cache(maxsize=64)
-def optimizer(name: str, **settings) -> optax.GradientTransformation:
-  """`optax.<name>(**settings)`, the same object for the same settings.
+def optimizer(
+  name: str, *, warmup: int = 0, drops: tuple[int, ...] = (), l2: float = 0.0, **settings
+) -> optax.GradientTransformation:
+  """`optax.<name>(**settings)` on a schedule; the same object for the same settings.
 
+  warmup: the learning rate rises linearly from 0 over so many steps. drops: steps at which it
+  falls to a tenth. l2: the gradient of l2 / 2 |w|^2 is added for weights of two axes and more
+  ('weight decay' in the papers that train by SGD).
   Equal optax optimizers hash differently, and every new one would compile every program again.
-  Settings that are numbers live in the optimizer's state, so that they can change without that.
+  Settings that are numbers live in the optimizer's state, so that they can change without that;
+  the step that the schedule looks at is told by `sgd`.
   """
   factory = getattr(optax, name, None)
   if name.startswith('_') or not callable(factory) or 'learning_rate' not in (
@@ -44,7 +51,28 @@ def optimizer(name: str, **settings) -> optax.GradientTransformation:
       require(np.isfinite(value), f'optimizer.{key}={value} must be finite')
   rate = settings.get('learning_rate')
   require(rate is not None and rate > 0, f'optimizer.learning_rate={rate} must be above 0')
-  return optax.inject_hyperparams(factory)(**settings)
+  require(warmup >= 0 and l2 >= 0, f'optimizer.{warmup=} and {l2=} must not be negative')
+  require(
+    all(a < b for a, b in itertools.pairwise((0, *drops))), f'optimizer.{drops=} must rise from 1'
+  )
+  parts = [optax.inject_hyperparams(factory)(**settings)]
+  if l2:
+    parts.insert(0, optax.add_decayed_weights(l2, mask=lambda p: tree.map(lambda w: w.ndim > 1, p)))
+  if warmup or drops:
+    parts.append(_scheduled(warmup, drops))
+  return optax.with_extra_args_support(parts[0] if len(parts) == 1 else optax.chain(*parts))
+
+
+def _scheduled(warmup: int, drops: tuple[int, ...]):
+  """Scales updates, which follow the learning rate linearly in every optimizer of optax."""
+
+  def update(updates, state, params=None, *, step, **extra):
+    del params, extra
+    factor = jnp.minimum(1.0, (step + 1) / warmup) if warmup else 1.0
+    factor *= 0.1 ** jnp.sum(step >= jnp.array(drops, jnp.int32))
+    return tree.map(lambda u: factor * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 OPTIMIZERS = ('adam', 'adamw', 'lion', 'momentum', 'rmsprop', 'sgd')
@@ -90,24 +118,27 @@ def classified(module: nn.Module, block: int = 1_000):
 def sgd(loss, tx: optax.GradientTransformation) -> Update:
   """The usual update: one gradient step of `loss` by `tx`, on the weights that masks keep.
 
-  loss: (params, stats, batch, key) -> (value, new stats). The gradient and the new weights are
-  masked, which is forward masking exactly (also under global-norm clipping) while dead weights
-  stay 0, so whoever reads params reads the pruned net. A step whose loss or gradient is not finite
-  changes nothing but state['skipped'], the length of the current run of such steps.
+  loss: (params, stats, batch, key) -> (value, new stats). Only weights that masks keep move: the
+  gradient and the step are masked, which is forward masking exactly (also under global-norm
+  clipping) while dead weights stay what they were: 0, so that whoever reads params reads the pruned
+  net. state['step'] is what schedules look at. A step whose loss or gradient is not finite changes
+  nothing but state['skipped'], the length of the current run of such steps.
   """
+  tx = optax.with_extra_args_support(tx)
 
   def update(state, batch, key):
     (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(
       state['params'], state['stats'], batch, key
     )
     grads = tree.keep(grads, state['masks'])
-    updates, opt = tx.update(grads, state['opt'], state['params'])
-    params = tree.keep(optax.apply_updates(state['params'], updates), state['masks'])
+    updates, opt = tx.update(grads, state['opt'], state['params'], step=state['step'])
+    params = optax.apply_updates(state['params'], tree.keep(updates, state['masks']))
     fine = jnp.isfinite(value) & tree.finite(_telling(grads))
     old = {k: state[k] for k in ('params', 'stats', 'opt')}
     new = tree.select(fine, dict(params=params, stats=stats, opt=opt), old)
     skipped = jnp.where(fine, 0, state['skipped'] + 1)
-    return {**state, **new, 'skipped': skipped}, dict(loss=jnp.where(fine, value, 0.0), fine=fine)
+    state = {**state, **new, 'skipped': skipped, 'step': state['step'] + 1}
+    return state, dict(loss=jnp.where(fine, value, 0.0), fine=fine)
 
   return update
 
@@ -121,11 +152,14 @@ def _telling(grads):
   return vectors or grads
 
 
-def start(params, stats, masks, tx) -> State:
-  """The state [R] that `sgd` trains from: masked weights and an optimizer that has seen nothing."""
-  params = tree.keep(params, masks)
+def start(params, stats, masks, tx, *, first: int = 0, frozen: bool = False) -> State:
+  """The state [R] that `sgd` trains from at step `first`, with an optimizer that has seen nothing.
+
+  Dead weights are 0, or where frozen, stay what they are in params.
+  """
+  params = params if frozen else tree.keep(params, masks)
   replicas = tree.leaves(params)[0].shape[0]
-  skipped = jnp.zeros(replicas, jnp.int32)
   return dict(
-    params=params, stats=stats, masks=masks, opt=over_replicas(tx.init)(params), skipped=skipped
-  )
+    params=params, stats=stats, masks=masks, opt=over_replicas(tx.init)(params),
+    skipped=jnp.zeros(replicas, jnp.int32), step=jnp.full(replicas, first, jnp.int32),
+  )  # fmt: skip

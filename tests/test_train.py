@@ -210,6 +210,43 @@ def test_steps_without_a_finite_loss_are_skipped_then_stop_the_run(fresh, label,
   assert (np.asarray(state['skipped']) == (100 if label == 3 else 0)).all()
 
 
+def test_a_schedule_warms_up_drops_and_goes_on_where_a_state_says():
+  tx = u.optimizer('sgd', learning_rate=0.5, warmup=4, drops=(6, 8))
+  params = dict(w=jnp.zeros((1, 2, 2)))
+  sizes = []
+  for step in range(10):
+    updates, _ = tx.update(dict(w=jnp.ones((2, 2))), tx.init(dict(w=params['w'][0])), step=step)
+    sizes.append(float(-updates['w'][0, 0]))
+  np.testing.assert_allclose(
+    sizes, [0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.05, 0.05, 0.005, 0.005], rtol=1e-5
+  )
+  state = u.start(params, {}, None, tx, first=7)
+  update = u.sgd(lambda p, stats, batch, key: (p['w'].sum(), stats), tx)
+  state = jax.tree.map(lambda x: x[0], state)
+  after, _ = update(state, None, jax.random.key(0))
+  assert float(after['params']['w'][0, 0]) == pytest.approx(-0.05) and int(after['step']) == 8
+
+
+def test_l2_pulls_matrices_and_leaves_vectors():
+  tx = u.optimizer('sgd', learning_rate=1.0, l2=0.1)
+  params = dict(kernel=jnp.full((2, 2), 3.0), bias=jnp.full(2, 3.0))
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  np.testing.assert_allclose(updates['kernel'], -0.3, rtol=1e-6)
+  assert not updates['bias'].any()
+
+
+def test_the_cpu_s_compile_options_change_no_bit(fresh, monkeypatch, same):
+  from reduction import net as n
+
+  found = []
+  for options in (n._options(), None):
+    n._jitted.cache_clear()
+    monkeypatch.setattr(n, '_options', lambda options=options: options)
+    found.append(task(*fresh((0,)), ADAM))
+  n._jitted.cache_clear()
+  assert same(*found)
+
+
 @pytest.mark.parametrize(
   'settings, says',
   [
@@ -218,6 +255,8 @@ def test_steps_without_a_finite_loss_are_skipped_then_stop_the_run(fresh, label,
     (dict(name='adam', learning_rate=float('nan')), 'must be finite'),
     (dict(name='adam', learning_rate=1e-3, beta1=0.9), "no setting 'beta1'. Known: b1, b2"),
     (dict(name='sgd'), 'learning_rate=None must be above 0'),
+    (dict(name='sgd', learning_rate=0.1, drops=(5, 5)), 'must rise'),
+    (dict(name='sgd', learning_rate=0.1, warmup=-1), 'must not be negative'),
   ],
 )
 def test_a_wrong_optimizer_is_one_line(settings, says):

@@ -1,4 +1,4 @@
-"""LeNet-300-100 on MNIST: Frankle & Carbin, ICLR 2019, figures 1, 3 and 4.
+"""LeNet-300-100 on MNIST: Frankle & Carbin, ICLR 2019, figures 1, 3, 4 and 9, appendices E and F.
 
 Expected (section 2 of the paper, five seeds, against the dense net): early stop 38 % sooner at
 21.1 % of the weights; best test accuracy at 13.5 %, more than 0.3 points above dense; level with
@@ -9,9 +9,11 @@ the ticket, 0.5 points worse, and worse with every further prune.
     python -m launch.run --config=configs/lottery/lenet.py:15k --workdir=runs/lenet-15k ...
 
 Variants, which combine ('15k,one_shot'): '' is the paper's 50,000 steps with three
-reinitializations of every ticket; '15k' stops at 15,000, after the early stop of almost all, with
-one reinitialization at six levels; 'one_shot' drops all weights at once from the trained dense net;
-'quick' is two levels of 1,000 steps. Time of '15k': see results/lenet-15k.jsonl.
+reinitializations of every ticket; '15k' stops at 15,000, after the early stop of almost all, and
+reinitializes at six levels; 'one_shot' drops all weights at once from the trained dense net;
+'continued' trains on after each prune without a reset (the paper's strategy 2); 'controls' is 12
+levels with all the other controls at 21.1 and 7.0 %; 'quick' is one level of 1,000 steps. Time of
+'15k': see results/lenet-15k.jsonl.
 """
 
 import functools
@@ -21,13 +23,16 @@ from ml_collections import config_dict
 from configs.lottery import figures
 
 SEEDS = (0, 1, 2, 3, 4)
+VARIANTS = ('15k', 'continued', 'controls', 'one_shot', 'quick')
+LEVELS = (3, 5, 7, 9, 12, 15)  # 51.3, 32.9, 21.1, 13.5, 7.0 and 3.6 % of the weights
+PROCEDURES = ('continued', 'one_shot')  # instead of resetting
 
 
 def get_config(variant: str = ''):
-  """variant: any of '15k', 'one_shot' and 'quick', joined by commas."""
+  """variant: any of VARIANTS, joined by commas."""
   variants = set(variant.split(',')) - {''}
-  if unknown := variants - {'15k', 'one_shot', 'quick'}:
-    raise ValueError(f"no variant {min(unknown)!r}; there are '15k', 'one_shot' and 'quick'")
+  if unknown := variants - set(VARIANTS):
+    raise ValueError(f'no variant {min(unknown)!r}; there are {", ".join(VARIANTS)}')
   c = config_dict.ConfigDict()
   c.title = 'Lottery tickets: LeNet-300-100 on MNIST'
   c.seeds = SEEDS
@@ -37,13 +42,12 @@ def get_config(variant: str = ''):
   c.lottery = dict(
     rounds=20,  # 100 %, 80.0, 64.1, 51.3, 41.1, 32.9, 26.3, 21.1, 16.9, 13.5, 10.8 ... 1.2
     rates=(('out/kernel', 0.1), ('kernel', 0.2)),  # the output layer at half the rate
-    procedure='one_shot' if 'one_shot' in variants else 'iterative',
+    procedure=next((p for p in PROCEDURES if p in variants), 'resetting'),
     steps=50_000,
     batch=60,
     every=100,
     optimizer=dict(name='adam', learning_rate=1.2e-3),
-    reinits=3,
-    reinit_levels=None,
+    controls=dict(reinit=dict(draws=3)),
     curve_levels=(0, 3, 7, 12, 15, 18),  # 100, 51.3, 21.1, 7.0, 3.6 and 1.9 %: figure 3
   )
   c.figures = dict(
@@ -53,11 +57,21 @@ def get_config(variant: str = ''):
   )
   c.paper = paper()
   if '15k' in variants:
-    c.lottery.update(rounds=18, steps=15_000, reinits=1)
-    c.lottery.reinit_levels = (3, 5, 7, 9, 12, 15)  # 51.3, 32.9, 21.1, 13.5, 7.0 and 3.6 %
+    c.lottery.update(rounds=18, steps=15_000)
+    c.lottery.controls = dict(reinit=dict(draws=3, levels=LEVELS))
+  if 'controls' in variants:
+    at = dict(levels=(7, 12))  # 21.1 and 7.0 %
+    c.lottery.rounds = 12
+    c.lottery.controls = dict(
+      reinit=dict(at, signs=True), random=at, shuffled=at, early=at, constant=at, frozen=at,
+      noise=dict(at, sigmas=(0.5, 1.0, 2.0, 3.0)),
+    )  # fmt: skip
+  elif 'continued' in variants:
+    c.lottery.controls = {}
   if 'quick' in variants:
     c.seeds = SEEDS[:2]
-    c.lottery.update(rounds=1, steps=1_000, reinits=1, curve_levels=(0, 1))
+    c.lottery.update(rounds=1, steps=1_000, curve_levels=(0, 1))
+    c.lottery.controls = dict(reinit=dict(draws=1))
   return c
 
 

@@ -1,6 +1,25 @@
-"""Pruning: scores and masks as pure functions on pytrees of any library."""
+"""Pruning: scores, masks and first weights as pure functions on pytrees of any library."""
 
-from reduction.prune.masks import all_kept, by_name, kept, largest, smallest, survivors
-from reduction.prune.scores import magnitude
+from reduction.prune.masks import (
+  Group,
+  all_kept,
+  by_name,
+  counts,
+  groups,
+  kept,
+  largest,
+  largest_in_groups,
+  largest_together,
+  shuffled,
+  shuffled_survivors,
+  smallest,
+  survivors,
+)
+from reduction.prune.scores import CRITERIA, criterion, magnitude
+from reduction.prune.weights import noisy, signed_constant, with_signs
 
-__all__ = ['all_kept', 'by_name', 'kept', 'largest', 'magnitude', 'smallest', 'survivors']
+__all__ = [
+  'CRITERIA', 'Group', 'all_kept', 'by_name', 'counts', 'criterion', 'groups', 'kept', 'largest',
+  'largest_in_groups', 'largest_together', 'magnitude', 'noisy', 'shuffled', 'shuffled_survivors',
+  'signed_constant', 'smallest', 'survivors', 'with_signs',
+]  # fmt: skip

@@ -1,17 +1,24 @@
-"""Lottery tickets: iterative magnitude pruning with rewinding (Frankle & Carbin, ICLR 2019)."""
+"""Lottery tickets: find them, rewind them, train their controls (Frankle & Carbin, ICLR 2019)."""
 
 import functools
+import math
 
 import jax
-import numpy as np
 
 from reduction import prune, tree
-from reduction.errors import require
-from reduction.net import Net, initializer, over_replicas
+from reduction.config import call
+from reduction.errors import did_you_mean, require
+from reduction.net import Net, over_replicas
 from reduction.run import Run, Stage
+from reduction.stages import controls as known_controls
+from reduction.stages.controls import Start, Ticket
 from reduction.train import check_schedule, fit
 from reduction.update import classified
 from reduction.update import optimizer as build_optimizer
+
+PROCEDURES = ('resetting', 'continued', 'one_shot', 'learning_rate')
+SCOPES = ('layer', 'global')
+OWN = ('continued', 'ticket')  # trained at every level; all other nets are controls
 
 
 def lottery(
@@ -22,96 +29,112 @@ def lottery(
   batch: int,
   optimizer: dict,
   every: int = 100,
-  procedure: str = 'iterative',
-  reinits: int = 1,
-  reinit_levels: tuple[int, ...] | None = None,
+  procedure: str = 'resetting',
+  scope: str = 'layer',
+  criterion: str = 'large_final',
+  rewind: int = 0,
+  controls: dict | None = None,
   curve_levels: tuple[int, ...] = (),
 ) -> Stage:
   """Finds the ticket of each of `rounds` prunes, and trains its controls.
 
-  Level 0 is the dense net. At each level the ticket starts from the masked first weights, trains
-  for `steps`, and gives the next mask by the magnitude of its last weights.
+  Level 0 is the dense net. At each level a mask is made from last weights, and the ticket, the
+  weights of step `rewind` under that mask, trains from there to `steps`.
 
   rounds: prunes. rates: (pattern, fraction) pairs; the first that occurs in a weight's name is its
-  rate a round, what matches none is never pruned. every: steps between evaluations. procedure:
-  'iterative' drops the smallest survivors of the last ticket (the paper's strategy 1); 'one_shot'
-  drops them all at once from the trained dense net. reinits: random reinitializations of each
-  ticket, at `reinit_levels` (None: all). curve_levels: levels whose test accuracy is followed all
-  along, as in the paper's figure 3; elsewhere the test set is seen at the best and the last step.
+  rate a round, what matches none is never pruned. every: steps between evaluations.
+  procedure: whose last weights make the next mask
+    'resetting'      the ticket's (the paper's strategy 1)
+    'continued'      those of a net that is pruned and trains on without a reset (strategy 2)
+    'one_shot'       the dense net's, all at once
+    'learning_rate'  as 'continued', and no ticket is trained: with rewind > 0 only the learning
+                     rate goes back to that step (Renda, Frankle & Carbin 2020)
+  scope: 'layer' ranks each weight matrix by itself, 'global' all that follow one rule of rates.
+  criterion: of `prune.CRITERIA`. rewind: the step that the tickets go back to, weights, statistics,
+  learning rate and data order (Frankle et al. 2020). controls: of `stages.controls`, with their
+  settings. curve_levels: levels whose test accuracy is followed all along, as in the paper's figure
+  3; elsewhere the test set is seen before training, at the best and at the last step.
   A net that comes with masks is pruned further from them. Returns the last ticket, trained. Rows:
   'curve' and 'level'.
   """
-  _check(rounds, rates, procedure)
-  schedule = dict(steps=steps, batch=batch, every=every)
+  _check(rounds, rates, procedure, scope, criterion)
+  schedule = dict(steps=steps, batch=batch, every=every, first=rewind)
   check_schedule(**schedule)
   tx = build_optimizer(**optimizer)
+  chosen = {name: call(known_controls, c, name) for name, c in (controls or {}).items()}
 
   def stage(net: Net, run: Run) -> Net:
     splits = jax.device_put(run.data.splits())
-    cut = over_replicas(prune.largest, (0, 0, None))
-    redraw = over_replicas(initializer(net.module), (0, None))
     whole = prune.all_kept(net.params) if net.masks is None else net.masks
-    counts = _counts(whole, rates, rounds)
-    pruned = [name for name, count in tree.named(counts[0]) if count is not None]
+    groups = prune.groups(whole, rates, together=scope == 'global')
+    counts = prune.counts(jax.tree.map(lambda m: m[0], whole), groups, rounds)
+    pruned = [name for group in groups for name in group.names]
+    cut = over_replicas(_cutter(groups), (0, 0, None))
+    score = over_replicas(prune.criterion(criterion))
+    if rewind:
+      to_step = dict(steps=rewind, batch=batch, every=math.gcd(rewind, every))
+      net, _ = fit(net.replace(masks=whole), run.child('before'), splits, tx, **to_step)
+
+    def starts(level: int, masks, trunk: Net, run: Run):
+      """The nets to train: first the trunk, whose last weights are scored; then the rest."""
+      ticket = net.replace(masks=masks)
+      if level and procedure in ('continued', 'learning_rate'):
+        yield Start('continued', 'continued', trunk.replace(masks=masks))
+      if not level or procedure != 'learning_rate':
+        yield Start('ticket', 'ticket', ticket)
+      again = lambda scores: cut(scores, whole, counts[level])
+      for control in chosen.values():
+        if level > 0 if control.levels is None else level in control.levels:
+          yield from control.starts(Ticket(ticket, run.key, again, splits['train'][0][:1]))
 
     def step(carry, level: int, run: Run):
-      masks = carry['masks']
+      masks, trunk = carry['masks'], net.replace(**carry['trunk'])
       if level:
-        alive = masks if procedure == 'iterative' else whole
-        masks = cut(prune.magnitude(carry['scored']), alive, counts[level])
+        alive = whole if procedure == 'one_shot' else masks
+        masks = cut(score(net.params, trunk.params), alive, counts[level])
       tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
-      attempt = functools.partial(
-        _attempt, splits=splits, tx=tx, **schedule, watching=level in curve_levels
-      )
-      ticket = attempt(run.child('ticket', net='ticket', **tags), net.replace(masks=masks))
-      for again in range(reinits if reinit_levels is None or level in reinit_levels else 0):
-        params, stats = redraw(run.key('init', 1 + again), splits['train'][0][:1])
-        fresh = net.replace(params=params, stats=stats, masks=masks)
-        attempt(run.child(f'reinit{again}', net='reinit', **tags), fresh)
-      scored = carry['scored'] if level and procedure == 'one_shot' else ticket.params
-      carry = dict(masks=masks, scored=scored, params=ticket.params, stats=ticket.stats)
+      train = dict(schedule, tx=tx, watching=level in curve_levels)
+      attempt = functools.partial(_attempt, run=run, tags=tags, splits=splits, **train)
+      trained = [(s.net, attempt(s)) for s in starts(level, masks, trunk, run)]
+      own = [dict(params=n.params, stats=n.stats) for name, n in trained if name in OWN]
+      stays = level and procedure == 'one_shot'
+      carry = dict(masks=masks, trunk=carry['trunk'] if stays else own[0], ticket=own[-1])
       return carry, dict(masks=masks)
 
-    carry = dict(masks=whole, scored=net.params, params=net.params, stats=net.stats)
-    last, _ = run.fold('levels', step, carry, rounds + 1)
-    return net.replace(params=last['params'], stats=last['stats'], masks=last['masks'])
+    begin = dict(params=net.params, stats=net.stats)
+    last, _ = run.fold('levels', step, dict(masks=whole, trunk=begin, ticket=begin), rounds + 1)
+    return net.replace(masks=last['masks'], **last['ticket'])
 
   return stage
 
 
-def _check(rounds, rates, procedure):
+def _check(rounds, rates, procedure, scope, criterion):
   require(rounds >= 0, f'{rounds=} must not be negative')
-  require(procedure in ('iterative', 'one_shot'), f"{procedure=} is not 'iterative' or 'one_shot'")
+  for name, value, known in (
+    ('procedure', procedure, PROCEDURES), ('scope', scope, SCOPES),
+    ('criterion', criterion, prune.CRITERIA),
+  ):  # fmt: skip
+    require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
   for pattern, rate in rates:
     require(0 <= rate < 1, f'rate {rate} of {pattern!r} must lie in [0, 1)')
 
 
-def _attempt(part: Run, first: Net, *, splits, tx, **schedule) -> Net:
+def _attempt(start: Start, *, run: Run, tags, splits, **schedule) -> Net:
   """Trains from masked first weights, and logs how that went."""
-  last, best = fit(first, part, splits, tx, **schedule)
-  score = over_replicas(classified(first.module), (0, 0, None))
+  part = run.child(start.part, net=start.net, **tags)
+  last, best = fit(start.first, part, splits, frozen=start.frozen, **schedule)
+  score = over_replicas(classified(last.module), (0, 0, None))
   row = dict(early_stop_step=best.step, validation_loss=best.loss, steps=schedule['steps'])
   for when, at in ('early_stop_', best), ('', last):
     for split in 'train', 'test':
       row[f'{when}{split}_accuracy'] = score(at.params, at.stats, splits[split])['accuracy']
+  first = start.first.params if start.frozen else tree.keep(start.first.params, start.first.masks)
+  row['start_test_accuracy'] = score(first, start.first.stats, splits['test'])['accuracy']
   part.log(kind='level', summary=True, seeds=part.seeds, **row)
   return last
 
 
-def _counts(masks, rates, rounds: int) -> list:
-  """For each level, a tree of how many weights of each leaf are left; None where never pruned."""
-
-  def left(level):
-    def leaf(name, mask):
-      rate, alive = tree.first_match(rates, name), int(mask[0].sum())
-      if rate is None:
-        return None
-      for _ in range(level):
-        alive = prune.survivors(alive, rate)
-      require(alive > 0, f'{rounds=} leave no weight in {name}; lower them or its rate {rate}')
-      return np.int32(alive)
-
-    return tree.map_named(leaf, masks)
-
-  prune.by_name(masks, rates)  # refuses a rule that no weight follows
-  return [left(level) for level in range(rounds + 1)]
+@functools.lru_cache(maxsize=64)
+def _cutter(groups):
+  """(scores, masks, counts, one a group) -> masks; the same function for the same groups."""
+  return lambda scores, masks, counts: prune.largest_in_groups(scores, masks, groups, counts)

@@ -156,8 +156,8 @@ def test_a_full_disk_names_the_file_and_keeps_the_steps_before(launch, tmp_path,
   workdir = tmp_path / 'run'
   crash = {'REDUCTION_CRASH_AT': 'levels:0'}
   assert launch(*SMALL, f'--workdir={workdir}', env=crash).code == -signal.SIGKILL
-  # the ticket's training is saved; now no file may pass 12 kB
-  result = launch(*SMALL, f'--workdir={workdir}', file_size=12_000)
+  # the ticket's training is saved; now no file may pass 6 kB
+  result = launch(*SMALL, f'--workdir={workdir}', file_size=6_000)
   check_one_line(result, 74, 'cannot save', 'levels', 'bytes')
   assert launch(*SMALL, f'--workdir={workdir}').code == 0
   assert rows(workdir) == untouched

@@ -74,6 +74,71 @@ def test_a_rule_that_no_weight_follows_is_refused():
     prune.by_name(dict(fc=dict(kernel=jnp.ones(3))), (('kernle', 0.2),))
 
 
+def test_together_ranks_all_leaves_of_a_group_as_one_layer():
+  params = dict(conv1=dict(kernel=jnp.array([9.0, 1.0, 8.0])), conv2=dict(kernel=jnp.arange(5.0)),
+                out=dict(kernel=jnp.array([0.1, 0.2])))  # fmt: skip
+  rates = (('conv', 0.5), ('out', 0.5))
+  groups = prune.groups(params, rates, together=True)
+  assert groups == (
+    prune.Group(('conv1/kernel', 'conv2/kernel'), 0.5), prune.Group(('out/kernel',), 0.5)
+  )  # fmt: skip
+  assert [g.names for g in prune.groups(params, rates, together=False)] == [
+    ('conv1/kernel',), ('conv2/kernel',), ('out/kernel',)
+  ]  # fmt: skip
+  counts = prune.counts(prune.all_kept(params), groups, 1)
+  assert counts.tolist() == [[8, 2], [4, 1]]
+  masks = prune.largest_in_groups(params, prune.all_kept(params), groups, counts[1])
+  assert masks['conv1']['kernel'].tolist() == [True, False, True]
+  assert masks['conv2']['kernel'].tolist() == [False, False, False, True, True]
+  assert masks['out']['kernel'].tolist() == [False, True]
+
+
+def test_shuffled_masks_keep_their_counts_and_shuffled_survivors_their_values():
+  key, w = jax.random.key(3), dict(a=jax.random.normal(jax.random.key(0), (20, 6)), b=jnp.ones(4))
+  masks = prune.smallest(prune.magnitude(w), prune.all_kept(w), dict(a=0.7, b=None))
+  moved = prune.shuffled(key, masks)
+  assert int(moved['a'].sum()) == int(masks['a'].sum()) and bool(moved['b'].all())
+  assert (moved['a'] != masks['a']).any()
+  params = prune.shuffled_survivors(key, w, masks)
+  alive, dead = np.asarray(masks['a']), ~np.asarray(masks['a'])
+  before, after = np.asarray(w['a']), np.asarray(params['a'])
+  assert sorted(before[alive]) == sorted(after[alive]) and (before[alive] != after[alive]).any()
+  assert np.array_equal(before[dead], after[dead])
+
+
+def test_other_first_weights_are_what_they_say():
+  w = dict(a=jax.random.normal(jax.random.key(0), (200, 300)) * 0.1)
+  off = prune.noisy(jax.random.key(1), w, 2.0)['a'] - w['a']
+  assert float(off.std()) == pytest.approx(0.2, rel=0.02) and abs(float(off.mean())) < 0.01
+  constant = prune.signed_constant(w)['a']
+  assert np.array_equal(jnp.sign(constant), jnp.sign(w['a']))
+  np.testing.assert_allclose(jnp.abs(constant), w['a'].std(), rtol=1e-6)
+  other = dict(a=jax.random.normal(jax.random.key(2), (200, 300)))
+  kept = prune.with_signs(other, w)['a']
+  assert np.array_equal(jnp.sign(kept), jnp.sign(w['a']))
+  assert np.array_equal(jnp.abs(kept), jnp.abs(other['a']))
+
+
+# first and last values of four weights, and which two each criterion keeps
+FIRST, LAST = [0.5, -0.1, 0.3, -0.4], [0.6, 0.9, 0.2, -0.7]
+
+
+@pytest.mark.parametrize(
+  'name, kept',
+  [
+    ('large_final', [1, 3]), ('small_final', [0, 2]), ('large_init', [0, 3]),
+    ('small_init', [1, 2]), ('large_init_large_final', [0, 3]),
+    ('small_init_small_final', [0, 2]), ('magnitude_increase', [1, 3]), ('movement', [1, 3]),
+    ('large_final_same_sign', [0, 3]), ('magnitude_increase_same_sign', [0, 3]),
+  ],
+)  # fmt: skip
+def test_criteria_by_hand(name, kept):
+  first, last = jnp.array(FIRST), jnp.array(LAST)
+  scores = prune.criterion(name)(first, last)
+  assert np.flatnonzero(prune.largest(scores, jnp.ones(4, bool), 2)).tolist() == kept
+  assert name in prune.CRITERIA
+
+
 def test_flax_nnx_and_a_plain_dict_prune_and_rewind_alike():
   from flax import nnx
 

@@ -1,6 +1,7 @@
 """Lottery tickets keep the paper's protocol."""
 
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -44,22 +45,22 @@ def test_each_layer_loses_its_own_share_exactly(fresh):
 
 def test_level_0_is_the_dense_run_and_a_ticket_starts_from_the_first_weights(fresh, same):
   net, run = fresh((0,))
-  find(rounds=1, reinits=0)(net, run)
+  find(rounds=1)(net, run)
   again, other = fresh((0,))
-  find(rounds=0, reinits=0)(again, other)
+  find(rounds=0)(again, other)
   assert [r for r in run.rows if r['level'] == 0] == other.rows
   # with nothing to prune, level 1 is level 0 again: rewound, same data order, fresh optimizer
   net, run = fresh((0,))
-  find(rounds=1, reinits=0, rates=(('kernel', 0.0),))(net, run)
+  find(rounds=1, rates=(('kernel', 0.0),))(net, run)
   zero, one = levels(run)
   assert {**zero, 'at': '', 'level': 0} == {**one, 'at': '', 'level': 0}
 
 
 def test_the_mask_keeps_the_largest_last_weights(fresh):
   net, run = fresh((0,))
-  dense = find(rounds=0, reinits=0)(net, run)
+  dense = find(rounds=0)(net, run)
   net, run = fresh((0,))
-  ticket = find(rounds=1, reinits=0)(net, run)
+  ticket = find(rounds=1)(net, run)
   for name, mask in tree.named(ticket.masks):
     if name in KERNELS:
       w = np.abs(np.asarray(dict(tree.named(dense.params))[name]))
@@ -80,7 +81,7 @@ def test_masks_hold_in_the_weights_and_in_every_later_stage(fresh):
 
 def test_reinit_has_the_ticket_s_mask_and_data_but_other_weights(fresh):
   net, run = fresh((0,))
-  find(reinits=2, reinit_levels=(1,))(net, run)
+  find(controls=dict(reinit=dict(draws=2, levels=(1,))))(net, run)
   controls = levels(run, 'reinit')
   assert [row['at'] for row in controls] == [f'levels/1/reinit{i}' for i in range(2)]
   assert {row['kept'] for row in controls} == {levels(run)[1]['kept']}
@@ -89,16 +90,112 @@ def test_reinit_has_the_ticket_s_mask_and_data_but_other_weights(fresh):
 
 def test_one_shot_prunes_the_dense_net_to_the_same_counts(fresh):
   net, run = fresh((0,))
-  dense = find(rounds=0, reinits=0)(net, run)
+  dense = find(rounds=0)(net, run)
   net, run = fresh((0,))
-  shot = find(procedure='one_shot', reinits=0)(net, run)
+  shot = find(procedure='one_shot')(net, run)
   net, run = fresh((0,))
-  iterative = find(reinits=0)(net, run)
+  iterative = find()(net, run)
   assert alive(shot) == alive(iterative)
   w = np.abs(np.asarray(dense.params['fc1']['kernel']))
   mask = np.asarray(shot.masks['fc1']['kernel'])
   assert w[mask].min() >= w[~mask].max()
   assert (mask != np.asarray(iterative.masks['fc1']['kernel'])).any()
+
+
+def test_continued_training_never_resets_but_its_tickets_do(fresh):
+  net, run = fresh((0,))
+  find(procedure='continued')(net, run)
+  dense, first, second = levels(run)
+  trunk = levels(run, 'continued')
+  assert [row['level'] for row in trunk] == [1, 2]
+  assert trunk[0]['start_test_accuracy'][0] > dense['start_test_accuracy'][0] + 0.3  # trained
+  assert first['start_test_accuracy'][0] < trunk[0]['start_test_accuracy'][0] - 0.3  # reset
+  net, run = fresh((0,))
+  find(procedure='resetting')(net, run)
+  assert levels(run)[1] == first  # the first mask is that of the dense net either way
+  assert levels(run)[2]['validation_loss'] != second['validation_loss']
+
+
+def test_rewinding_starts_from_the_weights_and_the_data_order_of_that_step(fresh):
+  net, run = fresh((0,))
+  find(rounds=0, steps=100)(net, run)
+  again, other = fresh((0,))
+  # with no prune, going back to step 50 is training on: one optimizer restarts, the other never did
+  find(rounds=1, rewind=50, rates=(('kernel', 0.0),), optimizer=dict(name='sgd', learning_rate=0.1)
+       )(again, other)  # fmt: skip
+  zero, one = levels(other)
+  assert {**zero, 'at': '', 'level': 0} == {**one, 'at': '', 'level': 0}
+  plain, third = fresh((0,))
+  find(rounds=0, optimizer=dict(name='sgd', learning_rate=0.1))(plain, third)
+  assert levels(third)[0]['test_accuracy'] == zero['test_accuracy']
+  assert zero['start_test_accuracy'] != levels(third)[0]['start_test_accuracy']
+
+
+def test_learning_rate_rewinding_keeps_weights_and_goes_back_in_the_schedule(fresh):
+  drops = dict(name='sgd', learning_rate=0.1, drops=(60,))
+  net, run = fresh((0,))
+  find(procedure='learning_rate', rewind=50, optimizer=drops)(net, run)
+  assert [row['net'] for row in run.rows if row['kind'] == 'level'] == [
+    'ticket', 'continued', 'continued'
+  ]  # fmt: skip
+  curve = [r for r in run.rows if r['kind'] == 'curve' and r.get('net') == 'continued']
+  assert {row['step'] for row in curve} == {100}
+  one = levels(run, 'continued')[0]
+  assert one['start_test_accuracy'][0] > 0.5  # no reset
+
+
+def test_global_pruning_takes_the_smallest_of_all_layers(fresh):
+  net, run = fresh((0,))
+  rates = (('out/kernel', 0.1), ('kernel', 0.2))
+  ticket = find(rounds=1, scope='global', rates=rates)(net, run)
+  dense_net, dense_run = fresh((0,))
+  dense = dict(tree.named(find(rounds=0)(dense_net, dense_run).params))
+  masks = dict(tree.named(ticket.masks))
+  flat = lambda of: np.concatenate([np.asarray(of[f'fc{i}/kernel'][0]).ravel() for i in (1, 2)])
+  kept = flat(masks)
+  assert kept.sum() == prune.survivors(kept.size, 0.2)
+  assert np.abs(flat(dense))[kept].min() >= np.abs(flat(dense))[~kept].max()
+  assert alive(ticket)['out/kernel'] == prune.survivors(120, 0.1)
+
+
+def test_controls_differ_from_their_ticket_in_one_thing_alone(fresh, monkeypatch):
+  net, run = fresh((0,))
+  seen = {}
+
+  def watch(start, **_):
+    seen[start.net] = start
+    return start.first.replace(params=tree.map(lambda w: w[..., ::-1], start.first.params))
+
+  monkeypatch.setattr(sys.modules['reduction.stages.lottery'], '_attempt', watch)
+  find(rounds=1, controls=dict(
+    reinit=dict(), random=dict(), shuffled=dict(), early=dict(), constant=dict(), frozen=dict(),
+    noise=dict(sigmas=(0.5, 2.0)),
+  ))(net, run)  # fmt: skip
+  ticket = seen.pop('ticket').first
+  count = lambda n: {k: int(np.asarray(m).sum()) for k, m in tree.named(n.masks)}
+  equal = lambda a, b: all(np.array_equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b)))
+  moved = {name for name, s in seen.items() if not equal(s.first.masks, ticket.masks)}
+  redrawn = {name for name, s in seen.items() if not equal(s.first.params, ticket.params)}
+  assert moved == {'random', 'early'}
+  assert redrawn == {'reinit', 'random', 'shuffled', 'constant', 'noise 0.5', 'noise 2'}
+  assert {name for name, s in seen.items() if s.frozen} == {'frozen'}
+  assert all(count(s.first) == count(ticket) for s in seen.values())
+
+
+def test_frozen_weights_stay_at_their_first_values(fresh):
+  from reduction.train import fit
+  from reduction.update import optimizer
+
+  net, run = fresh((0,))
+  rates = prune.by_name(net.params, (('kernel', 0.5),))
+  cut = lambda w: prune.smallest(prune.magnitude(w), prune.all_kept(w), rates)
+  masked = net.replace(masks=tree.map(lambda m: m[None], cut(tree.map(lambda w: w[0], net.params))))
+  tx = optimizer('sgd', learning_rate=0.1, momentum=0.9, l2=1e-3)
+  last, _ = fit(masked, run, run.data.splits(), tx, steps=50, batch=60, every=50, frozen=True)
+  for w, m, first in zip(*map(tree.leaves, (last.params, masked.masks, net.params))):
+    w, m, first = map(np.asarray, (w, m, first))
+    assert np.array_equal(w[~m], first[~m])
+    assert (w[m] != first[m]).mean() > 0.5
 
 
 def test_the_test_set_is_followed_at_the_curve_levels_only(fresh):
@@ -113,9 +210,15 @@ def test_the_test_set_is_followed_at_the_curve_levels_only(fresh):
   'settings, says',
   [
     (dict(rounds=-1), 'rounds=-1'),
-    (dict(procedure='twoshot'), "procedure='twoshot'"),
+    (dict(procedure='oneshot'), "procedure='oneshot' is unknown. Did you mean 'one_shot'"),
     (dict(rates=(('kernel', 1.0),)), r'rate 1.0 of .kernel. must lie in \[0, 1\)'),
     (dict(every=30), 'every=30 must divide the 100 steps'),
+    (dict(scope='globl'), "Did you mean 'global'"),
+    (dict(criterion='movment'), "Did you mean 'movement'"),
+    (dict(rewind=100), 'must divide the 0 steps'),
+    (dict(controls=dict(reinit=dict(draw=1))), "has no 'draw'. Did you mean 'draws'"),
+    (dict(controls=dict(reinitt=dict())), "Did you mean 'reinit'"),
+    (dict(controls=dict(noise=dict(sigmas=(0.0,)))), 'sigma=0.0 of the noise must be above 0'),
   ],
 )
 def test_wrong_settings_are_refused_before_any_work(settings, says):

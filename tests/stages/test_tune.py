@@ -12,7 +12,7 @@ SHORT = dict(steps=100, batch=60, every=50, optimizer=ADAM)
 
 def test_masks_survive_a_chain_of_every_stage(fresh):
   net, run = fresh((0, 1))
-  prune = stages.lottery(rounds=1, rates=(('kernel', 0.5),), reinits=0, **SHORT)
+  prune = stages.lottery(rounds=1, rates=(('kernel', 0.5),), **SHORT)
   tuned = chain(train=stages.tune(**SHORT), lottery=prune, tune=stages.tune(**SHORT))(net, run)
   pruned = dict(tree.named(run.nets['lottery'].params))
   for name, after in tree.named(tuned.params):  # nonzero(stage(net)) <= nonzero(net)
