@@ -11,6 +11,8 @@ from reduction.net import Net, apply
 # Picojoules in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9
 MULTIPLY_ADD = 3.7 + 0.9  # 32-bit floating point
 DRAM_BYTE = 640 / 4  # 32 bits from memory outside the chip
+# operations whose results need their inputs to the end; a custom gradient is `kernels.conv`'s
+REDUCES = ('dot_general', 'conv_general_dilated', 'custom_vjp_call')
 
 
 def cost(net: Net, x) -> dict:
@@ -57,7 +59,7 @@ def _inner(equation):
 def _macs(program) -> int:
   count = 0
   for equation in program.eqns:
-    count += sum(_macs(inner) for inner in _inner(equation))
+    count += equation.params.get('length', 1) * sum(map(_macs, _inner(equation)))  # of a scan
     output = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
     if equation.primitive.name == 'dot_general':
       (contracted, _), _ = equation.params['dimension_numbers']
@@ -94,6 +96,6 @@ def _peak(program) -> int:
 
 def _in_place(equation, v) -> bool:
   """Whether the result may take v's memory: elementwise operations and reshapes."""
-  reduces = equation.primitive.name in ('dot_general', 'conv_general_dilated')
+  reduces = equation.primitive.name in REDUCES
   output = equation.outvars[0].aval
   return not reduces and v.aval.size == output.size and v.aval.dtype == output.dtype

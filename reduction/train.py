@@ -43,16 +43,17 @@ def _shuffle(key, examples):
 
 
 @functools.lru_cache(maxsize=64)
-def _chunk(update: Update, evaluate, evaluations: int, every: int):
+def _chunk(update: Update, evaluate, evaluations: int, every: int, augment=None):
   """`evaluations` times `every` updates and an evaluation, as one program for one replicate."""
 
-  def chunk(carry, key, indices, first, data, watched, watching):
+  def chunk(carry, keys, indices, first, data, watched, watching):
     x, labels = data
 
     def step(state, at):
       number, chosen = at
-      batch = x[chosen], labels[chosen]
-      return update(state, batch, jax.random.fold_in(key, number))
+      key = {stream: jax.random.fold_in(key, number) for stream, key in keys.items()}
+      images = augment(key['augment'], x[chosen]) if augment else x[chosen]
+      return update(state, (images, labels[chosen]), key['dropout'])
 
     def evaluation(carry, at):
       state, best = carry
@@ -103,6 +104,7 @@ def train(
   every: int = 100,
   first: int = 0,
   watching: bool = False,
+  augment=None,
   most_skipped: int = 10,
   name: str = 'train',
 ) -> tuple[State, Best]:
@@ -110,17 +112,17 @@ def train(
 
   data: (x, labels), on the device. watched: splits that `evaluate` scores every `every` steps;
   'validation' chooses the best, the others only where `watching`. Which examples a step sees
-  depends on seed and step alone, so `first` continues a data order. Raises DataError after more
-  than `most_skipped` steps in a row without a finite loss.
+  depends on seed and step alone, so `first` continues a data order. augment: (key, x of a batch) ->
+  x. Raises DataError after more than `most_skipped` steps in a row without a finite loss.
   """
   check_schedule(steps=steps, batch=batch, every=every, first=first)
   rows = (steps - first) // every
   evaluations = next(n for n in range(min(10, rows), 0, -1) if rows % n == 0)
   span = evaluations * every
   chunk = over_replicas(
-    _chunk(update, evaluate, evaluations, every), (0, 0, 0, None, None, None, None)
+    _chunk(update, evaluate, evaluations, every, augment), (0, 0, 0, None, None, None, None)
   )
-  orders, keys = run.key('data'), run.key('dropout')
+  orders, keys = run.key('data'), {stream: run.key(stream) for stream in ('dropout', 'augment')}
   nothing = jnp.full(len(run.seeds), jnp.inf)
   state = tree.strong(state)
   best = Best(nothing, nothing.astype(jnp.int32), state['params'], state['stats'])
@@ -163,12 +165,15 @@ def fit(
 ):
   """Trains a classifier from where it is, masks kept; (the net after the last step, the best).
 
-  splits: 'train', 'validation' and 'test', on the device. frozen: dead weights stay what they are
-  instead of 0. schedule: as for `train`.
+  splits: 'train', 'validation' and 'test', on the device; the run's data say how training images
+  are augmented. frozen: dead weights stay what they are instead of 0. schedule: as for `train`.
   """
   update, evaluate = sgd(classification(net.module), tx), classified(net.module)
   watched = {name: splits[name] for name in ('validation', 'test')}
   first = schedule.get('first', 0)
   state = start(net.params, net.stats, net.masks, tx, first=first, frozen=frozen)
-  state, best = train(update, evaluate, state, splits['train'], watched, run, **schedule)
+  augment = run.data.augment
+  state, best = train(
+    update, evaluate, state, splits['train'], watched, run, augment=augment, **schedule
+  )
   return net.replace(params=state['params'], stats=state['stats']), best

@@ -91,7 +91,7 @@ def classification(module: nn.Module):
 
 
 @functools.lru_cache(maxsize=64)
-def classified(module: nn.Module, block: int = 1_000):
+def classified(module: nn.Module, block: int = 500):
   """The metrics of a classifier: (params, stats, (x, labels)) -> dict(loss, accuracy).
 
   Works in blocks of `block` examples, whose activations stay in a CPU's cache.

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from reduction import models, prune, tree
 from reduction.cost import cost
@@ -32,6 +33,22 @@ def test_pruned_leaves_are_values_and_a_bitmap():
   assert list(row['bytes']) == [4 * 200 + 100 + 2] * 2  # 800 weights; 10 biases that are 0
   full = cost(net, jnp.ones((1, 80)))
   assert (row['energy_uj'] < full['energy_uj']).all() and row['macs'] == full['macs'] == 800
+
+
+@pytest.mark.parametrize(
+  'module, macs, largest',
+  [
+    # 3 -> 64 and 64 -> 64 at 32 x 32, then 16,384 -> 256 -> 256 -> 10
+    (models.convnet(depth=2), 1024 * 9 * 64 * (3 + 64) + 256 * (16_384 + 256 + 10), 2 * 64 * 1024),
+    # He et al. 2016 with 1 x 1 shortcuts; a block holds its input, a result and a sum of two
+    (models.resnet(), 40_813_184, 2 * 16 * 1024),
+  ],
+)
+def test_convolutions_of_any_form_count_the_same(module, macs, largest):
+  x = jnp.ones((1, 32, 32, 3))
+  row = cost(create(module, KEYS[:1], x), x)
+  assert row['macs'] == macs
+  assert 4 * largest <= row['peak_sram'] <= 4 * 2 * largest
 
 
 def test_convolutions_count_a_kernel_for_each_output():

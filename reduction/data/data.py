@@ -1,6 +1,7 @@
 """`Data`, what every run trains on: three splits of images with labels, checked when built."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,8 @@ class Data:
   """A data set ready for training.
 
   name: as tables print it. classes: labels are 0 .. classes - 1. source: what it was read from
-  ('idx', 'npz', 'tfds', 'jpeg', 'debian', 'scikit-learn').
+  ('idx', 'npz', 'tfds', 'jpeg', 'debian', 'scikit-learn'). augment: (key, x) -> x, how a batch of
+  training images is changed, or None.
   Raises DataError, with split and record, unless each split has Split's types and ranges, at least
   one record, more than one class, and all splits have images of one shape.
   """
@@ -42,6 +44,7 @@ class Data:
   test: Split
   classes: int
   source: str
+  augment: Callable | None = None
 
   def __post_init__(self):
     for part in PARTS:

@@ -1,5 +1,6 @@
 """The image data sets: where each is looked for, and how it is split."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import xxhash
 
 from reduction.data import cifar, folders, idx, jpeg, npz, tfds
+from reduction.data.augment import AUGMENTATIONS
 from reduction.data.data import Data, Records, Split
 from reduction.errors import MissingInput, require
 
@@ -83,14 +85,20 @@ def fashion_mnist(*, data_dir=None, validation: int = 5_000, split_seed: int = 0
   return split(find('fashion_mnist', data_dir), 'Fashion-MNIST', validation, split_seed)
 
 
-def cifar10(*, data_dir=None, validation: int = 5_000, split_seed: int = 0) -> Data:
+def cifar10(
+  *, data_dir=None, validation: int = 5_000, split_seed: int = 0, augment: str | None = None
+) -> Data:
   """CIFAR-10, 32 x 32 RGB: 45,000 / 5,000 / 10,000. Krizhevsky 2009.
 
+  augment: of `augment.AUGMENTATIONS`, for training images.
   Read from JPEG files it is 'CIFAR-10 (JPEG)': its figures do not compare with published ones.
   """
+  known = (None, *AUGMENTATIONS)
+  require(augment in known, f'{augment=} is not one of {", ".join(map(str, known))}')
   records = find('cifar10', data_dir)
   title = 'CIFAR-10 (JPEG)' if records.source == 'jpeg' else 'CIFAR-10'
-  return split(records, title, validation, split_seed)
+  data = split(records, title, validation, split_seed)
+  return dataclasses.replace(data, augment=AUGMENTATIONS[augment]) if augment else data
 
 
 def split(

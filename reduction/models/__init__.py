@@ -1,5 +1,7 @@
 """Networks as functions of their settings; each returns a Flax Linen module."""
 
+from reduction.models.convnet import convnet, vgg19
 from reduction.models.mlp import lenet, mlp
+from reduction.models.resnet import resnet
 
-__all__ = ['lenet', 'mlp']
+__all__ = ['convnet', 'lenet', 'mlp', 'resnet', 'vgg19']

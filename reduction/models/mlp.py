@@ -3,24 +3,28 @@
 import flax.linen as nn
 import jax
 
-# Gaussian Glorot: N(0, 2 / (fan_in + fan_out)). Flax's glorot_normal cuts its tails at two sigma.
-glorot = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
+from reduction.models.layers import Dense
 
 
 class MLP(nn.Module):
-  """Dense layers 'fc1', 'fc2'... with relu, then the linear layer 'out'. x: [n, ...], flattened."""
+  """Dense layers 'fc1', 'fc2'... with relu, then the linear layer 'out'. x: [n, ...], flattened.
+
+  dropout: the share of each hidden layer's units that a training step leaves out.
+  """
 
   widths: tuple[int, ...]
   classes: int
+  dropout: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Logits [n, classes]."""
-    del train
     x = x.reshape(len(x), -1)
     for i, width in enumerate(self.widths):
-      x = nn.relu(nn.Dense(width, kernel_init=glorot, name=f'fc{i + 1}')(x))
-    return nn.Dense(self.classes, kernel_init=glorot, name='out')(x)
+      x = nn.relu(Dense(width, name=f'fc{i + 1}')(x))
+      if self.dropout:
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+    return Dense(self.classes, name='out')(x)
 
 
 def mlp(*, widths: tuple[int, ...], classes: int = 10) -> MLP:

@@ -246,5 +246,5 @@ def test_one_program_serves_all_levels_and_controls(fresh, module):
   net, run = fresh((0, 1))
   find(steps=150, curve_levels=(1,))(net, run)  # a length that no other test uses
   update = sgd(classification(module), optimizer(name='adam', learning_rate=1.2e-3))
-  jitted, *_ = _jitted(_chunk(update, classified(module), 3, 50))
+  jitted, *_ = _jitted(_chunk(update, classified(module), 3, 50, None))
   assert jitted._cache_size() == 1
