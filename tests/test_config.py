@@ -4,6 +4,7 @@ import importlib
 import json
 import pathlib
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -46,14 +47,32 @@ def test_every_line_of_a_sweep_applies(path):
     build({**config.canonical(c), 'data': dict(name='digits')})
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
-def test_quick_runs_for_two_steps(path, tmp_path, launch):
+@pytest.fixture(scope='session')
+def color_images(tmp_path_factory):
+  """A data directory whose CIFAR-10 is noise: what runs on it is never looked at."""
+  folder, rng = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
+  arrays = {}
+  for part, count in ('train', 300), ('test', 30):
+    arrays[f'x_{part}'] = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    arrays[f'y_{part}'] = np.arange(count, dtype=np.uint8) % 10
+  (folder / 'cifar10').mkdir()
+  np.savez(folder / 'cifar10' / 'cifar10.npz', **arrays)
+  return folder
+
+
+marked = lambda p: pytest.param(p, marks=pytest.mark.slow) if p.stem in DEEP else p
+DEEP = ('resnet', 'vgg')  # a minute of compiling
+
+
+@pytest.mark.parametrize('path', list(map(marked, FILES)), ids=lambda p: p.stem)
+def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images):
+  name = module(path).get_config('quick').data.name
   flags = ['--config.lottery.steps=2', '--config.lottery.every=1', '--config.seeds=(0,)']
-  result = launch(
-    f'--config={path}:quick', '--config.data=' if False else '--config.data.name=digits',
-    *(['--config.data.validation=200'] if 'validation' in path.read_text() else []),
-    *flags, f'--workdir={tmp_path}/run',
-  )  # fmt: skip
+  if name == 'cifar10':
+    flags += [f'--data_dir={color_images}', '--config.data.validation=150']
+  elif name != 'digits':
+    flags += ['--config.data.name=digits', '--config.data.validation=200']
+  result = launch(f'--config={path}:quick', *flags, f'--workdir={tmp_path}/run')
   assert result.code == 0, result.err
   assert (tmp_path / 'run' / 'report.html').exists()
 

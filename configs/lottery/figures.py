@@ -58,3 +58,41 @@ def figure4(one_shot: str):
       d=dict(title='(d) Training accuracy at the end', y='train_accuracy'),
     ),
   )
+
+
+def figure5(runs: dict[str, str]):
+  """Convolutional networks: early stop and accuracies. runs: name of a run -> its network."""
+  return dict(
+    REMAINING,
+    title='Figure 5: early stop, and accuracy there and at the end',
+    lines=('run', 'net'),
+    where=dict(run=('this run', *runs), net=('ticket', 'reinit', 'random')),
+    dashed=('reinit', 'random'),
+    names={**NAMES, 'random': 'random mask and weights', **runs},
+    panels=dict(
+      a=dict(title='Early-stop step', y='early_stop_step'),
+      b=dict(title='Test accuracy at early stop', y='early_stop_test_accuracy'),
+      c=dict(title='Training accuracy at early stop', y='early_stop_train_accuracy'),
+      d=dict(title='Test accuracy at the end', y='test_accuracy'),
+    ),
+  )
+
+
+def figure7(steps: tuple[int, ...], runs: dict[str, str]):
+  """Deep networks: test accuracy after some steps, a panel each. runs: name of a run -> legend."""
+  nets = ('ticket', 'reinit')
+  panel = lambda step: dict(title=f'At step {step:,}', where=dict(step=step, net=nets))
+  return dict(
+    title='Figures 7 and 8: test accuracy as training proceeds',
+    kind='curve',
+    x='kept',
+    x_scale='log',
+    x_reverse=True,
+    x_label='weights remaining (%)',
+    y='test_accuracy',
+    lines=('run', 'net'),
+    where=dict(run=('this run', *runs)),
+    dashed=('reinit',),
+    names={**NAMES, **runs},
+    panels={chr(ord('a') + i): panel(step) for i, step in enumerate(steps)},
+  )

@@ -1,6 +1,7 @@
 """Benchmarks by name: each takes its settings and returns `bench(session) -> (rows, tables)`."""
 
 from launch.benchmarks.imports import imports
+from launch.benchmarks.pictures import pictures
 from launch.benchmarks.training import training
 
-__all__ = ['imports', 'training']
+__all__ = ['imports', 'pictures', 'training']

@@ -78,15 +78,15 @@ def tables(rows: list[dict]) -> list[Table]:
   job = lambda row: (f'{row["replicas"]}', 'yes' if row['evaluated'] else 'no')
   ours = {
     job(row): (
-      *job(row), _cell(row, 'steps_per_s', '.0f'), _cell(row, 'evaluation_share', '.1%'),
+      *job(row), cell(row, 'steps_per_s', '.0f'), cell(row, 'evaluation_share', '.1%'),
       f'{row["gflops"]:.0f} ({row["of_limit"]:.0%})',
     )
     for row in times
   }  # fmt: skip
   peers = tuple(
     (
-      *job(row), row['peer'], _cell(row, 'peer_steps_per_s', '.0f'),
-      _cell(row, 'peer_evaluation_share', '.1%'), _cell(row, 'ratio', '.2f'),
+      *job(row), row['peer'], cell(row, 'peer_steps_per_s', '.0f'),
+      cell(row, 'peer_evaluation_share', '.1%'), cell(row, 'ratio', '.2f'),
     )
     for row in times if row['peer']
   )  # fmt: skip
@@ -113,7 +113,8 @@ def tables(rows: list[dict]) -> list[Table]:
   return [table for table in found if table.rows]
 
 
-def _cell(row, name, form) -> str:
+def cell(row, name, form) -> str:
+  """'12 (11 to 14)': the median and range that `Spread.fields(name)` put into a row."""
   if name not in row:
     return NONE
   median, low, high = (format(row[name + end], form) for end in ('', '_low', '_high'))

@@ -1,0 +1,29 @@
+"""Training ResNet-20, Conv-2 and Conv-4 on a CPU: images a second beside PyTorch's and XLA's.
+
+Wanted on two CPU cores: at least half of PyTorch's speed; XLA's own convolution trains ResNet-20 at
+0.3 to 0.4 of it, Conv-2 at 0.15. Measured: configs/bench/results/conv.jsonl.
+
+    python -m launch.bench --config=configs/bench/conv.py [--out=rows.jsonl]
+
+PyTorch is `pip install -e .[bench]`, or in another Python that --peer_python names. Images are
+random: the times hold. 'quick': two steps of one network.
+"""
+
+from ml_collections import config_dict
+
+
+def get_config(variant: str = ''):
+  """variant: '' or 'quick'."""
+  if variant not in ('', 'quick'):
+    raise ValueError(f"no variant {variant!r}; there are '' and 'quick'")
+  quick = variant == 'quick'
+  c = config_dict.ConfigDict()
+  c.title = 'Training on images'
+  c.benches = ('pictures',)
+  c.pictures = dict(
+    networks=dict(conv2=4) if quick else dict(resnet20=128, conv2=60, conv4=60),
+    steps=2 if quick else 8,
+    repeats=1 if quick else 3,
+    sides=('xla',) if quick else ('xla', 'torch'),
+  )
+  return c
