@@ -105,6 +105,7 @@ def train(
   first: int = 0,
   watching: bool = False,
   augment=None,
+  shuffle: int = 0,
   most_skipped: int = 10,
   name: str = 'train',
 ) -> tuple[State, Best]:
@@ -113,7 +114,8 @@ def train(
   data: (x, labels), on the device. watched: splits that `evaluate` scores every `every` steps;
   'validation' chooses the best, the others only where `watching`. Which examples a step sees
   depends on seed and step alone, so `first` continues a data order. augment: (key, x of a batch) ->
-  x. Raises DataError after more than `most_skipped` steps in a row without a finite loss.
+  x. shuffle: another number is another data order, augmentation and dropout. Raises DataError after
+  more than `most_skipped` steps in a row without a finite loss.
   """
   check_schedule(steps=steps, batch=batch, every=every, first=first)
   rows = (steps - first) // every
@@ -122,7 +124,9 @@ def train(
   chunk = over_replicas(
     _chunk(update, evaluate, evaluations, every, augment), (0, 0, 0, None, None, None, None)
   )
-  orders, keys = run.key('data'), {stream: run.key(stream) for stream in ('dropout', 'augment')}
+  salt = (shuffle,) if shuffle else ()
+  orders = run.key('data', *salt)
+  keys = {stream: run.key(stream, *salt) for stream in ('dropout', 'augment')}
   nothing = jnp.full(len(run.seeds), jnp.inf)
   state = tree.strong(state)
   best = Best(nothing, nothing.astype(jnp.int32), state['params'], state['stats'])

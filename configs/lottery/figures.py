@@ -96,3 +96,35 @@ def figure7(steps: tuple[int, ...], runs: dict[str, str]):
     names={**NAMES, **runs},
     panels={chr(ord('a') + i): panel(step) for i, step in enumerate(steps)},
   )
+
+
+def histograms(layers: tuple[str, ...]):
+  """The first weights of what survives, layer by layer (appendix F.1)."""
+  return dict(
+    title='First weights of the winning tickets',
+    caption='Density of the surviving first weights, in standard deviations of the whole layer.',
+    kind='histogram',
+    x='weight',
+    x_label='first weight (standard deviations)',
+    y='density',
+    lines='kept',
+    spread='band',
+    panels={
+      chr(ord('a') + i): dict(title=layer, where=dict(layer=layer))
+      for i, layer in enumerate(layers)
+    },
+  )
+
+
+def connectivity():
+  """Accuracy on the line between two trainings that differ in data order (Frankle et al. 2020)."""
+  return dict(
+    title='Linear mode connectivity',
+    caption='From a net to its twin, trained from the same first weights in another data order.',
+    kind='path',
+    x='share',
+    x_label='share of the twin',
+    y='test_accuracy',
+    lines='kept',
+    spread='band',
+  )

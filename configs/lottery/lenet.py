@@ -55,17 +55,23 @@ def get_config(variant: str = ''):
     figure3=figures.figure3(y_range=(0.94, 0.99)),
     figure4=figures.figure4(one_shot=f'lottery/lenet:{",".join(sorted({*variants, "one_shot"}))}'),
   )
-  c.paper = paper()
+  c.paper = claims(TICKETS)
   if '15k' in variants:
     c.lottery.update(rounds=18, steps=15_000)
     c.lottery.controls = dict(reinit=dict(draws=3, levels=LEVELS))
   if 'controls' in variants:
     at = dict(levels=(7, 12))  # 21.1 and 7.0 %
-    c.lottery.rounds = 12
+    c.lottery.update(rounds=12, curve_levels=(), histogram_levels=(0, 7, 12))
     c.lottery.controls = dict(
-      reinit=dict(at, signs=True), random=at, shuffled=at, early=at, constant=at, frozen=at,
-      noise=dict(at, sigmas=(0.5, 1.0, 2.0, 3.0)),
+      reinit=at, reinit_signs=dict(at, name='reinit', signs=True), random=at, shuffled=at, early=at,
+      constant=at, frozen=at, noise=dict(at, sigmas=(0.5, 1.0, 2.0, 3.0)),
+      reordered=dict(levels=(0, 7, 12), points=30),
     )  # fmt: skip
+    c.figures = dict(
+      connectivity=figures.connectivity(),
+      histograms=figures.histograms(('fc1/kernel', 'fc2/kernel', 'out/kernel')),
+    )
+    c.paper = claims(CONTROLS)
   elif 'continued' in variants:
     c.lottery.controls = {}
   if 'quick' in variants:
@@ -75,41 +81,62 @@ def get_config(variant: str = ''):
   return c
 
 
-def paper():
-  """What section 2 of the paper says, beside which the rows are put; accuracies at early stop."""
-  dense = dict(net='ticket', kept=1.0)
+DENSE, TICKET = dict(net='ticket', kept=1.0), dict(net='ticket')
 
-  def measure(net, kept, key, how, against=None):
-    row = dict(kind='level', net=net, kept=kept, key=f'early_stop_{key}', how=how)
-    return row if against is None else dict(row, against=against)
 
-  ticket, reinit = functools.partial(measure, 'ticket'), functools.partial(measure, 'reinit')
-  better = ('test_accuracy', 'difference')
-  claims = dict(
-    R1=('accuracy of the dense net', '98.1 to 98.3 % (figure)',
-        ticket(1.0, 'test_accuracy', 'value')),
-    R2=('early stop at 21.1 %, against dense', '38 % sooner',
-        ticket(0.211, 'step', 'relative', dense)),
-    R3=('accuracy at 13.5 %, against dense', '+0.3 pp', ticket(0.135, *better, dense)),
-    R4a=('accuracy at 3.6 %, against dense', 'equal', ticket(0.036, *better, dense)),
-    R4b=('accuracy at 2.9 %, against dense', 'begins to fall', ticket(0.029, *better, dense)),
-    R5a=('early stop of the reinit at 21.1 %, against its ticket', '2.51 times later',
-         reinit(0.211, 'step', 'ratio', dict(net='ticket'))),
-    R5b=('accuracy of the reinit at 21.1 %, against its ticket', '-0.5 pp',
-         reinit(0.211, *better, dict(net='ticket'))),
-    R5c=('accuracy of the reinit at 21.1 %, against dense', 'begins to fall',
-         reinit(0.211, *better, dense)),
-    R5d=('accuracy of the reinit at 3.6 %, against dense', 'far below (figure)',
-         reinit(0.036, *better, dense)),
-  )  # fmt: skip
+def measure(net, kept, key, how, against=None, kind='level'):
+  """A measure of `reduction.report.claims`."""
+  row = dict(kind=kind, net=net, kept=kept, key=key, how=how)
+  return row if against is None else dict(row, against=against)
+
+
+ticket, reinit = functools.partial(measure, 'ticket'), functools.partial(measure, 'reinit')
+STEP, BETTER = 'early_stop_step', ('early_stop_test_accuracy', 'difference')
+# What the paper says, beside which the rows are put; accuracies are those at early stop
+TICKETS = dict(
+  R1=('accuracy of the dense net', '98.1 to 98.3 % (figure)',
+      ticket(1.0, 'early_stop_test_accuracy', 'value')),
+  R2=('early stop at 21.1 %, against dense', '38 % sooner', ticket(0.211, STEP, 'relative', DENSE)),
+  R3=('accuracy at 13.5 %, against dense', '+0.3 pp', ticket(0.135, *BETTER, DENSE)),
+  R4a=('accuracy at 3.6 %, against dense', 'equal', ticket(0.036, *BETTER, DENSE)),
+  R4b=('accuracy at 2.9 %, against dense', 'begins to fall', ticket(0.029, *BETTER, DENSE)),
+  R5a=('early stop of the reinit at 21.1 %, against its ticket', '2.51 times later',
+       reinit(0.211, STEP, 'ratio', TICKET)),
+  R5b=('accuracy of the reinit at 21.1 %, against its ticket', '-0.5 pp',
+       reinit(0.211, *BETTER, TICKET)),
+  R5c=('accuracy of the reinit at 21.1 %, against dense', 'begins to fall',
+       reinit(0.211, *BETTER, DENSE)),
+  R5d=('accuracy of the reinit at 3.6 %, against dense', 'far below (figure)',
+       reinit(0.036, *BETTER, DENSE)),
+)  # fmt: skip
+CONTROLS = dict(
+  R7a=('accuracy with noise of 0.5 sigma at 21.1 %, against its ticket', 'barely hurts',
+       measure('noise 0.5', 0.211, *BETTER, TICKET)),
+  R7b=('accuracy with noise of 3 sigma at 21.1 %, against its reinit', 'still better',
+       measure('noise 3', 0.211, *BETTER, dict(net='reinit'))),
+  R7c=('accuracy of the random mask at 21.1 %, against the reinit', 'worse (appendix E)',
+       measure('random', 0.211, *BETTER, dict(net='reinit'))),
+  R7d=('accuracy of the shuffled weights at 21.1 %, against the reinit', 'little better (F.3)',
+       measure('shuffled', 0.211, *BETTER, dict(net='reinit'))),
+  R7e=('accuracy when pruned at step 0 to 21.1 %, against the reinit', 'worse (F.4)',
+       measure('early', 0.211, *BETTER, dict(net='reinit'))),
+  R8a=('instability of the dense net (Frankle et al. 2020)', 'stable: below 2 pp',
+       measure('reordered', 1.0, 'instability', 'value', kind='instability')),
+  R8b=('instability of the ticket at 21.1 %', 'stable: below 2 pp',
+       measure('reordered', 0.211, 'instability', 'value', kind='instability')),
+)  # fmt: skip
+
+
+def claims(lines):
+  """Lines of TICKETS or CONTROLS as the config's `paper`."""
   return {
     name: dict(claim=claim, paper=says, measure=measured)
-    for name, (claim, says, measured) in claims.items()
+    for name, (claim, says, measured) in lines.items()
   }
 
 
 def sweep():
-  """Figures 1, 3 and 4: both procedures, one line a seed."""
-  for variant in ('', 'one_shot'):
+  """Figures 1, 3, 4 and 9, and the controls: one line a seed."""
+  for variant in ('', 'one_shot', 'continued', 'controls'):
     for seed in SEEDS:
       yield {'variant': variant, 'seeds': (seed,)}

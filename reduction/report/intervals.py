@@ -9,7 +9,8 @@ import numpy as np
 MINUS = '\N{MINUS SIGN}'
 TIMES = '\N{MULTIPLICATION SIGN}'
 NONE = '\N{EN DASH}'  # a cell that has no number
-FRACTIONS = ('kept', 'accuracy')  # endings of the keys that hold a fraction, shown in percent
+# endings of the keys that hold a fraction, shown in percent
+FRACTIONS = ('kept', 'accuracy', 'instability')
 SIZES = ('bytes', 'peak_sram')
 
 

@@ -18,6 +18,9 @@ NAMES = {
   'curve': ('at', 'net', 'level', 'step'),
   'level': ('at', 'net', 'level'),
   'stage': ('stage',),
+  'path': ('at', 'share'),
+  'instability': ('at',),
+  'histogram': ('at', 'layer', 'weight'),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

@@ -11,17 +11,11 @@ from typing import NamedTuple
 from reduction import prune
 from reduction.errors import require
 from reduction.net import Net, initializer, over_replicas
+from reduction.stages.trial import Start
 
-__all__ = ['constant', 'early', 'frozen', 'noise', 'random', 'reinit', 'shuffled']
-
-
-class Start(NamedTuple):
-  """A net to train. part: its name in the run. net: what rows call it. frozen: as in `fit`."""
-
-  part: str
-  net: str
-  first: Net
-  frozen: bool = False
+__all__ = [
+  'constant', 'early', 'frozen', 'noise', 'random', 'reinit', 'reordered', 'shuffled',
+]  # fmt: skip
 
 
 class Ticket(NamedTuple):
@@ -135,3 +129,17 @@ def frozen(*, levels: tuple[int, ...] | None = None):
     yield Start('frozen', 'frozen', ticket.first, frozen=True)
 
   return _control(levels, 1, starts)
+
+
+def reordered(*, draws: int = 1, levels: tuple[int, ...] | None = None, points: int = 30):
+  """The ticket itself with another data order: are both in one linearly connected minimum?
+
+  points: on the line between the two. Frankle et al. 2020, section 2.
+  """
+  require(points > 2, f'{points=} on a line must be above 2')
+
+  def starts(ticket):
+    for draw in range(draws):
+      yield Start(f'reordered{draw}', 'reordered', ticket.first, shuffle=1 + draw, points=points)
+
+  return _control(levels, draws, starts)

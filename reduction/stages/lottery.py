@@ -5,15 +5,15 @@ import math
 
 import jax
 
-from reduction import prune, tree
+from reduction import prune
 from reduction.config import call
 from reduction.errors import did_you_mean, require
 from reduction.net import Net, over_replicas
 from reduction.run import Run, Stage
 from reduction.stages import controls as known_controls
-from reduction.stages.controls import Start, Ticket
+from reduction.stages.controls import Ticket
+from reduction.stages.trial import Start, connect, histograms, trial
 from reduction.train import check_schedule, fit
-from reduction.update import classified
 from reduction.update import optimizer as build_optimizer
 
 PROCEDURES = ('resetting', 'continued', 'one_shot', 'learning_rate')
@@ -35,6 +35,7 @@ def lottery(
   rewind: int = 0,
   controls: dict | None = None,
   curve_levels: tuple[int, ...] = (),
+  histogram_levels: tuple[int, ...] = (),
 ) -> Stage:
   """Finds the ticket of each of `rounds` prunes, and trains its controls.
 
@@ -54,8 +55,9 @@ def lottery(
   learning rate and data order (Frankle et al. 2020). controls: of `stages.controls`, with their
   settings. curve_levels: levels whose test accuracy is followed all along, as in the paper's figure
   3; elsewhere the test set is seen before training, at the best and at the last step.
+  histogram_levels: levels at which the distribution of the ticket's first weights is logged.
   A net that comes with masks is pruned further from them. Returns the last ticket, trained. Rows:
-  'curve' and 'level'.
+  'curve', 'level' and 'histogram'; for a net and its reordered twin 'path' and 'instability'.
   """
   _check(rounds, rates, procedure, scope, criterion)
   schedule = dict(steps=steps, batch=batch, every=every, first=rewind)
@@ -94,9 +96,17 @@ def lottery(
         masks = cut(score(net.params, trunk.params), alive, counts[level])
       tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
       train = dict(schedule, tx=tx, watching=level in curve_levels)
-      attempt = functools.partial(_attempt, run=run, tags=tags, splits=splits, **train)
-      trained = [(s.net, attempt(s)) for s in starts(level, masks, trunk, run)]
-      own = [dict(params=n.params, stats=n.stats) for name, n in trained if name in OWN]
+      own = {}
+      for start in starts(level, masks, trunk, run):
+        part = run.child(start.part, net=start.net, **tags)
+        last = trial(start, part, splits, **train)
+        if start.net in OWN:
+          own[start.net] = last
+        if start.net == 'ticket' and level in histogram_levels:
+          histograms(start.first, part, pruned)
+        if start.points:
+          connect(own['ticket'], last, part, splits, start.points)
+      own = [dict(params=last.params, stats=last.stats) for last in own.values()]
       stays = level and procedure == 'one_shot'
       carry = dict(masks=masks, trunk=carry['trunk'] if stays else own[0], ticket=own[-1])
       return carry, dict(masks=masks)
@@ -117,21 +127,6 @@ def _check(rounds, rates, procedure, scope, criterion):
     require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
   for pattern, rate in rates:
     require(0 <= rate < 1, f'rate {rate} of {pattern!r} must lie in [0, 1)')
-
-
-def _attempt(start: Start, *, run: Run, tags, splits, **schedule) -> Net:
-  """Trains from masked first weights, and logs how that went."""
-  part = run.child(start.part, net=start.net, **tags)
-  last, best = fit(start.first, part, splits, frozen=start.frozen, **schedule)
-  score = over_replicas(classified(last.module), (0, 0, None))
-  row = dict(early_stop_step=best.step, validation_loss=best.loss, steps=schedule['steps'])
-  for when, at in ('early_stop_', best), ('', last):
-    for split in 'train', 'test':
-      row[f'{when}{split}_accuracy'] = score(at.params, at.stats, splits[split])['accuracy']
-  first = start.first.params if start.frozen else tree.keep(start.first.params, start.first.masks)
-  row['start_test_accuracy'] = score(first, start.first.stats, splits['test'])['accuracy']
-  part.log(kind='level', summary=True, seeds=part.seeds, **row)
-  return last
 
 
 @functools.lru_cache(maxsize=64)

@@ -162,11 +162,11 @@ def test_controls_differ_from_their_ticket_in_one_thing_alone(fresh, monkeypatch
   net, run = fresh((0,))
   seen = {}
 
-  def watch(start, **_):
+  def watch(start, *_, **__):
     seen[start.net] = start
     return start.first.replace(params=tree.map(lambda w: w[..., ::-1], start.first.params))
 
-  monkeypatch.setattr(sys.modules['reduction.stages.lottery'], '_attempt', watch)
+  monkeypatch.setattr(sys.modules['reduction.stages.lottery'], 'trial', watch)
   find(rounds=1, controls=dict(
     reinit=dict(), random=dict(), shuffled=dict(), early=dict(), constant=dict(), frozen=dict(),
     noise=dict(sigmas=(0.5, 2.0)),
@@ -180,6 +180,22 @@ def test_controls_differ_from_their_ticket_in_one_thing_alone(fresh, monkeypatch
   assert redrawn == {'reinit', 'random', 'shuffled', 'constant', 'noise 0.5', 'noise 2'}
   assert {name for name, s in seen.items() if s.frozen} == {'frozen'}
   assert all(count(s.first) == count(ticket) for s in seen.values())
+
+
+def test_a_reordered_twin_shows_whether_the_minimum_is_one(fresh):
+  net, run = fresh((0, 1))
+  find(rounds=1, controls=dict(reordered=dict(levels=(0, 1), points=5)))(net, run)
+  line = [row for row in run.rows if row['kind'] == 'path' and row['level'] == 1]
+  assert [row['share'] for row in line] == [0, 0.25, 0.5, 0.75, 1]
+  ticket, twin = (levels(run, name)[-1] for name in ('ticket', 'reordered'))
+  np.testing.assert_allclose(line[0]['test_accuracy'], ticket['test_accuracy'], atol=1e-6)
+  np.testing.assert_allclose(line[-1]['test_accuracy'], twin['test_accuracy'], atol=1e-6)
+  assert ticket['validation_loss'] != twin['validation_loss']
+  assert ticket['start_test_accuracy'] == twin['start_test_accuracy']
+  (row,) = [r for r in run.rows if r['kind'] == 'instability' and r['level'] == 1]
+  lowest = np.min([r['test_accuracy'] for r in line], axis=0)
+  ends = (np.array(line[0]['test_accuracy']) + line[-1]['test_accuracy']) / 2
+  np.testing.assert_allclose(row['instability'], ends - lowest, atol=1e-6)
 
 
 def test_frozen_weights_stay_at_their_first_values(fresh):
