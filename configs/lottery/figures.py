@@ -128,3 +128,21 @@ def connectivity():
     lines='kept',
     spread='band',
   )
+
+
+def deconstructed():
+  """Other first weights under the ticket's mask, trained and untrained (Zhou et al. 2019)."""
+  return dict(
+    REMAINING,
+    title='What of a ticket matters',
+    lines='net',
+    dashed=('reinit', 'shuffled'),
+    names={
+      **NAMES, 'reinit_signs': 'random reinit, signs kept', 'shuffled': 'reshuffled',
+      'constant': 'constant, signs kept', 'frozen': 'pruned weights frozen',
+    },
+    panels=dict(
+      a=dict(title='Test accuracy at early stop', y='early_stop_test_accuracy'),
+      b=dict(title='Test accuracy before training', y='start_test_accuracy'),
+    ),
+  )  # fmt: skip
