@@ -15,6 +15,7 @@ from launch import cli
 
 FLAGS = flags.FLAGS
 cli.define('config', 'workdir', 'data_dir', 'platform')
+flags.DEFINE_string('mesh', None, 'Train on DATA or DATAxMODEL devices, such as 4 or 4x2.')
 flags.DEFINE_bool('profile', False, 'Write a trace for Perfetto into the workdir.')
 
 
@@ -48,14 +49,15 @@ def build(config: dict, data_dir: str | None = None):
   return call(data, settings, 'data'), module, chain(**steps)
 
 
-def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
-  """Runs a canonical config in workdir; returns the finished Run."""
+def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=None):
+  """Runs a canonical config in workdir, on a mesh of devices or one; returns the finished Run."""
   import jax
 
   from reduction import signals
   from reduction.config import claim, claim_data
   from reduction.cost import cost
   from reduction.data import digest
+  from reduction.mesh import check_batch
   from reduction.net import create, over_replicas
   from reduction.progress import Progress
   from reduction.rows import Sinks
@@ -64,6 +66,8 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
 
   with signals.noted():
     data, module, stage = build(config, data_dir)
+    for name in config['stages'] if mesh else ():
+      check_batch(mesh, config[name].get('batch', 0))
     claim(workdir, config)
     claim_data(workdir, name=data.name, source=data.source, digest=digest(data))
     progress = Progress()
@@ -76,7 +80,8 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
       return dict(metric='accuracy', accuracy=accuracy, **cost(net, example))
 
     with contextlib.closing(Sinks(workdir, progress.line)) as sinks, _session(workdir):
-      run_ = Run(data, config['seeds'], workdir, measure=measure, sinks=sinks, progress=progress)
+      told = dict(measure=measure, sinks=sinks, progress=progress)
+      run_ = Run(data, config['seeds'], workdir, mesh, **told)
       stage(create(module, run_.key('init', 0), example), run_)
   return run_
 
@@ -107,6 +112,7 @@ def main(argv):
   del argv
   from reduction import checkpoint, report
   from reduction.errors import require
+  from reduction.mesh import parse
 
   cli.set_platform(FLAGS.platform)
   require(FLAGS.workdir, '--workdir is needed: where the run is kept, such as runs/quickstart')
@@ -115,7 +121,7 @@ def main(argv):
   profile = workdir if FLAGS.profile else None
   with checkpoint.lock(workdir), cli.profiled(profile):
     cli.log_to(workdir)
-    run(config, workdir, FLAGS.data_dir)
+    run(config, workdir, FLAGS.data_dir, parse(FLAGS.mesh) if FLAGS.mesh else None)
     _, page = report.write(workdir)
   report.show(workdir)
   print(f'\nReport: {page}')

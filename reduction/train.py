@@ -10,6 +10,7 @@ import optax
 
 from reduction import tree
 from reduction.errors import DataError, require
+from reduction.mesh import batches, check_batch, gather, place, program, weights, whole
 from reduction.net import Net, over_replicas
 from reduction.update import State, Update, classification, classified, sgd, start
 
@@ -121,9 +122,7 @@ def train(
   rows = (steps - first) // every
   evaluations = next(n for n in range(min(10, rows), 0, -1) if rows % n == 0)
   span = evaluations * every
-  chunk = over_replicas(
-    _chunk(update, evaluate, evaluations, every, augment), (0, 0, 0, None, None, None, None)
-  )
+  chunk = _on(run.mesh, _chunk(update, evaluate, evaluations, every, augment), batch)
   salt = (shuffle,) if shuffle else ()
   orders = run.key('data', *salt)
   keys = {stream: run.key(stream, *salt) for stream in ('dropout', 'augment')}
@@ -143,7 +142,19 @@ def train(
     _stop_if_lost(carry[0], most_skipped, at + span, run)
     return carry, None
 
-  return run.fold(name, step, (state, best), rows // evaluations)[0]
+  carry, _ = run.fold(name, step, (state, best), rows // evaluations)
+  return gather(carry) if run.mesh else carry
+
+
+def _on(mesh, chunk, batch: int):
+  """chunk for all replicates: on the devices of a mesh, or as `over_replicas` chooses."""
+  axes = (0, 0, 0, None, None, None, None)
+  if mesh is None:
+    return over_replicas(chunk, axes)
+  check_batch(mesh, batch)
+  compiled = program(chunk, axes, mesh)
+  rules = weights, whole, batches, whole, whole, whole, whole
+  return lambda *args: compiled(*(place(mesh, a, rule) for a, rule in zip(args, rules)))
 
 
 def _stop_if_lost(state, most: int, step: int, run):

@@ -56,6 +56,9 @@ def check_one_line(result, code, *parts):
     (['--config.lottery.rounds=-1'], ['rounds=-1']),
     (['--config.lottery.rates=(("kernel",1.),)'], ["rate 1.0 of 'kernel'", '[0, 1)']),
     (['--config.lottery.procedure=oneshot'], ["procedure='oneshot'"]),
+    (['--mesh=64'], ['mesh 64 x 1 needs 64 devices, there are 4']),
+    (['--mesh=2by2'], ["mesh '2by2' is not DATA or DATAxMODEL"]),
+    (['--mesh=4', '--config.lottery.batch=30'], ['batch=30 does not divide', 'take 32']),
     (['--config.model.name=lnet'], ["config.model.name='lnet'", "Did you mean 'lenet'"]),
     (['--config.data.name=digit'], ["Did you mean 'digits'"]),
     (['--config.stages=("lotery",)'], ["config.stages names 'lotery'"]),
@@ -150,6 +153,17 @@ def test_a_second_signal_leaves_at_once(launch, tmp_path):  # [4]
   child.send(signal.SIGTERM)
   assert child.wait().code == 143
   assert not list(workdir.glob('checkpoints/*/carry/[0-9]*'))
+
+
+def test_a_run_on_a_mesh_goes_on_with_the_same_bits(launch, tmp_path):
+  mesh = '--mesh=2x2'
+  assert launch(*SMALL, mesh, f'--workdir={tmp_path}/whole').code == 0
+  crash = {'REDUCTION_CRASH_AT': 'levels:0'}
+  cut = f'--workdir={tmp_path}/cut'
+  assert launch(*SMALL, mesh, cut, env=crash).code == -signal.SIGKILL
+  result = launch(*SMALL, mesh, cut)
+  assert result.code == 0, result.err
+  assert rows(tmp_path / 'cut') == rows(tmp_path / 'whole')
 
 
 def test_a_full_disk_names_the_file_and_keeps_the_steps_before(launch, tmp_path, untouched):  # [5]

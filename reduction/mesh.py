@@ -1,0 +1,98 @@
+"""One training on several devices: batches over the axis 'data', matrices over the axis 'model'.
+
+Every array keeps its whole shape; where its parts lie is said by a NamedSharding, and XLA adds what
+the devices must tell each other. The mesh lives inside `train.train`: what goes in and comes out
+are arrays of one device.
+"""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from reduction import tree
+from reduction.errors import require
+
+AXES = ('data', 'model')
+
+
+def parse(text: str) -> Mesh:
+  """The mesh that '4' (data) or '4x2' (data x model) names. Raises UsageError for other texts."""
+  found = re.fullmatch(r'(\d+)(?:x(\d+))?', text)
+  require(found is not None, f'mesh {text!r} is not DATA or DATAxMODEL, such as 4 or 4x2')
+  return make(int(found[1]), int(found[2] or 1))
+
+
+def make(data: int, model: int = 1) -> Mesh:
+  """The first data x model devices. Raises UsageError where there are fewer."""
+  wanted, have = data * model, jax.devices()
+  require(data > 0 and model > 0, f'mesh {data} x {model} must have at least one device')
+  require(
+    wanted <= len(have),
+    f'mesh {data} x {model} needs {wanted} devices, there are {len(have)}; on a CPU '
+    f'XLA_FLAGS=--xla_force_host_platform_device_count={wanted} makes them',
+  )
+  # explicit axes, the default, refuse optax's losses
+  kinds = (AxisType.Auto,) * 2
+  return jax.make_mesh((data, model), AXES, axis_types=kinds, devices=have[:wanted])
+
+
+def weights(mesh: Mesh, x) -> NamedSharding:
+  """Where a weight [R, ..., out] lies: matrices and kernels are cut along out where it divides."""
+  cut = x.ndim > 2 and x.shape[-1] % mesh.shape['model'] == 0
+  return _along(mesh, x, 'model') if cut else whole(mesh, x)
+
+
+def whole(mesh: Mesh, x) -> NamedSharding:
+  """Everything on every device."""
+  del x
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batches(mesh: Mesh, x) -> NamedSharding:
+  """Cut along the last axis, that of the examples of a batch."""
+  return _along(mesh, x, 'data')
+
+
+def _along(mesh, x, axis) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec(*(None,) * (x.ndim - 1), axis))
+
+
+def place(mesh: Mesh, values, rule):
+  """values as arrays on the mesh, each leaf where rule(mesh, leaf) says; placed ones stay."""
+  return tree.map(lambda x: jax.device_put(x, rule(mesh, x)), values)
+
+
+def gather(values):
+  """values as arrays of the default device."""
+  return tree.map(lambda x: jnp.asarray(np.asarray(x)), values)
+
+
+def check_batch(mesh: Mesh, batch: int):
+  """Raises UsageError unless the devices of the data axis share a batch evenly."""
+  devices = mesh.shape['data']
+  require(
+    batch % devices == 0,
+    f'{batch=} does not divide over the {devices} devices of the data axis; '
+    f'take {math.ceil(batch / devices) * devices}',
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def program(f, in_axes: tuple, mesh: Mesh):
+  """f, which returns (carry, table), for all replicates at once and compiled for the mesh.
+
+  The carry lies as `weights` says, so that the next call finds it where this one left it.
+  """
+  mapped = jax.vmap(f, in_axes=in_axes)
+
+  def run(*args):
+    carry, table = mapped(*args)
+    fixed = lambda rule: lambda x: jax.lax.with_sharding_constraint(x, rule(mesh, x))
+    return tree.map(fixed(weights), carry), tree.map(fixed(whole), table)
+
+  return jax.jit(run)
