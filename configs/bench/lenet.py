@@ -1,10 +1,10 @@
 """LeNet-300-100, batch 60, Adam, masks, validation every 100 steps: our speed beside PyTorch's.
 
 Wanted on two CPU cores: at least 2 times the steps a second of the same protocol in PyTorch,
-evaluation at most 20 % of the time, `import reduction` under 1.5 s. Measured on 2 x AMD EPYC
-(AVX-512, nothing else running, medians of three repeats), with evaluation: one seed 1,061 steps/s,
-1.47 times PyTorch's with 2 threads; two seeds at once 1,285, 1.93 times PyTorch's seed after seed
-and 1.48 times PyTorch's in a process a core; in evaluation 16 % and 20 %; import 0.02 s.
+evaluation at most 20 % of the time, `import reduction` under 1.5 s. Measured on 2 x AMD EPYC (AVX2,
+nothing else running, medians of five repeats), with evaluation: one seed 1,026 steps/s, 1.57 times
+PyTorch's with 2 threads; five seeds at once 1,183, 1.81 times PyTorch's seed after seed (2.03
+without evaluation); in evaluation 19 and 22 %; import 0.02 s.
 
     python -m launch.bench --config=configs/bench/lenet.py [--data_dir=DATA] [--out=rows.jsonl]
 
