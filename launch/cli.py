@@ -12,7 +12,7 @@ import traceback
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from reduction.errors import Interrupted, MissingInput, UsageError, UserError
+from reduction.errors import Interrupted, MissingInput, TryAgain, UsageError, UserError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_bool('debug', False, 'Show the traceback of an error.')
@@ -71,8 +71,13 @@ def hardware() -> str:
 
 
 def set_platform(name: str | None):
-  """Chooses JAX's platform and its compile cache; call before anything computes."""
+  """Chooses JAX's platform and its compile cache, and joins the other processes of the run.
+
+  Call before anything computes.
+  """
   import jax
+
+  from reduction import processes
 
   if name:
     known = ('cpu', 'gpu', 'tpu')
@@ -80,6 +85,7 @@ def set_platform(name: str | None):
       raise UsageError(f'--platform={name} is not one of {", ".join(known)}')
     jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(name, name))
   _cache_compiled()
+  processes.start()
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:  # JAX asserts that some platform started
@@ -107,10 +113,14 @@ def _cache_compiled():
 def log_to(workdir: pathlib.Path):
   """From now on what libraries log, and what dies in their callbacks, goes to run.log.
 
-  The terminal is left to the run itself and to the project's own warnings.
+  The terminal is left to the run itself and to the project's own warnings. Where there are several
+  processes, those after the first have run-1.log and so on.
   """
+  import jax
+
+  own = f'-{jax.process_index()}' if jax.process_index() else ''
   logging.raiseExceptions = False  # a log that a full disk stops is no page on the terminal
-  handler = logging.FileHandler(workdir / 'run.log', encoding='utf-8')
+  handler = logging.FileHandler(workdir / f'run{own}.log', encoding='utf-8')
   handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s'))
   shown = logging.StreamHandler()
   shown.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
@@ -187,9 +197,36 @@ def run(main):
     main(_parse(sys.argv))
   except Interrupted as stop:
     print('stopped and saved; run the same line again to go on', file=sys.stderr)
-    sys.exit(stop.code)
+    _leave(stop.code)
   except UserError as error:
     if '--debug' in sys.argv:
       traceback.print_exc()
     print(f'error: {error}', file=sys.stderr)
-    sys.exit(error.code)
+    _leave(error.code)
+  except Exception as error:
+    if _peer_left(error):
+      print(f'error: {LOST}; run the same line again to go on', file=sys.stderr)
+      _leave(TryAgain.code)
+    traceback.print_exc()
+    _leave(1)
+
+
+LOST = 'another process of this run has ended'
+
+
+def _peer_left(error: Exception) -> bool:
+  """Whether an error of JAX's runtime says that a collective has lost its other side."""
+  words = 'Gloo', 'UNAVAILABLE', 'Connection closed', 'heartbeat', 'coordination service'
+  return type(error).__name__ == 'JaxRuntimeError' and any(word in str(error) for word in words)
+
+
+def _leave(code: int):
+  """Exits; where other processes take part, without waiting for them: they may wait for it."""
+  if 'jax' in sys.modules:
+    from reduction import processes
+
+    if processes.joined():
+      sys.stdout.flush()
+      sys.stderr.flush()
+      os._exit(code)
+  sys.exit(code)

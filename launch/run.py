@@ -4,6 +4,7 @@ Stop it with Ctrl-C or SIGTERM and run the same line again: it goes on where it 
 """
 
 import contextlib
+import io
 import json
 import pathlib
 import platform
@@ -59,18 +60,23 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
   from reduction.data import digest
   from reduction.mesh import check_batch
   from reduction.net import create, over_replicas
+  from reduction.processes import everywhere, first, require_same
   from reduction.progress import Progress
   from reduction.rows import Sinks
   from reduction.run import Run
+  from reduction.tree import digest_of
   from reduction.update import classified
 
   with signals.noted():
     data, module, stage = build(config, data_dir)
     for name in config['stages'] if mesh else ():
       check_batch(mesh, config[name].get('batch', 0))
-    claim(workdir, config)
-    claim_data(workdir, name=data.name, source=data.source, digest=digest(data))
-    progress = Progress()
+    facts = dict(name=data.name, source=data.source, digest=digest(data))
+    require_same('config', digest_of({'config': json.dumps(config)}))
+    require_same('data set', facts['digest'])
+    everywhere(lambda: claim(workdir, config))
+    everywhere(lambda: claim_data(workdir, **facts))
+    progress = Progress() if first() else Progress(stream=io.StringIO())
     progress.line(f'{data.name}: {len(data.train.x):,} training examples; {cli.hardware()}')
     example, test = data.train.x[:1], jax.device_put(data.test)
     score = over_replicas(classified(module), (0, 0, None))
@@ -79,7 +85,11 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
       accuracy = score(net.params, net.stats, test)['accuracy']
       return dict(metric='accuracy', accuracy=accuracy, **cost(net, example))
 
-    with contextlib.closing(Sinks(workdir, progress.line)) as sinks, _session(workdir):
+    with contextlib.ExitStack() as stack:
+      sinks = None
+      if first():  # which alone writes
+        sinks = stack.enter_context(contextlib.closing(Sinks(workdir, progress.line)))
+        stack.enter_context(_session(workdir))
       told = dict(measure=measure, sinks=sinks, progress=progress)
       run_ = Run(data, config['seeds'], workdir, mesh, **told)
       stage(create(module, run_.key('init', 0), example), run_)
@@ -110,21 +120,25 @@ def _session(workdir):
 
 def main(argv):
   del argv
-  from reduction import checkpoint, report
+  from reduction import checkpoint, processes, report
   from reduction.errors import require
-  from reduction.mesh import parse
+  from reduction.mesh import default, parse
 
   cli.set_platform(FLAGS.platform)
   require(FLAGS.workdir, '--workdir is needed: where the run is kept, such as runs/quickstart')
   workdir = pathlib.Path(FLAGS.workdir)
   config = cli.config()
   profile = workdir if FLAGS.profile else None
-  with checkpoint.lock(workdir), cli.profiled(profile):
+  with contextlib.ExitStack() as stack:
+    processes.everywhere(lambda: stack.enter_context(checkpoint.lock(workdir)) and None)
+    stack.enter_context(cli.profiled(profile))
     cli.log_to(workdir)
-    run(config, workdir, FLAGS.data_dir, parse(FLAGS.mesh) if FLAGS.mesh else None)
-    _, page = report.write(workdir)
-  report.show(workdir)
-  print(f'\nReport: {page}')
+    run(config, workdir, FLAGS.data_dir, parse(FLAGS.mesh) if FLAGS.mesh else default())
+    if processes.first():
+      _, page = report.write(workdir)
+  if processes.first():
+    report.show(workdir)
+    print(f'\nReport: {page}')
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import socket
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -105,8 +106,15 @@ class Keeper:
     import orbax.checkpoint as ocp  # takes a second, so only where something is saved
 
     self.ocp = ocp
-    options = dict(enable_async_checkpointing=False, create=True)
+    options = dict(enable_async_checkpointing=False, create=False)
+    if jax.process_count() > 1:  # only process 0 comes here: Orbax must not wait for the others
+      alone = ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix='first'
+      )
+      options |= dict(multiprocessing_options=alone)
     try:
+      for part in ('carry', 'outs'):
+        (self.folder / part).mkdir(parents=True, exist_ok=True)
       self.carries, self.segments = [
         ocp.CheckpointManager(
           self.folder.absolute() / part,
@@ -124,9 +132,10 @@ class Keeper:
     self._write(self.carries, stop, carry, dict(origin=self.origin, stores=stores))
 
   def restore(self, like):
-    """(index, carry, segments, rows, stores) of the last good save, or None.
+    """dict(step, carry, ranges, rows, stores) of the last good save, or None.
 
     like: the initial carry; a checkpoint whose leaves have other names, shapes or dtypes refuses.
+    The carry is a dict of arrays by name; `like` makes a tree of it.
     """
     for step in self._steps(self.carries):
       found = self._read(self.carries, step)
@@ -139,10 +148,10 @@ class Keeper:
         self._set_aside(self.carries, step, 'an out that it needs is damaged')
         continue
       self._drop_after(step)
-      leaves = [_as(carry[name or LONE], leaf) for name, leaf in tree.named(like)]
       rows = [row for _, meta_ in chain for row in meta_['rows']]
-      ranges = [(meta_['start'], meta_['stop']) for _, meta_ in chain]
-      return step, tree.unflatten(like, leaves), ranges, rows, meta['stores']
+      ranges = [[meta_['start'], meta_['stop']] for _, meta_ in chain]
+      carry = {name: np.asarray(leaf) for name, leaf in carry.items()}
+      return dict(step=step, carry=carry, ranges=ranges, rows=rows, stores=meta['stores'])
     self._drop_after(0)
     return None
 
@@ -258,6 +267,11 @@ class Keeper:
     for manager in (self.carries, self.segments):
       for later in [s for s in manager.all_steps() if s > step]:
         manager.delete(later)
+
+
+def like(tree_, saved: dict):
+  """A tree like tree_ of the arrays that a checkpoint holds by name."""
+  return tree.unflatten(tree_, [_as(saved[name or LONE], leaf) for name, leaf in tree.named(tree_)])
 
 
 def _as(saved, like):

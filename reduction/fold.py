@@ -6,8 +6,9 @@ import signal
 import time
 from collections.abc import Sequence
 
-from reduction import checkpoint, signals, tree
+from reduction import checkpoint, mesh, signals, tree
 from reduction.errors import Interrupted
+from reduction.processes import agree, everywhere, first
 
 
 class Outs(Sequence):
@@ -27,7 +28,7 @@ class Outs(Sequence):
     index = range(len(self))[index]
     if index >= self._committed:
       return self._recent[index - self._committed]
-    return self._keeper.out(self._ranges, index)
+    return everywhere(lambda: self._keeper.out(self._ranges, index))
 
   def append(self, out):
     """Adds the out of the next index."""
@@ -44,39 +45,46 @@ class Outs(Sequence):
 
 
 class _Saver:
-  """Decides when a fold is saved, and saves it with the stores of its run."""
+  """Decides when a fold is saved, and saves it with the stores of its run, on process 0 alone."""
 
   def __init__(self, run, folder, origin):
     self.run, self.folder = run, folder
-    self.keeper = checkpoint.Keeper(folder, origin)
+    self.keeper = checkpoint.Keeper(folder, origin) if first() else None
     self.start, self.saved_at = 0, time.monotonic()
 
   def restore(self, carry):
     """(first index, carry, outs) of the last good save, else of the beginning."""
-    restored = self.keeper.restore(carry)
+    restored = everywhere(lambda: self.keeper.restore(carry))
     if restored is None:
       return 0, carry, Outs(self.keeper)
-    self.start, carry, ranges, rows, stores = restored
-    for row in rows:
+    self.start = restored['step']
+    for row in restored['rows']:
       self.run.emit(row)
-    for name, state in stores.items():
+    for name, state in restored['stores'].items():
       self.run.stores[name].restore(state)
-    return self.start, carry, Outs(self.keeper, ranges)
+    carry = checkpoint.like(carry, restored['carry'])
+    return self.start, carry, Outs(self.keeper, restored['ranges'])
 
   def due(self) -> bool:
     """Whether `save_every` seconds have passed, on any process."""
-    return bool(signals.agree(time.monotonic() - self.saved_at >= self.run.save_every))
+    return bool(agree(time.monotonic() - self.saved_at >= self.run.save_every))
 
   def save(self, stop, carry, outs, rows):
     """Commits all indices below stop; what those indices kept for themselves is dropped."""
     stores = {name: store.state() for name, store in self.run.stores.items()}
-    self.keeper.save(self.start, stop, carry, outs.uncommitted(), rows, stores)
+    # all take part in gathering what lies on several processes
+    carry, new = mesh.gather(carry), mesh.gather(outs.uncommitted())
+
+    def write():
+      self.keeper.save(self.start, stop, carry, new, rows, stores)
+      for index in range(self.start, stop):
+        for inner in self.folder.parent.glob(f'{self.folder.name}.{index}.*'):
+          shutil.rmtree(inner, ignore_errors=True)
+
+    everywhere(write)
     outs.committed(self.start, stop)
     for store in self.run.stores.values():
       store.committed()
-    for index in range(self.start, stop):
-      for inner in self.folder.parent.glob(f'{self.folder.name}.{index}.*'):
-        shutil.rmtree(inner, ignore_errors=True)
     self.start, self.saved_at = stop, time.monotonic()
 
 
@@ -107,6 +115,7 @@ def loop(run, name: str, step, carry, count: int):
           save()
         raise
       _crash_here(name, index)
+      _beat()
       outs.append(out)
       done, kept = index + 1, len(run.rows)
       for store in run.stores.values():
@@ -129,3 +138,10 @@ def _crash_here(name: str, index: int):
   """Dies at once, as from kill -9, where a test asked for it: REDUCTION_CRASH_AT=levels:3."""
   if os.environ.get('REDUCTION_CRASH_AT') == f'{name}:{index}':
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _beat():
+  """Tells whoever watches this process, such as `launch.local`, that it gets on."""
+  if path := os.environ.get('REDUCTION_HEARTBEAT'):
+    with open(path, 'w') as file:
+      file.write(str(time.time()))

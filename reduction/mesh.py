@@ -27,6 +27,11 @@ def parse(text: str) -> Mesh:
   return make(int(found[1]), int(found[2] or 1))
 
 
+def default() -> Mesh | None:
+  """All devices along 'data' where there are several processes, else None."""
+  return make(jax.device_count()) if jax.process_count() > 1 else None
+
+
 def make(data: int, model: int = 1) -> Mesh:
   """The first data x model devices. Raises UsageError where there are fewer."""
   wanted, have = data * model, jax.devices()
@@ -35,6 +40,10 @@ def make(data: int, model: int = 1) -> Mesh:
     wanted <= len(have),
     f'mesh {data} x {model} needs {wanted} devices, there are {len(have)}; on a CPU '
     f'XLA_FLAGS=--xla_force_host_platform_device_count={wanted} makes them',
+  )
+  require(
+    jax.process_count() == 1 or wanted == len(have),
+    f'mesh {data} x {model} must use all {len(have)} devices of all processes',
   )
   # explicit axes, the default, refuse optax's losses
   kinds = (AxisType.Auto,) * 2
@@ -63,13 +72,37 @@ def _along(mesh, x, axis) -> NamedSharding:
 
 
 def place(mesh: Mesh, values, rule):
-  """values as arrays on the mesh, each leaf where rule(mesh, leaf) says; placed ones stay."""
-  return tree.map(lambda x: jax.device_put(x, rule(mesh, x)), values)
+  """values, the same on every process, as arrays on the mesh, each leaf where rule says."""
+
+  def put(x):
+    where = rule(mesh, x)
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(where, x.ndim):
+      return x
+    if tree.is_key(x):
+      words = jax.random.key_data(x)
+      return tree.wrap_key(put(words), x)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+  return tree.map(put, values)
 
 
 def gather(values):
-  """values as arrays of the default device."""
-  return tree.map(lambda x: jnp.asarray(np.asarray(x)), values)
+  """values with what lies on other processes brought here; all processes take part."""
+
+  def fetch(x):
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+      return x
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(x, tiled=True)
+
+  return tree.map(fetch, values)
+
+
+def unplace(values):
+  """Arrays of a mesh as arrays of this process's default device."""
+  return tree.map(lambda x: jnp.asarray(np.asarray(x)), gather(values))
 
 
 def check_batch(mesh: Mesh, batch: int):

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import pathlib
 import re
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from reduction import checkpoint, fold
 from reduction.errors import UsageError, require
 from reduction.net import Net
+from reduction.processes import first, require_one
 from reduction.rows import plain
 from reduction.store import Store
 
@@ -93,14 +95,19 @@ class Run:
     until then it has another name, so it is never half there.
     """
     require(self.workdir is not None, f'{name!r} needs a workdir: pass one to Run')
-    folder = self.workdir.joinpath('files', *self.path, name)
-    with checkpoint.whole_folder(folder) as unfinished:
+    if not first():  # process 0 alone writes
+      with tempfile.TemporaryDirectory() as nowhere:
+        yield pathlib.Path(nowhere)
+      return
+    with checkpoint.whole_folder(self.workdir.joinpath('files', *self.path, name)) as unfinished:
       yield unfinished
 
   def store(self, name: str, initial) -> Store:
     """Trees by key, like `initial`, committed with the next folds of this run; see `Store`."""
     require(name not in self.stores, f'{self.where} already has a store named {name!r}')
     folder = self.workdir and self.workdir.joinpath('stores', *self.path, name)
+    if folder:
+      require_one('a store on disk')
     self.stores[name] = Store(initial, folder)
     return self.stores[name]
 

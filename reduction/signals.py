@@ -4,8 +4,7 @@ import contextlib
 import os
 import signal
 
-import jax
-import numpy as np
+from reduction.processes import agree
 
 _noted = 0
 
@@ -38,12 +37,3 @@ def noted():
 def received() -> int:
   """The number of the signal that any process received, 0 for none; the same on all processes."""
   return agree(_noted)
-
-
-def agree(value: int) -> int:
-  """The largest value that any process passes, so that all take the same turn."""
-  if jax.process_count() == 1:
-    return value
-  from jax.experimental import multihost_utils
-
-  return int(multihost_utils.process_allgather(np.int32(value)).max())

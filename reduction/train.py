@@ -10,7 +10,7 @@ import optax
 
 from reduction import tree
 from reduction.errors import DataError, require
-from reduction.mesh import batches, check_batch, gather, place, program, weights, whole
+from reduction.mesh import batches, check_batch, gather, place, program, unplace, weights, whole
 from reduction.net import Net, over_replicas
 from reduction.update import State, Update, classification, classified, sgd, start
 
@@ -143,7 +143,7 @@ def train(
     return carry, None
 
   carry, _ = run.fold(name, step, (state, best), rows // evaluations)
-  return gather(carry) if run.mesh else carry
+  return unplace(carry) if run.mesh else carry
 
 
 def _on(mesh, chunk, batch: int):
@@ -159,7 +159,8 @@ def _on(mesh, chunk, batch: int):
 
 def _stop_if_lost(state, most: int, step: int, run):
   skipped = np.asarray(state['skipped'])
-  sound = np.array([_finite_on_host(state['params'], i) for i in range(len(run.seeds))])
+  params = gather(state['params'])
+  sound = np.array([_finite_on_host(params, i) for i in range(len(run.seeds))])
   lost = (skipped > most) | ~sound
   if lost.any():
     seeds = [s for s, is_lost in zip(run.seeds, lost) if is_lost]
