@@ -28,10 +28,12 @@ def start(environment: Mapping[str, str] = os.environ, *, timeout: int = 60):
     require(told and address, f'REDUCTION_PROCESS={own} with REDUCTION_COORDINATOR={address!r}: '
                               'say INDEX/COUNT and host:port')  # fmt: skip
     index, count = map(int, told.groups())
-    beat = 10 if address.startswith('127.') else 100  # seconds until a silent process is given up
+    local = address.startswith('127.')
     jax.distributed.initialize(
-      address, count, index, initialization_timeout=timeout, heartbeat_timeout_seconds=beat
-    )
+      address, count, index, initialization_timeout=timeout,
+      heartbeat_timeout_seconds=10 if local else 100,  # until a silent process is given up
+      coordinator_bind_address=address if local else None,  # else it listens to every network
+    )  # fmt: skip
   elif cluster(environment):
     jax.distributed.initialize(initialization_timeout=timeout)
 

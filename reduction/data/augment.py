@@ -18,6 +18,3 @@ def flip_and_crop(key, x) -> jax.Array:
   corners = jax.random.randint(moves, (n, 2), 0, 2 * PAD + 1)
   crop = lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), (h, w, c))
   return jax.vmap(crop)(padded, corners)
-
-
-AUGMENTATIONS = {'flip_and_crop': flip_and_crop}
