@@ -26,7 +26,7 @@ def trained(digits, module, on, tx=None, **settings):
   return last, best, run.rows
 
 
-def close(a, b):
+def assert_close(a, b):
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     x, y = np.asarray(x), np.asarray(y)
     np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * max(1e-3, np.abs(x).max()))
@@ -35,7 +35,7 @@ def close(a, b):
 @pytest.mark.parametrize('shape', [(4, 1), (2, 2), (1, 4)])
 def test_four_devices_agree_with_one(digits, module, shape):
   alone, on = (trained(digits, module, m) for m in (None, mesh.make(*shape)))
-  close(alone[:2], on[:2])
+  assert_close(alone[:2], on[:2])
   for a, b in zip(alone[2], on[2], strict=True):
     np.testing.assert_allclose(a['validation_loss'], b['validation_loss'], rtol=1e-5)
   assert all(len(x.devices()) == 1 for x in tree.leaves(on[0]))
@@ -56,7 +56,7 @@ def test_batch_statistics_are_those_of_the_whole_batch(digits):
   alone, on = (
     trained(digits, module, m, tx, steps=4, batch=20, every=2) for m in (None, mesh.make(2, 2))
   )
-  close(alone[0].stats, on[0].stats)
+  assert_close(alone[0].stats, on[0].stats)
 
 
 def test_weights_and_batches_lie_apart():

@@ -17,6 +17,7 @@ runs are for a GPU: on two CPU cores one training of Conv-2 takes 90 minutes.
 from ml_collections import config_dict
 
 from configs.lottery import figures
+from configs.variants import split
 
 SEEDS = (0, 1, 2, 3, 4)
 VARIANTS = ('2', '4', '6', 'dropout', 'mini', 'quick')
@@ -29,9 +30,7 @@ NETWORKS = {  # steps, Adam's rate, with dropout, fraction of the convolutions' 
 
 def get_config(variant: str = ''):
   """variant: any of VARIANTS, joined by commas."""
-  variants = set(variant.split(',')) - {''}
-  if unknown := variants - set(VARIANTS):
-    raise ValueError(f'no variant {min(unknown)!r}; there are {", ".join(VARIANTS)}')
+  variants = split(variant, VARIANTS)
   depth = int(max(variants & {'2', '4', '6'}, default='2'))
   dropout = 'dropout' in variants
   steps, rate, rate_with_dropout, fraction = NETWORKS[depth]

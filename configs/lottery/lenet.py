@@ -21,6 +21,7 @@ import functools
 from ml_collections import config_dict
 
 from configs.lottery import figures
+from configs.variants import split
 
 SEEDS = (0, 1, 2, 3, 4)
 VARIANTS = ('15k', 'continued', 'controls', 'one_shot', 'quick')
@@ -30,9 +31,7 @@ PROCEDURES = ('continued', 'one_shot')  # instead of resetting
 
 def get_config(variant: str = ''):
   """variant: any of VARIANTS, joined by commas."""
-  variants = set(variant.split(',')) - {''}
-  if unknown := variants - set(VARIANTS):
-    raise ValueError(f'no variant {min(unknown)!r}; there are {", ".join(VARIANTS)}')
+  variants = split(variant, VARIANTS)
   c = config_dict.ConfigDict()
   c.title = 'Lottery tickets: LeNet-300-100 on MNIST'
   c.seeds = SEEDS

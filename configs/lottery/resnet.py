@@ -16,6 +16,7 @@ For a GPU: on two CPU cores one training takes five hours.
 from ml_collections import config_dict
 
 from configs.lottery import figures
+from configs.variants import split
 
 SEEDS = (0, 1, 2, 3, 4)
 VARIANTS = ('high', 'low', 'warmup', 'rewind', 'rate', 'quick')
@@ -24,9 +25,7 @@ SCHEDULES = dict(high=(0.1, 0), low=(0.01, 0), warmup=(0.03, 20_000))  # rate, s
 
 def get_config(variant: str = ''):
   """variant: any of VARIANTS, joined by commas."""
-  variants = set(variant.split(',')) - {''}
-  if unknown := variants - set(VARIANTS):
-    raise ValueError(f'no variant {min(unknown)!r}; there are {", ".join(VARIANTS)}')
+  variants = split(variant, VARIANTS)
   rate, warmup = SCHEDULES[next((name for name in SCHEDULES if name in variants), 'high')]
   c = config_dict.ConfigDict()
   c.title = 'Lottery tickets: ResNet-20 on CIFAR-10'

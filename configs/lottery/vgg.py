@@ -14,6 +14,7 @@ channels. For a GPU.
 from ml_collections import config_dict
 
 from configs.lottery import figures
+from configs.variants import split
 
 SEEDS = (0, 1, 2, 3, 4)
 VARIANTS = ('high', 'low', 'warmup', 'layerwise', 'quick')
@@ -23,9 +24,7 @@ EPOCH = 45_000 // 64  # steps
 
 def get_config(variant: str = ''):
   """variant: any of VARIANTS, joined by commas."""
-  variants = set(variant.split(',')) - {''}
-  if unknown := variants - set(VARIANTS):
-    raise ValueError(f'no variant {min(unknown)!r}; there are {", ".join(VARIANTS)}')
+  variants = split(variant, VARIANTS)
   rate, warmup = SCHEDULES[next((name for name in SCHEDULES if name in variants), 'high')]
   c = config_dict.ConfigDict()
   c.title = 'Lottery tickets: VGG-19 on CIFAR-10'

@@ -5,6 +5,7 @@ from reduction.prune.masks import (
   all_kept,
   by_name,
   counts,
+  cutter,
   groups,
   kept,
   largest,
@@ -19,7 +20,7 @@ from reduction.prune.scores import CRITERIA, criterion, magnitude
 from reduction.prune.weights import noisy, signed_constant, with_signs
 
 __all__ = [
-  'CRITERIA', 'Group', 'all_kept', 'by_name', 'counts', 'criterion', 'groups', 'kept', 'largest',
-  'largest_in_groups', 'largest_together', 'magnitude', 'noisy', 'shuffled', 'shuffled_survivors',
+  'CRITERIA', 'Group', 'all_kept', 'by_name', 'counts', 'criterion', 'cutter', 'groups', 'kept',
+  'largest', 'largest_in_groups', 'largest_together', 'magnitude', 'noisy', 'shuffled', 'shuffled_survivors',
   'signed_constant', 'smallest', 'survivors', 'with_signs',
 ]  # fmt: skip

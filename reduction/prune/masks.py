@@ -1,5 +1,6 @@
 """Masks: trees like params of bool arrays, True is kept. Exact counts by rank, ties by index."""
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -102,6 +103,12 @@ def largest_in_groups(scores, masks, groups: tuple[Group, ...], counts):
     part = largest_together([scores[name] for name in group.names], part, counts[i])
     kept |= dict(zip(group.names, part))
   return tree.unflatten(masks, list(kept.values()))
+
+
+@functools.lru_cache(maxsize=64)
+def cutter(groups: tuple[Group, ...]):
+  """`largest_in_groups` of these groups: the same function, hence one program, for equal ones."""
+  return lambda scores, masks, counts: largest_in_groups(scores, masks, groups, counts)
 
 
 def smallest(scores, masks, fraction):

@@ -1,7 +1,8 @@
 """Lottery tickets: find them, rewind them, train their controls (Frankle & Carbin, ICLR 2019)."""
 
 import functools
-import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 
@@ -11,9 +12,9 @@ from reduction.errors import did_you_mean, require
 from reduction.net import Net, over_replicas
 from reduction.run import Run, Stage
 from reduction.stages import controls as known_controls
-from reduction.stages.controls import Ticket
-from reduction.stages.trial import Start, connect, histograms, trial
-from reduction.train import check_schedule, fit
+from reduction.stages.controls import Control, Ticket
+from reduction.stages.trial import Start, at_step, connect, histograms, trial
+from reduction.train import check_schedule
 from reduction.update import optimizer as build_optimizer
 
 PROCEDURES = ('resetting', 'continued', 'one_shot', 'learning_rate')
@@ -62,60 +63,79 @@ def lottery(
   _check(rounds, rates, procedure, scope, criterion)
   schedule = dict(steps=steps, batch=batch, every=every, first=rewind)
   check_schedule(**schedule)
-  tx = build_optimizer(**optimizer)
   chosen = {name: call(known_controls, c, name) for name, c in (controls or {}).items()}
+  twins = any(c.get('name', name) == 'reordered' for name, c in (controls or {}).items())
+  require(not twins or procedure != 'learning_rate', 'a reordered twin needs a ticket: '
+          f'{procedure=} trains none')  # fmt: skip
+  watch = {'curve': curve_levels, 'histogram': histogram_levels}
+  schedule['tx'] = build_optimizer(**optimizer)
+  search = Search(rounds, rates, procedure, scope, criterion, chosen.values(), schedule, watch)
+  return functools.partial(find, search)
 
-  def stage(net: Net, run: Run) -> Net:
-    splits = jax.device_put(run.data.splits())
-    whole = prune.all_kept(net.params) if net.masks is None else net.masks
-    groups = prune.groups(whole, rates, together=scope == 'global')
-    counts = prune.counts(jax.tree.map(lambda m: m[0], whole), groups, rounds)
-    pruned = [name for group in groups for name in group.names]
-    cut = over_replicas(_cutter(groups), (0, 0, None))
-    score = over_replicas(prune.criterion(criterion))
-    if rewind:
-      to_step = dict(steps=rewind, batch=batch, every=math.gcd(rewind, every))
-      net, _ = fit(net.replace(masks=whole), run.child('before'), splits, tx, **to_step)
 
-    def starts(level: int, masks, trunk: Net, run: Run):
-      """The nets to train: first the trunk, whose last weights are scored; then the rest."""
-      ticket = net.replace(masks=masks)
-      if level and procedure in ('continued', 'learning_rate'):
-        yield Start('continued', 'continued', trunk.replace(masks=masks))
-      if not level or procedure != 'learning_rate':
-        yield Start('ticket', 'ticket', ticket)
-      again = lambda scores: cut(scores, whole, counts[level])
-      for control in chosen.values():
-        if level > 0 if control.levels is None else level in control.levels:
-          yield from control.starts(Ticket(ticket, run.key, again, splits['train'][0][:1]))
+class Search(NamedTuple):
+  """The settings of `lottery`, checked. watch: row kind -> the levels that log it."""
 
-    def step(carry, level: int, run: Run):
-      masks, trunk = carry['masks'], net.replace(**carry['trunk'])
-      if level:
-        alive = whole if procedure == 'one_shot' else masks
-        masks = cut(score(net.params, trunk.params), alive, counts[level])
-      tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
-      train = dict(schedule, tx=tx, watching=level in curve_levels)
-      own = {}
-      for start in starts(level, masks, trunk, run):
-        part = run.child(start.part, net=start.net, **tags)
-        last = trial(start, part, splits, **train)
-        if start.net in OWN:
-          own[start.net] = last
-        if start.net == 'ticket' and level in histogram_levels:
-          histograms(start.first, part, pruned)
-        if start.points:
-          connect(own['ticket'], last, part, splits, start.points)
-      own = [dict(params=last.params, stats=last.stats) for last in own.values()]
-      stays = level and procedure == 'one_shot'
-      carry = dict(masks=masks, trunk=carry['trunk'] if stays else own[0], ticket=own[-1])
-      return carry, dict(masks=masks)
+  rounds: int
+  rates: tuple
+  procedure: str
+  scope: str
+  criterion: str
+  controls: Iterable[Control]
+  schedule: dict
+  watch: dict
 
-    begin = dict(params=net.params, stats=net.stats)
-    last, _ = run.fold('levels', step, dict(masks=whole, trunk=begin, ticket=begin), rounds + 1)
-    return net.replace(masks=last['masks'], **last['ticket'])
 
-  return stage
+def find(search: Search, net: Net, run: Run) -> Net:
+  """The stage: dense net, then prune, rewind, train, as often as the search says."""
+  splits = jax.device_put(run.data.splits())
+  whole = prune.all_kept(net.params) if net.masks is None else net.masks
+  groups = prune.groups(whole, search.rates, together=search.scope == 'global')
+  pruned = [name for group in groups for name in group.names]
+  counts = prune.counts(jax.tree.map(lambda m: m[0], whole), groups, search.rounds)
+  cut = over_replicas(prune.cutter(groups), (0, 0, None))
+  score = over_replicas(prune.criterion(search.criterion))
+  one_shot = search.procedure == 'one_shot'
+  net = at_step(search.schedule, net.replace(masks=whole), run, splits)
+
+  def step(carry, level: int, run: Run):
+    masks, trunk = carry['masks'], net.replace(**carry['trunk'])
+    if level:
+      alive = whole if one_shot else masks
+      masks = cut(score(net.params, trunk.params), alive, counts[level])
+    tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
+    train = dict(search.schedule, watching=level in search.watch['curve'])
+    again = lambda scores: cut(scores, whole, counts[level])
+    ticket = Ticket(net.replace(masks=masks), run.key, again, splits['train'][0][:1])
+    own = {}
+    for start in starts(search, level, ticket, trunk):
+      part = run.child(start.part, net=start.net, **tags)
+      last = trial(start, part, splits, **train)
+      if start.net in OWN:
+        own[start.net] = last
+      if start.net == 'ticket' and level in search.watch['histogram']:
+        histograms(start.first, part, pruned)
+      if start.points:
+        connect(own['ticket'], last, part, splits, start.points)
+    trained = [dict(params=last.params, stats=last.stats) for last in own.values()]
+    trunk = carry['trunk'] if level and one_shot else trained[0]
+    return dict(masks=masks, trunk=trunk, ticket=trained[-1]), dict(masks=masks)
+
+  first = dict(params=net.params, stats=net.stats)
+  carry = dict(masks=whole, trunk=first, ticket=first)
+  last, _ = run.fold('levels', step, carry, search.rounds + 1)
+  return net.replace(masks=last['masks'], **last['ticket'])
+
+
+def starts(search: Search, level: int, ticket: Ticket, trunk: Net) -> Iterator[Start]:
+  """The nets to train at a level: first the trunk, whose last weights are scored; controls last."""
+  if level and search.procedure in ('continued', 'learning_rate'):
+    yield Start('continued', 'continued', trunk.replace(masks=ticket.first.masks))
+  if not level or search.procedure != 'learning_rate':
+    yield Start('ticket', 'ticket', ticket.first)
+  for control in search.controls:
+    if level > 0 if control.levels is None else level in control.levels:
+      yield from control.starts(ticket)
 
 
 def _check(rounds, rates, procedure, scope, criterion):
@@ -127,9 +147,3 @@ def _check(rounds, rates, procedure, scope, criterion):
     require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
   for pattern, rate in rates:
     require(0 <= rate < 1, f'rate {rate} of {pattern!r} must lie in [0, 1)')
-
-
-@functools.lru_cache(maxsize=64)
-def _cutter(groups):
-  """(scores, masks, counts, one a group) -> masks; the same function for the same groups."""
-  return lambda scores, masks, counts: prune.largest_in_groups(scores, masks, groups, counts)

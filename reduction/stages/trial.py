@@ -1,5 +1,6 @@
 """A net to train from its first weights, and what is logged of it; the line between two nets."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,15 @@ class Start(NamedTuple):
   frozen: bool = False
   shuffle: int = 0
   points: int = 0
+
+
+def at_step(schedule: dict, net: Net, run: Run, splits) -> Net:
+  """net as it is at the first step of a schedule, to which tickets are rewound."""
+  step = schedule['first']
+  if not step:
+    return net
+  before = dict(schedule, first=0, steps=step, every=math.gcd(step, schedule['every']))
+  return fit(net, run.child('before'), splits, **before)[0]
 
 
 def trial(start: Start, part: Run, splits, **schedule) -> Net:

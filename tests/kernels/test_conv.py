@@ -26,7 +26,7 @@ def both(x, w, strides, padding):
   return run(conv.reference), run(conv.chunked)
 
 
-def close(a, b, tolerance=1e-5):
+def assert_close(a, b, tolerance=1e-5):
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     assert x.shape == y.shape
     scale = float(jnp.abs(x).max()) or 1.0
@@ -44,7 +44,7 @@ def test_any_shape_stride_and_padding(shape, kernel, strides, pads):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=shape), jnp.float32)
   w = jnp.asarray(rng.normal(size=(*kernel[:2], shape[3], kernel[2])), jnp.float32)
-  close(*both(x, w, strides, padding))
+  assert_close(*both(x, w, strides, padding))
 
 
 @pytest.mark.parametrize('cache', [2**8, 2**14, 2**30])
@@ -53,8 +53,8 @@ def test_the_number_of_images_at_a_time_changes_nothing(monkeypatch, cache):
   rng = np.random.default_rng(1)
   x = jnp.asarray(rng.normal(size=(12, 8, 8, 5)), jnp.float32)
   w = jnp.asarray(rng.normal(size=(3, 3, 5, 7)), jnp.float32)
-  close(*both(x, w, (1, 1), ((1, 1), (1, 1))))
-  close(*both(x, w, (2, 2), ((0, 1), (0, 1))))
+  assert_close(*both(x, w, (1, 1), ((1, 1), (1, 1))))
+  assert_close(*both(x, w, (2, 2), ((0, 1), (0, 1))))
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -79,7 +79,7 @@ def test_a_flax_layer_uses_it_and_gives_flax_s_numbers(monkeypatch):
   for settings_ in (dict(), dict(strides=(2, 2)), dict(padding='VALID'), dict(use_bias=False)):
     mine, flax = (c(6, (3, 3), **settings_) for c in (Conv, nn.Conv))
     variables = flax.init(jax.random.key(1), x)
-    close(flax.apply(variables, x), mine.apply(variables, x))
+    assert_close(flax.apply(variables, x), mine.apply(variables, x))
   assert len(seen) == 4
   # what has no form of its own is XLA's
   Conv(6, (3, 3), feature_group_count=3).init_with_output(jax.random.key(1), x)
@@ -94,5 +94,5 @@ def test_it_runs_in_a_scan_and_under_vmap():
   w = jnp.asarray(rng.normal(size=(3, 3, 3, 2, 2)), jnp.float32)
   one = lambda x, w: conv.chunked(x, w, (1, 1), ((1, 1), (1, 1)))
   each = jnp.stack([one(a, b) for a, b in zip(x, w)])
-  close(each, jax.vmap(one)(x, w))
-  close(each, lax.map(lambda ab: one(*ab), (x, w)))
+  assert_close(each, jax.vmap(one)(x, w))
+  assert_close(each, lax.map(lambda ab: one(*ab), (x, w)))

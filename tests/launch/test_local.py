@@ -28,7 +28,7 @@ def rows(workdir):
   return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
-def close(a, b):
+def assert_close(a, b):
   """Whether rows are the same to 1e-5, or for accuracies to one example."""
   assert len(a) == len(b)
   for one, other in zip(a, b):
@@ -68,7 +68,7 @@ def test_a_killed_pair_of_processes_goes_on_as_one(tmp_path, launch, alone):  # 
   ), line
   result = launch(*flags, '--mesh=4')
   assert result.code == 0, result.err
-  close(rows(tmp_path / 'run'), alone)
+  assert_close(rows(tmp_path / 'run'), alone)
 
 
 @pytest.mark.slow
@@ -84,7 +84,7 @@ def test_two_processes_agree_with_one_and_sigterm_saves(tmp_path, alone):
   assert (code, line) == (143, 'error: stopped and saved; run the same line again to go on')
   code, line = ended(run('local', *flags))
   assert code == 0, line
-  close(rows(workdir), alone)
+  assert_close(rows(workdir), alone)
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_processes_of_a_cluster_find_each_other(tmp_path, alone, name, second):
     assert not (tmp_path / 'run' / 'config.json').exists()
   else:
     assert [code for code, _ in found] == [0, 0], found
-    close(rows(tmp_path / 'run'), alone)
+    assert_close(rows(tmp_path / 'run'), alone)
 
 
 @pytest.mark.parametrize(

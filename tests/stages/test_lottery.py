@@ -234,6 +234,7 @@ def test_the_test_set_is_followed_at_the_curve_levels_only(fresh):
     (dict(rewind=100), 'must divide the 0 steps'),
     (dict(controls=dict(reinit=dict(draw=1))), "has no 'draw'. Did you mean 'draws'"),
     (dict(controls=dict(reinitt=dict())), "Did you mean 'reinit'"),
+    (dict(procedure='learning_rate', controls=dict(reordered={})), 'a reordered twin needs a'),
     (dict(controls=dict(noise=dict(sigmas=(0.0,)))), 'sigma=0.0 of the noise must be above 0'),
   ],
 )
