@@ -21,6 +21,6 @@ from reduction.prune.weights import noisy, signed_constant, with_signs
 
 __all__ = [
   'CRITERIA', 'Group', 'all_kept', 'by_name', 'counts', 'criterion', 'cutter', 'groups', 'kept',
-  'largest', 'largest_in_groups', 'largest_together', 'magnitude', 'noisy', 'shuffled', 'shuffled_survivors',
-  'signed_constant', 'smallest', 'survivors', 'with_signs',
+  'largest', 'largest_in_groups', 'largest_together', 'magnitude', 'noisy', 'shuffled',
+  'shuffled_survivors', 'signed_constant', 'smallest', 'survivors', 'with_signs',
 ]  # fmt: skip
