@@ -53,9 +53,10 @@ def lottery(
                      rate goes back to that step (Renda, Frankle & Carbin 2020)
   scope: 'layer' ranks each weight matrix by itself, 'global' all that follow one rule of rates.
   criterion: of `prune.CRITERIA`. rewind: the step that the tickets go back to, weights, statistics,
-  learning rate and data order (Frankle et al. 2020). controls: of `stages.controls`, with their
-  settings. curve_levels: levels whose test accuracy is followed all along, as in the paper's figure
-  3; elsewhere the test set is seen before training, at the best and at the last step.
+  learning rate and data order (Frankle et al. 2020); the optimizer's moments begin anew. controls:
+  of `stages.controls`, with their settings. curve_levels: levels whose test accuracy is followed
+  all along, as in the paper's figure 3; elsewhere the test set is seen before training, at the best
+  and at the last step.
   histogram_levels: levels at which the distribution of the ticket's first weights is logged.
   A net that comes with masks is pruned further from them. Returns the last ticket, trained. Rows:
   'curve', 'level' and 'histogram'; for a net and its reordered twin 'path' and 'instability'.

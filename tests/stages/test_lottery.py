@@ -3,12 +3,14 @@
 import functools
 import sys
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 from reduction import prune, stages, tree
 from reduction.errors import UsageError
-from reduction.run import chain
+from reduction.net import create
+from reduction.run import Run, chain
 
 find = functools.partial(
   stages.lottery,
@@ -129,6 +131,32 @@ def test_rewinding_starts_from_the_weights_and_the_data_order_of_that_step(fresh
   find(rounds=0, optimizer=dict(name='sgd', learning_rate=0.1))(plain, third)
   assert levels(third)[0]['test_accuracy'] == zero['test_accuracy']
   assert zero['start_test_accuracy'] != levels(third)[0]['start_test_accuracy']
+
+
+class Normed(nn.Module):
+  """A dense layer whose outputs are normalized over the batch."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    x = nn.Dense(8, name='fc1')(x.reshape(len(x), -1))
+    return nn.Dense(10, name='out')(nn.relu(nn.BatchNorm(use_running_average=not train)(x)))
+
+
+def test_batch_statistics_are_rewound_too(digits, monkeypatch):
+  run = Run(digits, (0,))
+  net = create(Normed(), run.key('init', 0), digits.train.x[:1])
+  seen = []
+
+  def watch(start, *_, **__):
+    seen.append(start.first)
+    return start.first.replace(stats=tree.map(lambda s: s + 1, start.first.stats))
+
+  monkeypatch.setattr(sys.modules['reduction.stages.lottery'], 'trial', watch)
+  find(rounds=2, rewind=50, rates=(('kernel', 0.2),))(net, run)
+  for one in seen:
+    for at, first, early in zip(*(tree.leaves(n.stats) for n in (one, net, seen[0]))):
+      assert np.array_equal(at, early) and not np.array_equal(at, first)
+  assert len(seen) == 3
 
 
 def test_learning_rate_rewinding_keeps_weights_and_goes_back_in_the_schedule(fresh):
