@@ -81,7 +81,7 @@ class Process:
       return f'process {self.index} is stopped'
     self.end(signal.SIGABRT)  # its faulthandler says where it is
     self.reader.join(3)
-    ours = re.compile('  File .*/(reduction|launch)/')
+    ours = re.compile(r'  File ".*/(reduction|launch)/.*", line \d+ in ')
     frames = [line.strip() for line in self.lines if ours.match(line)]
     return f'process {self.index} is in ' + (frames[0] if frames else 'no line of this project')
 
@@ -94,7 +94,7 @@ class Process:
 # what JAX's runtime prints of its own dying, Gloo of its connections, and Python of its threads
 NOISE = re.compile(
   r'^(\s*@|\s*#?\d+\s+0x|\*\*\* |[EWIF]\d{4} |\[Gloo\]|Fatal Python error|Stack trace|'
-  r'  File |Thread 0x|Current thread|Extension modules)'
+  r'  File ".*", line \d+ in |Thread 0x|Current thread|Extension modules)'
 )
 
 
@@ -109,10 +109,9 @@ def watch(processes: list[Process], stuck: float):
   """Waits for all; raises, with the cause in one line, where one does not end well."""
   while any(p.child.poll() is None for p in processes):
     time.sleep(0.05)
-    gone = [p for p in processes if p.child.poll()]
-    if gone:
+    if any(p.child.poll() for p in processes):
       time.sleep(1.0)  # the others may be about to say the same
-      raise cause([p for p in gone if p.child.poll()] or gone)
+      raise cause([p for p in processes if p.child.poll()])
     if max((p.silent_for() for p in processes if p.child.poll() is None), default=0) > stuck:
       raise TryAgain(
         f'no progress for {stuck:g} s: {", ".join(map(Process.place, processes))}; '

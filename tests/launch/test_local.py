@@ -188,8 +188,10 @@ def test_one_process_needs_no_others():
 
 
 def test_the_noise_of_a_dying_runtime_is_left_out():
-  noise = '    @     0x7f12 (unknown)', '*** SIGABRT received', 'F0000 00:00 service', '  File "x"'
+  stack = '  File "x.py", line 3 in f'
+  noise = '    @     0x7f12 (unknown)', '*** SIGABRT received', 'F0000 00:00 service', stack
   assert all(map(local.NOISE.search, noise))
+  assert not local.NOISE.search('  File "x.py", line 3, in f')  # of a traceback, which is a bug's
   assert not local.NOISE.search('error: rounds=-1') and not local.NOISE.search('  12 s  levels 1/2')
 
 
