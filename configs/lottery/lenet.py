@@ -12,8 +12,8 @@ Variants, which combine ('15k,one_shot'): '' is the paper's 50,000 steps with th
 reinitializations of every ticket; '15k' stops at 15,000, after the early stop of almost all, and
 reinitializes at six levels; 'one_shot' drops all weights at once from the trained dense net;
 'continued' trains on after each prune without a reset (the paper's strategy 2); 'controls' is seven
-prunes and all the other controls at 21.1 %, three seeds; 'quick' is one level of 1,000 steps. Time of
-'15k': see results/lenet-15k.jsonl.
+prunes and all the other controls at 21.1 %, three seeds; 'quick' is one level of 1,000 steps. Time
+of '15k': see results/lenet-15k.jsonl.
 """
 
 import functools
