@@ -224,7 +224,7 @@ def replaced(text: str, sources: list[Source], name: str) -> str:
   if count != len(opened):
     raise UsageError(f'{name}: a results marker lacks its end, <!-- /results:NAME -->: {opened}')
   for source in sources:
-    if source.name not in told:
+    if source.name not in told and source.header.get('resolved', {}).get('paper'):
       raise UsageError(
         f'{name} has no <!-- results:{source.name} -->; its markers: {", ".join(opened) or "none"}'
       )

@@ -118,6 +118,11 @@ def test_a_scaled_down_variant_has_its_own_table(pair, tmp_path):
   assert whole.count('| R1 |') == scaled.count('| R1 |') == 1 and 'one seed, no interval' in scaled
 
 
+def test_rows_without_claims_need_no_place_in_a_readme():
+  bench = report.Source('bench/lenet', {'resolved': {}}, [], [])
+  assert report.replaced(README, [bench], 'README.md') == README
+
+
 @pytest.mark.parametrize(
   'readme, message',
   [
