@@ -11,12 +11,12 @@ random: the times hold. 'quick': two steps of one network.
 
 from ml_collections import config_dict
 
+from configs.variants import split
+
 
 def get_config(variant: str = ''):
   """variant: '' or 'quick'."""
-  if variant not in ('', 'quick'):
-    raise ValueError(f"no variant {variant!r}; there are '' and 'quick'")
-  quick = variant == 'quick'
+  quick = bool(split(variant, ('quick',)))
   c = config_dict.ConfigDict()
   c.title = 'Training on images'
   c.benches = ('pictures',)
