@@ -166,25 +166,28 @@ def export(source: Source) -> str:
   return text
 
 
-def results(sources: list[Source]) -> str:
-  """The Markdown of a README's block: claims beside what was measured, a variant by itself."""
+def results(sources: list[Source], known: list[Source]) -> str:
+  """The Markdown of a README's block: claims beside what was measured, a variant by itself.
+
+  known: all runs at hand, which claims may compare with.
+  """
   whole = [source for source in sources if ':' not in source.name]
-  parts = [_block(whole)] if whole else []
+  parts = [_block(whole, known)] if whole else []
   for source in sources:
     if source not in whole:
       title = source.header.get('resolved', {}).get('title', source.name)
       variant = source.name.partition(':')[2]
       parts.append(f'**Scaled down ({tables.escape(variant)}): {tables.escape(title)}**\n\n'
-                   + _block([source]))  # fmt: skip
+                   + _block([source], known))  # fmt: skip
   return '\n\n'.join(parts)
 
 
-def _block(sources) -> str:
+def _block(sources, known) -> str:
   """One table of all claims, then the before/after table of each run that makes none."""
   claimed = [source for source in sources if source.header.get('resolved', {}).get('paper')]
   lines, note, parts = [], '', []
   for source in claimed:
-    answers = tables.answers(source.rows, source.header['resolved']['paper'])
+    answers = tables.answers(_beside(source, known), source.header['resolved']['paper'])
     cells, note = _ran(source), answers.note
     for row in answers.rows:
       lines.append((*row, *cells))
@@ -216,7 +219,7 @@ def replaced(text: str, sources: list[Source], name: str) -> str:
     wanted = match[1]
     chosen = [s for s in sources if s.name == wanted or s.name.startswith(wanted + '/')]
     told.update(source.name for source in chosen)
-    inside = f'{results(chosen)}\n' if chosen else match[2]
+    inside = f'{results(chosen, sources)}\n' if chosen else match[2]
     return f'<!-- results:{wanted} -->\n{inside}<!-- /results:{wanted} -->'
 
   pattern = r'<!-- results:(\S+) -->\n(.*?)<!-- /results:\1 -->'
@@ -232,10 +235,15 @@ def replaced(text: str, sources: list[Source], name: str) -> str:
 
 
 def _page(sources: list[Source]) -> str:
-  first, *others = sources
-  others = [{**row, 'run': other.name} for other in others for row in other.rows]
+  first = sources[0]
   config = first.header.get('resolved', {})
-  return report.render([*first.rows, *others], config, first.sessions, first.name)[1]
+  return report.render(_beside(first, sources), config, first.sessions, first.name)[1]
+
+
+def _beside(source, sources) -> list[dict]:
+  """The rows of a run, then those of the others under the name of theirs."""
+  others = [other for other in sources if other is not source]
+  return [*source.rows, *({**row, 'run': other.name} for other in others for row in other.rows)]
 
 
 def main(argv):

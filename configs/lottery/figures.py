@@ -60,6 +60,22 @@ def figure4(one_shot: str):
   )
 
 
+def figure9(continued: str):
+  """Both ways to prune step by step. continued: the name of the run that did not reset."""
+  return dict(
+    REMAINING,
+    title='Figure 9: resetting and continued training',
+    caption='Tickets of masks found with and without a reset at each level, trained alike.',
+    lines='run',
+    where=dict(run=('this run', continued), net='ticket'),
+    names={'this run': 'resetting', continued: 'continued training'},
+    panels=dict(
+      a=dict(title='Early-stop step', y='early_stop_step'),
+      b=dict(title='Test accuracy at early stop', y='early_stop_test_accuracy'),
+    ),
+  )
+
+
 def figure5(runs: dict[str, str]):
   """Convolutional networks: early stop and accuracies. runs: name of a run -> its network."""
   return dict(

@@ -16,11 +16,9 @@ prunes and all the other controls at 21.1 %, three seeds; 'quick' is one level o
 of '15k': see results/lenet-15k.jsonl.
 """
 
-import functools
-
 from ml_collections import config_dict
 
-from configs.lottery import figures
+from configs.lottery import claims, figures
 from configs.variants import split
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -52,9 +50,10 @@ def get_config(variant: str = ''):
   c.figures = dict(
     figure1=figures.figure1(),
     figure3=figures.figure3(y_range=(0.94, 0.99)),
-    figure4=figures.figure4(one_shot=f'lottery/lenet:{",".join(sorted({*variants, "one_shot"}))}'),
+    figure4=figures.figure4(one_shot=run_of(variants | {'one_shot'})),
+    figure9=figures.figure9(continued=run_of(variants | {'continued'})),
   )
-  c.paper = claims(TICKETS)
+  c.paper = claims.resetting()
   if '15k' in variants:
     c.lottery.update(rounds=18, steps=15_000)
     c.lottery.controls = dict(reinit=dict(draws=3, levels=LEVELS))
@@ -71,9 +70,12 @@ def get_config(variant: str = ''):
       connectivity=figures.connectivity(),
       histograms=figures.histograms(('fc1/kernel', 'fc2/kernel', 'out/kernel')),
     )
-    c.paper = claims(CONTROLS)
+    c.paper = claims.controls()
   elif 'continued' in variants:
     c.lottery.controls = {}
+  for name in variants & set(PROCEDURES):
+    del c.figures['figure4'], c.figures['figure9']  # drawn by the run that resets
+    c.paper = getattr(claims, name)(dict(run=run_of(variants - {name})))
   if 'quick' in variants:
     c.seeds = SEEDS[:2]
     c.lottery.update(rounds=1, steps=1_000, curve_levels=(0, 1))
@@ -81,64 +83,9 @@ def get_config(variant: str = ''):
   return c
 
 
-DENSE, TICKET = dict(net='ticket', kept=1.0), dict(net='ticket')
-
-
-def measure(net, kept, key, how, against=None, kind='level'):
-  """A measure of `reduction.report.claims`."""
-  row = dict(kind=kind, net=net, kept=kept, key=key, how=how)
-  return row if against is None else dict(row, against=against)
-
-
-ticket, reinit = functools.partial(measure, 'ticket'), functools.partial(measure, 'reinit')
-STEP, BETTER = 'early_stop_step', ('early_stop_test_accuracy', 'difference')
-# What the paper says, beside which the rows are put; accuracies are those at early stop
-TICKETS = dict(
-  R1=('accuracy of the dense net', '98.1 to 98.3 % (figure)',
-      ticket(1.0, 'early_stop_test_accuracy', 'value')),
-  R2=('early stop at 21.1 %, against dense', '38 % sooner', ticket(0.211, STEP, 'relative', DENSE)),
-  R3=('accuracy at 13.5 %, against dense', '+0.3 pp', ticket(0.135, *BETTER, DENSE)),
-  R4a=('accuracy at 3.6 %, against dense', 'equal', ticket(0.036, *BETTER, DENSE)),
-  R4b=('accuracy at 2.9 %, against dense', 'begins to fall', ticket(0.029, *BETTER, DENSE)),
-  R5a=('early stop of the reinit at 21.1 %, against its ticket', '2.51 times later',
-       reinit(0.211, STEP, 'ratio', TICKET)),
-  R5b=('accuracy of the reinit at 21.1 %, against its ticket', '-0.5 pp',
-       reinit(0.211, *BETTER, TICKET)),
-  R5c=('accuracy of the reinit at 21.1 %, against dense', 'begins to fall',
-       reinit(0.211, *BETTER, DENSE)),
-  R5d=('accuracy of the reinit at 3.6 %, against dense', 'far below (figure)',
-       reinit(0.036, *BETTER, DENSE)),
-)  # fmt: skip
-CONTROLS = dict(
-  R7a=('accuracy with noise of 0.5 sigma at 21.1 %, against its ticket', 'barely hurts',
-       measure('noise 0.5', 0.211, *BETTER, TICKET)),
-  R7b=('accuracy with noise of 3 sigma at 21.1 %, against its reinit', 'still better',
-       measure('noise 3', 0.211, *BETTER, dict(net='reinit'))),
-  R7c=('accuracy of the random mask at 21.1 %, against the reinit', 'worse (appendix E)',
-       measure('random', 0.211, *BETTER, dict(net='reinit'))),
-  R7d=('accuracy of the shuffled weights at 21.1 %, against the reinit', 'little better (F.3)',
-       measure('shuffled', 0.211, *BETTER, dict(net='reinit'))),
-  R7e=('accuracy when pruned at step 0 to 21.1 %, against the reinit', 'worse (F.4)',
-       measure('early', 0.211, *BETTER, dict(net='reinit'))),
-  R7f=('early stop with noise of 3 sigma at 21.1 %, against its reinit', 'sooner',
-       measure('noise 3', 0.211, STEP, 'ratio', dict(net='reinit'))),
-  R7g=('accuracy of constants with the signs at 21.1 %, against the reinit',
-       'as the ticket (Zhou et al. 2019)', measure('constant', 0.211, *BETTER, dict(net='reinit'))),
-  R7h=('accuracy of a reinit with the signs at 21.1 %, against one without',
-       'better (Zhou et al. 2019)', measure('reinit_signs', 0.211, *BETTER, dict(net='reinit'))),
-  R8a=('instability of the dense net (Frankle et al. 2020)', 'stable: below 2 pp',
-       measure('reordered', 1.0, 'instability', 'value', kind='instability')),
-  R8b=('instability of the ticket at 21.1 %', 'stable: below 2 pp',
-       measure('reordered', 0.211, 'instability', 'value', kind='instability')),
-)  # fmt: skip
-
-
-def claims(lines):
-  """Lines of TICKETS or CONTROLS as the config's `paper`."""
-  return {
-    name: dict(claim=claim, paper=says, measure=measured)
-    for name, (claim, says, measured) in lines.items()
-  }
+def run_of(variants: set[str]) -> str:
+  """The name that the run of these variants has in reports."""
+  return ':'.join(filter(None, ('lottery/lenet', ','.join(sorted(variants)))))
 
 
 def sweep():

@@ -8,8 +8,9 @@
 
 claim, paper: text. why: shown after 'not run' where the rows lack what `measure` names.
 measure: kind, the rows' kind. net, kept, level, stage, step, at: which rows; a float means the
-nearest value within 5 %. key: the measured field. against: what differs in the rows compared with
-(any of these fields, and key). how: one of
+nearest value within 5 %. run: the run whose rows these are, where not this one: its config's name,
+'lottery/lenet:15k'. key: the measured field. against: what differs in the rows compared with (any
+of these fields, and key). how: one of
   value       mean [least, greatest] over seeds; without `against`
   difference  this - that, in percentage points for accuracies
   relative    mean(this) / mean(that) - 1, in percent: how far averaged curves lie apart
@@ -26,7 +27,7 @@ import numpy as np
 from reduction.errors import UsageError, did_you_mean, require
 from reduction.report import intervals, pool
 
-FIELDS = ('at', 'kept', 'level', 'net', 'stage', 'step')
+FIELDS = ('at', 'kept', 'level', 'net', 'run', 'stage', 'step')
 KINDS = ('value', 'difference', 'relative', 'ratio')
 
 
@@ -125,9 +126,10 @@ def _exp(x):
 
 def _values(rows, kind, where, key) -> tuple[dict, str]:
   """seed -> values of the rows named, or what is missing; rows of one net, level and stage."""
-  rows = [row for row in rows if row.get('kind') == kind]
+  run = where.get('run', 'this run')
+  rows = [row for row in rows if row.get('kind') == kind and pool.field(row, 'run') == run]
   if not rows:
-    return {}, f'no rows of kind {kind}'
+    return {}, f'no rows of kind {kind}' + f' of {run}' * ('run' in where)
   known = {name for row in rows for name in row}
   require(key in known, f'{key!r} is in no row of kind {kind}.{did_you_mean(key, known)}')
   rows, absent = pool.select(rows, where)

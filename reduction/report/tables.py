@@ -162,10 +162,9 @@ def _against(group, dense) -> str:
 
 def answers(rows: list[dict], paper: dict) -> Table:
   """The paper's claims beside what was measured."""
-  own = [row for row in rows if 'run' not in row]
   lines = [
     {'': a.name, 'claim': a.claim, 'paper': a.paper, 'ours': a.ours}
-    for a in claims.answers(own, paper)
+    for a in claims.answers(rows, paper)
   ]
   note = 'Values: mean [least, greatest]; differences: paired by seed [95 % interval over seeds].'
   return _table('Beside the paper', lines, note)

@@ -73,7 +73,7 @@ def test_export_reads_back_and_adds_nothing_beside_its_workdirs(pair, tmp_path):
   assert {row['kind'] for row in rows} == {'level', 'stage'}  # curves stay in the workdir
   for again in (sources(path), sources(*pair, path), sources(path, pair[1])):
     (same,) = again
-    assert report.results([same]) == report.results(sources(*pair))
+    assert report.results([same], [same]) == report.results(*[sources(*pair)] * 2)
 
 
 def test_export_names_no_path_of_this_machine(pair, tmp_path):
@@ -116,6 +116,19 @@ def test_a_scaled_down_variant_has_its_own_table(pair, tmp_path):
   text = report.replaced(README, sources(*pair, quick), 'README.md')
   whole, _, scaled = text.partition('**Scaled down (quick): T**')
   assert whole.count('| R1 |') == scaled.count('| R1 |') == 1 and 'one seed, no interval' in scaled
+
+
+def test_a_claim_compares_with_another_run(pair, tmp_path):
+  measure = dict(kind='level', net='ticket', kept=0.5, key='early_stop_step', how='difference')
+  claim = dict(claim='c', paper='p', measure=dict(measure, against=dict(run='lottery/lenet')))
+  quick = make(tmp_path / 'q', [0, 1], [70, 90], config='configs/lottery/lenet.py:quick', steps=10)
+  config = json.loads((quick / 'config.json').read_text())
+  (quick / 'config.json').write_text(json.dumps(dict(config, paper=dict(R6=claim))))
+  marked = README.replace('results:lottery', 'results:lottery/lenet:quick')
+  text = report.replaced(marked + README, sources(*pair, quick), 'README.md')
+  assert '| R6 | c | p | no difference found (+25 [' in text  # 70, 90 against 50, 60
+  alone = report.replaced(marked, sources(quick), 'README.md')
+  assert 'not run: no rows of kind level of lottery/lenet ' in alone
 
 
 def test_rows_without_claims_need_no_place_in_a_readme():
