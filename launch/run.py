@@ -79,9 +79,9 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
     progress = Progress() if first() else Progress(stream=io.StringIO())
     progress.line(f'{data.name}: {len(data.train.x):,} training examples; {cli.hardware()}')
     example, test = data.train.x[:1], jax.device_put(data.test)
-    score = over_replicas(classified(module), (0, 0, None))
 
     def measure(net):
+      score = over_replicas(classified(net.module), (0, 0, None))
       accuracy = score(net.params, net.stats, test)['accuracy']
       return dict(metric='accuracy', accuracy=accuracy, **cost(net, example))
 

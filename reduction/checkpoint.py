@@ -29,20 +29,31 @@ FILLER = 'nothing'  # stands in a tree without leaves
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str):
-  """Writes a whole file or nothing: temporary file, fsync, rename. Raises StorageError."""
+  """Writes a whole file or nothing. Raises StorageError."""
+  with whole_file(path, f' ({len(content):,} bytes)') as file:
+    file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, told: str = ''):
+  """An open binary file that becomes `path`, synced, when the block ends well.
+
+  Raises StorageError; told: what it says after the path.
+  """
   path = pathlib.Path(path)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(temporary, 'wb') as file:
-      file.write(content.encode() if isinstance(content, str) else content)
+      yield file
       file.flush()
       os.fsync(file.fileno())
     os.replace(temporary, path)
   except OSError as error:
+    raise StorageError(f'cannot write {path}{told}: {error.strerror}') from error
+  finally:
     with contextlib.suppress(OSError):
       temporary.unlink(missing_ok=True)
-    raise StorageError(f'cannot write {path} ({len(content):,} bytes): {error.strerror}') from error
 
 
 @contextlib.contextmanager

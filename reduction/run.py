@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from reduction import checkpoint, fold
+from reduction import checkpoint, fold, saved
 from reduction.errors import UsageError, require
 from reduction.net import Net
 from reduction.processes import first, require_one
@@ -132,13 +132,16 @@ class Run:
 def chain(**stages: Stage) -> Stage:
   """Runs stages in order, each under its own name; a stage too.
 
-  `run.nets` keeps what each returned ('start' is what the chain was given), and the row of
-  `run.measure` before the first and after every stage makes the before/after table.
+  `run.nets` keeps what each returned ('start' is what the chain was given), and so does the folder
+  `nets` of a workdir, for `saved.read`. The row of `run.measure` before the first and after every
+  stage makes the before/after table.
   """
 
   def stage(net: Net, run: Run) -> Net:
     def measured(name):
       run.nets[name] = net
+      if run.workdir and first() and name != 'start':
+        saved.write(run.workdir / 'nets' / name, net)
       run.log(kind='stage', summary=True, stage=name, seeds=run.seeds, **run.measure(net))
 
     measured('start')

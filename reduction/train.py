@@ -47,34 +47,37 @@ def _shuffle(key, examples):
 def _chunk(update: Update, evaluate, evaluations: int, every: int, augment=None):
   """`evaluations` times `every` updates and an evaluation, as one program for one replicate."""
 
-  def chunk(carry, keys, indices, first, data, watched, watching):
+  def chunk(carry, keys, indices, first, data, given, watched, watching):
     x, labels = data
+    by_example, same = given
 
     def step(state, at):
       number, chosen = at
       key = {stream: jax.random.fold_in(key, number) for stream, key in keys.items()}
       images = augment(key['augment'], x[chosen]) if augment else x[chosen]
-      return update(state, (images, labels[chosen]), key['dropout'])
+      batch = images, labels[chosen]
+      if by_example or same:
+        batch += (dict(same, **jax.tree.map(lambda t: t[chosen], by_example), step=number),)
+      return update(state, batch, key['dropout'])
 
     def evaluation(carry, at):
       state, best = carry
       state, metrics = jax.lax.scan(step, state, at)
-      row = dict(loss=metrics['loss'].sum() / jnp.maximum(metrics['fine'].sum(), 1))
+      count = jnp.maximum(metrics.pop('fine').sum(), 1)
+      row = {name: values.sum() / count for name, values in metrics.items()}
       for name, split in watched.items():
         scores = functools.partial(evaluate, state['params'], state['stats'], split)
         # the splits that choose nothing cost time: only where asked
         wanted = scores() if name == 'validation' else _where(watching, scores)
         row |= {f'{name}_{metric}': value for metric, value in wanted.items()}
-      now = Best(row['validation_loss'], at[0][-1] + 1, state['params'], state['stats'])
-      return (state, tree.select(now.loss < best.loss, now, best)), row
+      judged = row.get('validation_loss', -jnp.inf)  # without validation the last is the best
+      now = Best(judged, at[0][-1] + 1, state['params'], state['stats'])
+      return (state, tree.select((judged < best.loss) | (judged == -jnp.inf), now, best)), row
 
     steps = first + jnp.arange(evaluations * every, dtype=jnp.int32).reshape(evaluations, every)
     return jax.lax.scan(evaluation, carry, (steps, indices))
 
   return chunk
-
-
-ALWAYS = ('loss', 'validation_loss', 'validation_accuracy')  # the columns of every curve
 
 
 def _where(condition, scores):
@@ -106,6 +109,7 @@ def train(
   first: int = 0,
   watching: bool = False,
   augment=None,
+  given: tuple[dict, dict] = ({}, {}),
   shuffle: int = 0,
   most_skipped: int = 10,
   name: str = 'train',
@@ -113,10 +117,14 @@ def train(
   """Trains state [R] from step `first` to `steps`; returns the last state and the best.
 
   data: (x, labels), on the device. watched: splits that `evaluate` scores every `every` steps;
-  'validation' chooses the best, the others only where `watching`. Which examples a step sees
+  'validation' chooses the best (the last where there is none), the others only where `watching`.
+  Which examples a step sees
   depends on seed and step alone, so `first` continues a data order. augment: (key, x of a batch) ->
-  x. shuffle: another number is another data order, augmentation and dropout. Raises DataError after
-  more than `most_skipped` steps in a row without a finite loss.
+  x. given: what a batch (x, labels, given) holds besides, as two dicts of trees [R, ...]: the first
+  by example [R, n, ...], of which it gets the chosen ones, such as a teacher's logits, the second
+  whole, such as a teacher; 'step' is added. shuffle: another number is another data order,
+  augmentation and dropout. Raises DataError after more than `most_skipped` steps in a row without a
+  finite loss.
   """
   check_schedule(steps=steps, batch=batch, every=every, first=first)
   rows = (steps - first) // every
@@ -128,14 +136,15 @@ def train(
   keys = {stream: run.key(stream, *salt) for stream in ('dropout', 'augment')}
   nothing = jnp.full(len(run.seeds), jnp.inf)
   state = tree.strong(state)
+  unseen = tuple(f'{split}_' for split in watched if split != 'validation')
   best = Best(nothing, nothing.astype(jnp.int32), state['params'], state['stats'])
 
   def step(carry, index, run):
     at = first + index * span
     indices = np.stack([order(key, len(data[1]), batch, at, span) for key in orders])
     indices = indices.reshape(-1, evaluations, every, batch)
-    carry, table = chunk(carry, keys, indices, np.int32(at), data, watched, watching)
-    shown = {k: np.asarray(v) for k, v in table.items() if watching or k in ALWAYS}
+    carry, table = chunk(carry, keys, indices, np.int32(at), data, given, watched, watching)
+    shown = {k: np.asarray(v) for k, v in table.items() if watching or not k.startswith(unseen)}
     for i in range(evaluations):
       row = {k: v[:, i] for k, v in shown.items()}
       run.log(kind='curve', step=at + (i + 1) * every, **row)
@@ -148,12 +157,12 @@ def train(
 
 def _on(mesh, chunk, batch: int):
   """chunk for all replicates: on the devices of a mesh, or as `over_replicas` chooses."""
-  axes = (0, 0, 0, None, None, None, None)
+  axes = (0, 0, 0, None, None, 0, None, None)
   if mesh is None:
     return over_replicas(chunk, axes)
   check_batch(mesh, batch)
   compiled = program(chunk, axes, mesh)
-  rules = weights, whole, batches, whole, whole, whole, whole
+  rules = weights, whole, batches, whole, whole, whole, whole, whole
   return lambda *args: compiled(*(place(mesh, a, rule) for a, rule in zip(args, rules)))
 
 
@@ -177,19 +186,21 @@ def _finite_on_host(params, replica: int) -> bool:
 
 
 def fit(
-  net: Net, run, splits: dict, tx: optax.GradientTransformation, *, frozen: bool = False, **schedule
-):
+  net: Net, run, splits: dict, tx: optax.GradientTransformation, *, frozen: bool = False,
+  augment=None, **schedule,
+):  # fmt: skip
   """Trains a classifier from where it is, masks kept; (the net after the last step, the best).
 
-  splits: 'train', 'validation' and 'test', on the device; the run's data say how training images
-  are augmented. frozen: dead weights stay what they are instead of 0. schedule: as for `train`.
+  splits: 'train', 'validation' and 'test', on the device. augment: how training images change,
+  by default as the run's data say. frozen: dead weights stay what they are instead of 0.
+  schedule: as for `train`.
   """
   update, evaluate = sgd(classification(net.module), tx), classified(net.module)
-  watched = {name: splits[name] for name in ('validation', 'test')}
+  watched = {name: splits[name] for name in ('validation', 'test') if len(splits[name][1])}
   first = schedule.get('first', 0)
   state = start(net.params, net.stats, net.masks, tx, first=first, frozen=frozen)
-  augment = run.data.augment
   state, best = train(
-    update, evaluate, state, splits['train'], watched, run, augment=augment, **schedule
-  )
+    update, evaluate, state, splits['train'], watched, run, augment=augment or run.data.augment,
+    **schedule,
+  )  # fmt: skip
   return net.replace(params=state['params'], stats=state['stats']), best

@@ -28,13 +28,16 @@ Update = Callable[[State, Any, jax.Array], tuple[State, dict]]
 
 @functools.lru_cache(maxsize=64)
 def optimizer(
-  name: str, *, warmup: int = 0, drops: tuple[int, ...] = (), l2: float = 0.0, **settings
+  name: str, *, warmup: int = 0, drops: tuple[int, ...] = (), cosine: int = 0, l2: float = 0.0,
+  max_norm: float = 0.0, **settings,
 ) -> optax.GradientTransformation:
   """`optax.<name>(**settings)` on a schedule; the same object for the same settings.
 
   warmup: the learning rate rises linearly from 0 over so many steps. drops: steps at which it
-  falls to a tenth. l2: the gradient of l2 / 2 |w|^2 is added for weights of two axes and more
-  ('weight decay' in the papers that train by SGD).
+  falls to a tenth. cosine: it falls to 0 along half a cosine of so many steps. l2: the gradient of
+  l2 / 2 |w|^2 is added for weights of two axes and more ('weight decay' in the papers that train by
+  SGD). max_norm: after each step, the weights that come into a hidden unit are scaled down to this
+  length (Hinton et al. 2012); the layer 'out' is not.
   Equal optax optimizers hash differently, and every new one would compile every program again.
   Settings that are numbers live in the optimizer's state, so that they can change without that;
   the step that the schedule looks at is told by `sgd`.
@@ -51,26 +54,48 @@ def optimizer(
       require(np.isfinite(value), f'optimizer.{key}={value} must be finite')
   rate = settings.get('learning_rate')
   require(rate is not None and rate > 0, f'optimizer.learning_rate={rate} must be above 0')
-  require(warmup >= 0 and l2 >= 0, f'optimizer.{warmup=} and {l2=} must not be negative')
+  for key, value in dict(warmup=warmup, cosine=cosine, l2=l2, max_norm=max_norm).items():
+    require(value >= 0, f'optimizer.{key}={value} must not be negative')
   require(
     all(a < b for a, b in itertools.pairwise((0, *drops))), f'optimizer.{drops=} must rise from 1'
   )
   parts = [optax.inject_hyperparams(factory)(**settings)]
   if l2:
     parts.insert(0, optax.add_decayed_weights(l2, mask=lambda p: tree.map(lambda w: w.ndim > 1, p)))
-  if warmup or drops:
-    parts.append(_scheduled(warmup, drops))
+  if warmup or drops or cosine:
+    parts.append(_scheduled(warmup, drops, cosine))
+  if max_norm:
+    parts.append(_constrained(max_norm))
   return optax.with_extra_args_support(parts[0] if len(parts) == 1 else optax.chain(*parts))
 
 
-def _scheduled(warmup: int, drops: tuple[int, ...]):
+def _scheduled(warmup: int, drops: tuple[int, ...], cosine: int):
   """Scales updates, which follow the learning rate linearly in every optimizer of optax."""
 
   def update(updates, state, params=None, *, step, **extra):
     del params, extra
     factor = jnp.minimum(1.0, (step + 1) / warmup) if warmup else 1.0
     factor *= 0.1 ** jnp.sum(step >= jnp.array(drops, jnp.int32))
+    if cosine:
+      factor *= 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.minimum(step / cosine, 1.0))
     return tree.map(lambda u: factor * u, updates), state
+
+  return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def _constrained(most: float):
+  """Shortens steps so that no hidden unit's incoming weights get longer than most."""
+
+  def limited(name, step, w):
+    if w.ndim < 2 or name.startswith('out/'):
+      return step
+    new = w + step
+    length = jnp.sqrt(jnp.sum(new**2, tuple(range(w.ndim - 1)), keepdims=True))
+    return new * (most / jnp.maximum(length, most)) - w
+
+  def update(updates, state, params, **extra):
+    del extra
+    return tree.map_named(limited, updates, params), state
 
   return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
@@ -80,12 +105,12 @@ OPTIMIZERS = ('adam', 'adamw', 'lion', 'momentum', 'rmsprop', 'sgd')
 
 @functools.lru_cache(maxsize=64)
 def classification(module: nn.Module):
-  """The loss of a classifier: (params, stats, batch (x, labels), key) -> (loss, new stats)."""
+  """The loss of a classifier, a function for `sgd`; batch: (x, labels, ...)."""
 
   def loss(params, stats, batch, key):
-    x, labels = batch
+    x, labels = batch[:2]
     logits, stats = apply(module, params, stats, x, train=True, rngs={'dropout': key})
-    return losses.cross_entropy(logits, labels), stats
+    return losses.cross_entropy(logits, labels), (stats, {})
 
   return loss
 
@@ -118,16 +143,17 @@ def classified(module: nn.Module, block: int = 500):
 def sgd(loss, tx: optax.GradientTransformation) -> Update:
   """The usual update: one gradient step of `loss` by `tx`, on the weights that masks keep.
 
-  loss: (params, stats, batch, key) -> (value, new stats). Only weights that masks keep move: the
-  gradient and the step are masked, which is forward masking exactly (also under global-norm
-  clipping) while dead weights stay what they were: 0, so that whoever reads params reads the pruned
-  net. state['step'] is what schedules look at. A step whose loss or gradient is not finite changes
-  nothing but state['skipped'], the length of the current run of such steps.
+  loss: (params, stats, batch, key) -> (value, (new stats, scalars to log by name)). Only weights
+  that masks keep move: the gradient and the step are masked, which is forward masking exactly (also
+  under global-norm clipping) while dead weights stay what they were: 0, so that whoever reads
+  params reads the pruned net. state['step'] is what schedules look at. A step whose loss or
+  gradient is not finite changes nothing but state['skipped'], the length of the current run of such
+  steps.
   """
   tx = optax.with_extra_args_support(tx)
 
   def update(state, batch, key):
-    (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(
+    (value, (stats, told)), grads = jax.value_and_grad(loss, has_aux=True)(
       state['params'], state['stats'], batch, key
     )
     grads = tree.keep(grads, state['masks'])
@@ -138,7 +164,8 @@ def sgd(loss, tx: optax.GradientTransformation) -> Update:
     new = tree.select(fine, dict(params=params, stats=stats, opt=opt), old)
     skipped = jnp.where(fine, 0, state['skipped'] + 1)
     state = {**state, **new, 'skipped': skipped, 'step': state['step'] + 1}
-    return state, dict(loss=jnp.where(fine, value, 0.0), fine=fine)
+    told = tree.map(lambda x: jnp.where(fine, x, 0.0), dict(told, loss=value))
+    return state, dict(told, fine=fine)
 
   return update
 

@@ -186,8 +186,8 @@ def poisoned(module, where):
   loss = u.classification(module)
 
   def nan(params, stats, batch, key):
-    value, stats = loss(params, stats, batch, key)
-    return jnp.where((batch[1] == where).any(), jnp.nan, 1.0) * value, stats
+    value, aux = loss(params, stats, batch, key)
+    return jnp.where((batch[1] == where).any(), jnp.nan, 1.0) * value, aux
 
   return nan
 
@@ -221,7 +221,7 @@ def test_a_schedule_warms_up_drops_and_goes_on_where_a_state_says():
     sizes, [0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0.05, 0.05, 0.005, 0.005], rtol=1e-5
   )
   state = u.start(params, {}, None, tx, first=7)
-  update = u.sgd(lambda p, stats, batch, key: (p['w'].sum(), stats), tx)
+  update = u.sgd(lambda p, stats, batch, key: (p['w'].sum(), (stats, {})), tx)
   state = jax.tree.map(lambda x: x[0], state)
   after, _ = update(state, None, jax.random.key(0))
   assert float(after['params']['w'][0, 0]) == pytest.approx(-0.05) and int(after['step']) == 8
@@ -233,6 +233,66 @@ def test_l2_pulls_matrices_and_leaves_vectors():
   updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
   np.testing.assert_allclose(updates['kernel'], -0.3, rtol=1e-6)
   assert not updates['bias'].any()
+
+
+def test_a_cosine_falls_to_nothing():
+  tx = u.optimizer('sgd', learning_rate=0.5, cosine=8, warmup=2)
+  sizes = [
+    float(-tx.update(dict(w=jnp.ones(2)), tx.init(dict(w=jnp.ones(2))), step=s)[0]['w'][0])
+    for s in (0, 1, 4, 8, 20)
+  ]
+  expected = [0.25 * (1 + np.cos(0)) / 2, 0.5 * (1 + np.cos(np.pi / 8)) / 2, 0.25, 0, 0]
+  np.testing.assert_allclose(sizes, expected, atol=1e-6)
+
+
+def test_no_unit_gets_longer_weights_than_max_norm():
+  tx = u.optimizer('sgd', learning_rate=1.0, max_norm=2.0)
+  w = jnp.array([[0.6, 3.0], [0.8, 4.0]])  # columns of lengths 1 and 5
+  params = {name: dict(kernel=w, bias=jnp.full(2, 9.0)) for name in ('fc1', 'out')}
+  updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+  new = jax.tree.map(jnp.add, params, updates)
+  np.testing.assert_allclose(new['fc1']['kernel'], [[0.6, 1.2], [0.8, 1.6]], rtol=1e-6)
+  np.testing.assert_allclose(new['out']['kernel'], w)
+  np.testing.assert_allclose(new['fc1']['bias'], 9.0)
+
+
+def test_a_batch_holds_what_is_given_by_example_and_whole(fresh):
+  net, run = fresh((0, 1))
+  splits = jax.device_put(run.data.splits())
+  count = len(splits['train'].y)
+  numbers = jnp.arange(count) + 1000 * jnp.arange(2)[:, None]
+  labels = splits['train'].y + 1000 * jnp.arange(2)[:, None]
+
+  def loss(params, stats, batch, key):
+    x, y, given = batch
+    value, aux = u.classification(net.module)(params, stats, (x, y), key)
+    right = (given['label'] == y + given['offset']).all()
+    told = dict(right=right * 1.0, at_step=1.0 * given['step'], number=1.0 * given['number'].min())
+    return value, (aux[0], told)
+
+  state = u.start(net.params, {}, prune.all_kept(net.params), ADAM)
+  given = dict(label=labels, number=numbers), dict(offset=jnp.array([0, 1000]))
+  t.train(
+    u.sgd(loss, ADAM), u.classified(net.module), state, splits['train'], {}, run,
+    given=given, steps=4, batch=60, every=2,
+  )  # fmt: skip
+  curve = [row for row in run.rows if row['kind'] == 'curve']
+  assert [row['step'] for row in curve] == [2, 4]
+  for row, step in zip(curve, (0.5, 2.5)):  # the mean of the steps 0, 1 and 2, 3
+    assert row['right'] == [1, 1] and row['at_step'] == [step, step]
+    assert row['number'][1] >= 1000 > row['number'][0]
+
+
+def test_without_validation_the_last_is_the_best(fresh, same):
+  net, run = fresh((0,))
+  splits = jax.device_put(run.data.splits())
+  state = u.start(net.params, {}, prune.all_kept(net.params), ADAM)
+  last, best = t.train(
+    u.sgd(u.classification(net.module), ADAM), u.classified(net.module), state, splits['train'],
+    {}, run, steps=100, batch=60, every=50,
+  )  # fmt: skip
+  assert same(best.params, last['params']) and best.step.tolist() == [100]
+  assert run.rows[-1]['loss'] and 'validation_loss' not in run.rows[-1]
 
 
 def test_the_cpu_s_compile_options_change_no_bit(fresh, monkeypatch, same):

@@ -35,7 +35,8 @@ class Data:
   ('idx', 'npz', 'tfds', 'jpeg', 'debian', 'scikit-learn'). augment: (key, x) -> x, how a batch of
   training images is changed, or None.
   Raises DataError, with split and record, unless each split has Split's types and ranges, at least
-  one record, more than one class, and all splits have images of one shape.
+  one record, more than one class, and all splits have images of one shape. The validation split
+  alone may be empty: then nothing is chosen by it.
   """
 
   name: str
@@ -48,7 +49,9 @@ class Data:
 
   def __post_init__(self):
     for part in PARTS:
-      _check(getattr(self, part), f'the {part} split of {self.name}', self.classes)
+      split = getattr(self, part)
+      if part != 'validation' or len(split.x) or len(split.y):
+        _check(split, f'the {part} split of {self.name}', self.classes)
     shapes = {part: getattr(self, part).x.shape[1:] for part in PARTS}
     if len(set(shapes.values())) > 1:
       raise DataError(f'{self.name}: images must have one shape in all splits, not {shapes}')

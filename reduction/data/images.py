@@ -15,7 +15,7 @@ from reduction.data.data import Data, Records, Split
 from reduction.errors import MissingInput, require
 
 CLASSES = 10
-AUGMENTATIONS = ('flip_and_crop',)
+AUGMENTATIONS = ('flip_and_crop', 'jitter')
 
 
 class Kind(NamedTuple):
@@ -94,14 +94,18 @@ def cifar10(
   augment: a function of `reduction.data.augment`, for training images.
   Read from JPEG files it is 'CIFAR-10 (JPEG)': its figures do not compare with published ones.
   """
-  require(augment in (None, *AUGMENTATIONS), f'{augment=} is not {", ".join(AUGMENTATIONS)}')
+  change = augmentation(augment)
   records = find('cifar10', data_dir)
   title = 'CIFAR-10 (JPEG)' if records.source == 'jpeg' else 'CIFAR-10'
   data = split(records, title, validation, split_seed)
-  if not augment:
-    return data
-  found = importlib.import_module('reduction.data.augment')  # and JAX with it
-  return dataclasses.replace(data, augment=getattr(found, augment))
+  return dataclasses.replace(data, augment=change)
+
+
+def augmentation(name: str | None) -> Callable | None:
+  """The function of `reduction.data.augment` of that name, of AUGMENTATIONS."""
+  require(name in (None, *AUGMENTATIONS), f'augment={name!r} is not {", ".join(AUGMENTATIONS)}')
+  # imported here, and JAX with it
+  return getattr(importlib.import_module('reduction.data.augment'), name) if name else None
 
 
 def split(
@@ -113,8 +117,8 @@ def split(
   """
   count = len(records.train.y)
   require(
-    0 < validation < count,
-    f'{validation=} must be from 1 to {count - 1}: {title} has {count} training records',
+    0 <= validation < count,
+    f'{validation=} must be from 0 to {count - 1}: {title} has {count} training records',
   )
   order = canonical(*records.train)[np.random.default_rng(split_seed).permutation(count)]
 

@@ -3,23 +3,28 @@
 import flax.linen as nn
 import jax
 
+from reduction.errors import require
 from reduction.models.layers import Dense
 
 
 class MLP(nn.Module):
   """Dense layers 'fc1', 'fc2'... with relu, then the linear layer 'out'. x: [n, ...], flattened.
 
-  dropout: the share of each hidden layer's units that a training step leaves out.
+  dropout, input_dropout: the share of each hidden layer's units, and of the inputs, that a training
+  step leaves out.
   """
 
   widths: tuple[int, ...]
   classes: int
   dropout: float = 0.0
+  input_dropout: float = 0.0
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """Logits [n, classes]."""
     x = x.reshape(len(x), -1)
+    if self.input_dropout:
+      x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
     for i, width in enumerate(self.widths):
       x = nn.relu(Dense(width, name=f'fc{i + 1}')(x))
       if self.dropout:
@@ -27,9 +32,13 @@ class MLP(nn.Module):
     return Dense(self.classes, name='out')(x)
 
 
-def mlp(*, widths: tuple[int, ...], classes: int = 10) -> MLP:
+def mlp(
+  *, widths: tuple[int, ...], classes: int = 10, dropout: float = 0.0, input_dropout: float = 0.0
+) -> MLP:
   """A multilayer perceptron with hidden layers of these widths."""
-  return MLP(tuple(widths), classes)
+  for name, share in dict(dropout=dropout, input_dropout=input_dropout).items():
+    require(0 <= share < 1, f'{name}={share} must lie in [0, 1)')
+  return MLP(tuple(widths), classes, dropout, input_dropout)
 
 
 def lenet(*, widths: tuple[int, ...] = (300, 100), classes: int = 10) -> MLP:

@@ -1,7 +1,9 @@
 """Reductions, one file a paper: factories of `Stage`, composed from the technique folders."""
 
+from reduction.stages.correct import correct
+from reduction.stages.distill import distill
 from reduction.stages.lottery import lottery
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
-__all__ = ['lottery', 'supermask', 'tune']
+__all__ = ['correct', 'distill', 'lottery', 'supermask', 'tune']

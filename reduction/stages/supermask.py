@@ -129,7 +129,7 @@ def learner(module, method: str, kept: float, rescale: bool):
     }
     weights = under(jax.lax.stop_gradient(params['weights']), soft)
     logits, stats = apply(module, weights, stats, x, train=True, rngs=dict(dropout=key))
-    return losses.cross_entropy(logits, labels), stats
+    return losses.cross_entropy(logits, labels), (stats, {})
 
   def masked(params):
     masks = hard(params['scores'])

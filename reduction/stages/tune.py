@@ -2,31 +2,37 @@
 
 import jax
 
-from reduction.net import Net, over_replicas
+from reduction.data.images import augmentation
+from reduction.distill.targets import logits
+from reduction.distill.transfer import scores
+from reduction.net import Net
 from reduction.run import Run, Stage
 from reduction.train import check_schedule, fit
-from reduction.update import classified
 from reduction.update import optimizer as build_optimizer
 
 
-def tune(*, steps: int, batch: int, optimizer: dict, every: int = 100, best: bool = False) -> Stage:
+def tune(
+  *, steps: int, batch: int, optimizer: dict, every: int = 100, best: bool = False,
+  augment: str | None = None,
+) -> Stage:  # fmt: skip
   """Trains on for `steps`; masks hold.
 
   every: steps between evaluations. best: return the weights of the lowest validation loss instead
-  of the last. Rows: 'curve', and one 'tune'.
+  of the last. augment: how training images change, a name of `data.augment`; by default as the data
+  say. Rows: 'curve', and one 'tune'.
   """
   check_schedule(steps=steps, batch=batch, every=every)
-  tx = build_optimizer(**optimizer)
+  tx, change = build_optimizer(**optimizer), augmentation(augment)
 
   def stage(net: Net, run: Run) -> Net:
     splits = jax.device_put(run.data.splits())
-    last, found = fit(net, run, splits, tx, steps=steps, batch=batch, every=every)
+    last, found = fit(net, run, splits, tx, steps=steps, batch=batch, every=every,
+                      augment=change)  # fmt: skip
     chosen = net.replace(params=found.params, stats=found.stats) if best else last
-    score = over_replicas(classified(net.module), (0, 0, None))
     run.log(
       kind='tune', summary=True, seeds=run.seeds, steps=steps,
       early_stop_step=found.step, validation_loss=found.loss,
-      test_accuracy=score(chosen.params, chosen.stats, splits['test'])['accuracy'],
+      **scores(logits(chosen, splits['test'].x), splits['test'].y),
     )  # fmt: skip
     return chosen
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reduction import data
-from reduction.data.augment import PAD, flip_and_crop
+from reduction.data.augment import JITTER, PAD, flip_and_crop, jitter
 from reduction.errors import UsageError
 
 
@@ -28,6 +28,14 @@ def test_every_image_is_one_of_its_flips_and_moves():
   again = np.asarray(flip_and_crop(jax.random.key(0), x))
   assert np.array_equal(got, again)
   assert not np.array_equal(got, flip_and_crop(jax.random.key(1), x))
+
+
+def test_jitter_moves_by_two_pixels_at_most_and_all_moves_occur():
+  x = np.zeros((400, 9, 9, 1), np.float32)
+  x[:, 4, 4] = 1
+  places = np.argwhere(np.asarray(jitter(jax.random.key(0), x))[..., 0] == 1)[:, 1:] - 4
+  assert len(places) == 400 and np.abs(places).max() == JITTER
+  assert len({tuple(p) for p in places}) == (2 * JITTER + 1) ** 2
 
 
 def test_an_unknown_one_is_refused_before_anything_is_read(tmp_path):

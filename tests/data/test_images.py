@@ -181,10 +181,16 @@ def test_two_records_of_equal_pixels_keep_one_order():
   assert y[images.canonical(x, y)].tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize('validation', [0, 40, -1])
+@pytest.mark.parametrize('validation', [40, -1])
 def test_validation_out_of_range(idx_folder, validation):
-  with pytest.raises(UsageError, match=f'validation={validation} must be from 1 to 39: MNIST'):
+  with pytest.raises(UsageError, match=f'validation={validation} must be from 0 to 39: MNIST'):
     data.mnist(data_dir=idx_folder, validation=validation)
+
+
+def test_all_may_be_trained_on(idx_folder):
+  found = data.mnist(data_dir=idx_folder, validation=0)
+  assert len(found.validation.y) == 0 and len(found.train.y) == 40
+  assert found.validation.x.shape[1:] == found.train.x.shape[1:] and digest(found)
 
 
 def test_digits():

@@ -1,0 +1,1 @@
+"""Distillation: Hinton, Vinyals & Dean 2015 and what followed."""

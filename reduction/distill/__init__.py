@@ -1,0 +1,1 @@
+"""Distillation as pure functions: ensembles, kept targets, transfer sets, bias, specialists."""

@@ -1,0 +1,79 @@
+"""What a student is taught and by whom, made ready for the training loop."""
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from reduction.distill import ensembles, transfer
+from reduction.distill.student import distilled
+from reduction.distill.teachers import MEMBERS, check, find, kept_logits, live
+from reduction.errors import did_you_mean, require
+
+
+class Lesson(NamedTuple):
+  """Settings of `stages.distill`. numbers: name -> number or schedule. change: (key, x) -> x."""
+
+  teachers: tuple[str, ...]
+  members: str
+  mean: str
+  top: int
+  cache: str | None
+  numbers: dict
+  change: object
+
+  def check(self):
+    """Raises UsageError for a setting out of its range, and for two that exclude each other."""
+    for name, value in self.numbers.items():
+      good = callable(value) or value > 0 or (value == 0 and name != 'temperature')
+      bound = 'above 0' if name == 'temperature' else 'at least 0'
+      require(good, f'{name}={value} must be {bound}')
+    mix = self.numbers['label_mix']
+    require(callable(mix) or mix <= 1, f'label_mix={mix} must be at most 1')
+    for name, known in ('members', MEMBERS), ('mean', ensembles.MEANS):
+      value = getattr(self, name)
+      require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
+    soft = self.numbers['soft']
+    require(
+      self.teachers or not (callable(soft) or soft),
+      f'soft={soft} needs teachers; without any, give soft=0 and hard=1',
+    )
+    require(self.top >= 0, f'top={self.top} must not be negative')
+    require(
+      not (self.top and (self.change or callable(self.numbers['temperature']))),
+      f'top={self.top} keeps logits for one temperature and unchanged inputs: no schedule of the '
+      'temperature, no augment',
+    )
+
+  def prepare(self, module, x, test, run) -> tuple:
+    """(loss, given of `train`) for students of module on the examples x; logs the teachers."""
+    replicas, change = len(run.seeds), self.change or run.data.augment
+    by_step = tuple((n, value) for n, value in self.numbers.items() if callable(value))
+    same = {n: jnp.full(replicas, v) for n, v in self.numbers.items() if not callable(v)}
+    nets = [find(name, run.nets) for name in self.teachers]
+    if not nets:
+      return distilled(module, schedules=by_step), ({}, same)
+    check(nets, replicas, self.members)
+    how = dict(members=self.members, mean=self.mean)
+    kept = functools.partial(kept_logits, nets, replicas=replicas, **how)
+    self._log(kept(test.x, temperature=1.0)[:, :, 0], test.y, run)
+    if change:
+      same['live'] = live(nets, replicas, self.members)
+      modules = tuple(net.module for net in nets)
+      return distilled(module, teachers=modules, mean=self.mean, schedules=by_step), ({}, same)
+    loss = distilled(module, mean=self.mean, schedules=by_step)
+    folder = pathlib.Path(self.cache) if self.cache else run.workdir and run.workdir / 'teachers'
+    logits = kept(x, temperature=self.numbers['temperature'], folder=folder)
+    if self.top:
+      one = jnp.asarray(logits[:, :, 0])
+      bins, indices = ensembles.top(one, self.top, self.numbers['temperature'])
+      return loss, (dict(top=bins, indices=indices), same)
+    return loss, (dict(teacher=jnp.asarray(logits)), same)
+
+  def _log(self, logits, labels, run):
+    """How good the teachers are, or all of them as one."""
+    alone = self.members == 'own'
+    found = transfer.scores(logits if alone else logits[:1], labels)
+    found = found if alone else {name: float(value[0]) for name, value in found.items()}
+    run.log(kind='teacher', summary=True, seeds=run.seeds, **found)

@@ -1,0 +1,82 @@
+"""Nets on disk: what a stage returned, for other runs and for use.
+
+A folder holds `net.msgpack`, the digest and the variables in Flax's format, and `net.json`, the
+module as data: the name of its class and its fields.
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from types import ModuleType
+
+import jax
+import numpy as np
+from flax import serialization
+
+from reduction import checkpoint, tree
+from reduction.errors import DataError, MissingInput, UsageError
+from reduction.net import Net
+
+VARIABLES, MODULE = 'net.msgpack', 'net.json'
+KIND, OPAQUE = 'class', 'opaque'  # keys of a described module beside its fields
+
+
+def describe(module) -> dict:
+  """A Linen module as JSON holds it: {'class': 'MLP', 'opaque': [], 'widths': [300, 100], ...}.
+
+  opaque: names of fields that are no plain data, such as a function.
+  """
+  names = [f.name for f in dataclasses.fields(module) if f.name not in ('parent', 'name')]
+  fields = {name: getattr(module, name) for name in names}
+  plain = {name: value for name, value in fields.items() if _plain(value)}
+  return {KIND: type(module).__name__, OPAQUE: sorted(fields.keys() - plain), **plain}
+
+
+def _plain(value) -> bool:
+  if isinstance(value, list | tuple):
+    return all(map(_plain, value))
+  return isinstance(value, str | int | float | bool | None)
+
+
+def build(described: dict, models: ModuleType):
+  """The module that `describe` gave. models: holds its class, in one of its files.
+
+  Raises UsageError for a class that models lacks and for one with opaque fields.
+  """
+  settings = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
+  name, opaque = settings.pop(KIND), settings.pop(OPAQUE)
+  within = models.__name__ + '.'
+  places = [models, *(part for at, part in sys.modules.items() if at.startswith(within))]
+  found = next((vars(place)[name] for place in places if name in vars(place)), None)
+  if found is None or opaque:
+    what = f'fields {", ".join(opaque)} of {name}' if opaque else f'class {name}'
+    raise UsageError(f'{models.__name__} cannot make the {what}; read the net with `module=`')
+  return found(**settings)
+
+
+def write(folder: pathlib.Path, net: Net):
+  """Writes net, whole or not at all, for an older one in folder. Raises StorageError."""
+  variables = dict(params=net.params, stats=net.stats, masks=net.masks)
+  body = serialization.to_bytes(tree.map(tree.to_host, variables))
+  digest = tree.digest(np.frombuffer(body, np.uint8)).encode()
+  with checkpoint.whole_folder(folder) as unfinished:
+    (unfinished / VARIABLES).write_bytes(digest + body)
+    (unfinished / MODULE).write_text(json.dumps(describe(net.module)))
+
+
+def read(folder: pathlib.Path, models: ModuleType, module=None) -> Net:
+  """The net in folder. models: where the module's class is looked for, unless module is given.
+
+  Raises MissingInput where there is none, DataError where it is damaged.
+  """
+  path = folder / VARIABLES
+  if not path.is_file():
+    raise MissingInput(f'no net in {folder}: {path} is not there')
+  content = path.read_bytes()
+  digest, body = content[:16].decode('ascii', 'replace'), content[16:]
+  if digest != tree.digest(np.frombuffer(body, np.uint8)):
+    raise DataError(f'{path} is damaged: its digest differs')
+  if module is None:
+    module = build(checkpoint.read_json(folder / MODULE), models)
+  return Net(module, **jax.tree.map(jax.numpy.asarray, serialization.msgpack_restore(body)))

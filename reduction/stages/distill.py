@@ -1,0 +1,87 @@
+"""Distillation: a student learns a teacher's soft targets (Hinton, Vinyals & Dean, 2015)."""
+
+import jax
+
+from reduction import models
+from reduction.config import call
+from reduction.data.images import augmentation
+from reduction.distill.lesson import Lesson
+from reduction.distill.targets import logits
+from reduction.distill.transfer import absent, scores, subset
+from reduction.net import Net, create
+from reduction.prune import all_kept
+from reduction.run import Run, Stage
+from reduction.schedule import schedule
+from reduction.train import check_schedule, train
+from reduction.update import classified, sgd, start
+from reduction.update import optimizer as build_optimizer
+
+
+def distill(
+  *,
+  steps: int,
+  batch: int,
+  optimizer: dict,
+  teachers: tuple[str, ...] = (),
+  student: dict | None = None,
+  temperature: float | dict = 1.0,
+  soft: float | dict = 1.0,
+  hard: float | dict = 0.0,
+  label_mix: float | dict = 0.0,
+  members: str = 'own',
+  mean: str = 'arithmetic',
+  top: int = 0,
+  transfer: dict | None = None,
+  augment: str | None = None,
+  cache: str | None = None,
+  every: int = 100,
+  best: bool = False,
+) -> Stage:
+  """Trains a student on soft * T^2 CE(teacher / T, student / T) + hard * CE(labels, student).
+
+  teachers: names of what earlier stages returned ('dense'), or workdirs ('runs/teacher', with
+  ':stage' for another than the last); without any, hard labels teach alone. student: a model that
+  starts afresh; None trains the net that comes, its masks kept. temperature, soft, hard, label_mix:
+  of `losses.distillation`, numbers or schedules, dict(name='linear_schedule', ...) of optax.
+  members: 'own' gives each seed the teachers' replicate of its place (a lone one to all), 'all'
+  makes an ensemble of all replicates of all teachers; mean: 'arithmetic' or 'geometric'.
+  top: keep the so many likeliest classes and a bin for the rest. transfer: which training examples,
+  settings of `distill.transfer.subset`. augment: how they change, a name of `data.augment`; then
+  teachers see each changed batch too, else their logits are computed once: kept in the folder
+  cache, by default in the workdir. every: steps between evaluations. best: return the weights of
+  the lowest validation loss instead of the last. Rows: 'curve', a 'teacher', a 'distill'.
+  """
+  timing = dict(steps=steps, batch=batch, every=every)
+  check_schedule(**timing)
+  given = dict(temperature=temperature, soft=soft, hard=hard, label_mix=label_mix)
+  numbers = {name: schedule(value, name) for name, value in given.items()}
+  change = augmentation(augment)
+  lesson = Lesson(teachers, members, mean, top, cache, numbers, change)
+  lesson.check()
+  module = call(models, student, 'student') if student else None
+  tx = build_optimizer(**optimizer)
+
+  def stage(net: Net, run: Run) -> Net:
+    splits = run.data.splits()
+    chosen = subset(splits['train'].y, **(transfer or {}))
+    x, y = (values[chosen] for values in splits['train'])
+    pupil = create(module, run.key('init', 0), x[:1]) if module else net
+    loss, given = lesson.prepare(pupil.module, x, splits['test'], run)
+    masks = all_kept(pupil.params) if pupil.masks is None else pupil.masks
+    watched = {n: jax.device_put(splits[n]) for n in ('validation', 'test') if len(splits[n].y)}
+    last, found = train(
+      sgd(loss, tx), classified(pupil.module), start(pupil.params, pupil.stats, masks, tx),
+      jax.device_put((x, y)), watched, run, given=given, augment=change, **timing,
+    )  # fmt: skip
+    params, stats = (found.params, found.stats) if best else (last['params'], last['stats'])
+    taught = Net(pupil.module, params, stats, pupil.masks)
+    told = {name: value for name, value in numbers.items() if not callable(value)}
+    missing = absent(splits['train'].y, chosen)
+    run.log(
+      kind='distill', summary=True, seeds=run.seeds, steps=steps, examples=len(y), **told,
+      early_stop_step=found.step, validation_loss=found.loss,
+      **scores(logits(taught, splits['test'].x), splits['test'].y, missing),
+    )  # fmt: skip
+    return taught
+
+  return stage
