@@ -29,14 +29,20 @@ def describe(module) -> dict:
   """
   names = [f.name for f in dataclasses.fields(module) if f.name not in ('parent', 'name')]
   fields = {name: getattr(module, name) for name in names}
-  plain = {name: value for name, value in fields.items() if _plain(value)}
-  return {KIND: type(module).__name__, OPAQUE: sorted(fields.keys() - plain), **plain}
+  plain = {name: _plain(value) for name, value in fields.items()}
+  opaque = sorted(name for name, value in plain.items() if value is Ellipsis)
+  kept = {name: value for name, value in plain.items() if name not in opaque}
+  return {KIND: type(module).__name__, OPAQUE: opaque, **kept}
 
 
-def _plain(value) -> bool:
+def _plain(value):
+  """value as JSON holds it, modules inside described; ... where it cannot."""
   if isinstance(value, list | tuple):
-    return all(map(_plain, value))
-  return isinstance(value, str | int | float | bool | None)
+    inside = [_plain(x) for x in value]
+    return ... if ... in inside else inside
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    return describe(value)
+  return value if isinstance(value, str | int | float | bool | None) else ...
 
 
 def build(described: dict, models: ModuleType):
@@ -44,7 +50,7 @@ def build(described: dict, models: ModuleType):
 
   Raises UsageError for a class that models lacks and for one with opaque fields.
   """
-  settings = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
+  settings = {k: _built(v, models) for k, v in described.items()}
   name, opaque = settings.pop(KIND), settings.pop(OPAQUE)
   within = models.__name__ + '.'
   places = [models, *(part for at, part in sys.modules.items() if at.startswith(within))]
@@ -53,6 +59,12 @@ def build(described: dict, models: ModuleType):
     what = f'fields {", ".join(opaque)} of {name}' if opaque else f'class {name}'
     raise UsageError(f'{models.__name__} cannot make the {what}; read the net with `module=`')
   return found(**settings)
+
+
+def _built(value, models):
+  if isinstance(value, dict):
+    return build(value, models)
+  return tuple(_built(x, models) for x in value) if isinstance(value, list) else value
 
 
 def write(folder: pathlib.Path, net: Net):
