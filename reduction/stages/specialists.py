@@ -37,12 +37,12 @@ def specialists(
   """Trains a specialist for each of `count` groups of classes that the net that comes confuses.
 
   Each begins as that net, the generalist, and learns its group and a dustbin for all other classes
-  from hard labels, on examples half of which are of its group. Returns a net that asks the generalist
-  and those specialists that know one of its `asked` first classes, and finds the distribution closest
-  to all (eq. 5). soft, temperature: weight and temperature of the generalist's own soft targets beside the
-  labels, which keep a specialist from overfitting (section 6.1). cluster_temperature: of the
-  predictions whose covariance is clustered. The module needs a field `classes` and a last layer
-  'out'. Rows: 'curve', a 'specialist' each, and one 'specialists'.
+  from hard labels, on examples half of which are of its group. Returns a net that asks the
+  generalist and those specialists that know one of its `asked` first classes, and finds the
+  distribution closest to all (eq. 5). soft, temperature: weight and temperature of the generalist's
+  own soft targets beside the labels, which keep a specialist from overfitting (section 6.1).
+  cluster_temperature: of the predictions whose covariance is clustered. The module needs a field
+  `classes` and a last layer 'out'. Rows: 'curve', a 'specialist' each, and one 'specialists'.
   """
   timing = dict(steps=steps, batch=batch, every=every)
   check_schedule(**timing)
