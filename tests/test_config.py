@@ -66,12 +66,16 @@ DEEP = ('resnet', 'vgg')  # a minute of compiling
 
 @pytest.mark.parametrize('path', list(map(marked, FILES)), ids=lambda p: p.stem)
 def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images):
-  name = module(path).get_config('quick').data.name
-  flags = ['--config.lottery.steps=2', '--config.lottery.every=1', '--config.seeds=(0,)']
+  c = module(path).get_config('quick')
+  name = c.data.name
+  trained = [stage for stage in c.stages if 'steps' in c[stage]]
+  flags = [f'--config.{stage}.steps=2' for stage in trained]
+  flags += [f'--config.{stage}.every=1' for stage in trained] + ['--config.seeds=(0,)']
   if name == 'cifar10':
     flags += [f'--data_dir={color_images}', '--config.data.validation=150']
   elif name != 'digits':
-    flags += ['--config.data.name=digits', '--config.data.validation=200']
+    flags.append('--config.data.name=digits')
+    flags += ['--config.data.validation=200'] if c.data.validation else []
   result = launch(f'--config={path}:quick', *flags, f'--workdir={tmp_path}/run')
   assert result.code == 0, result.err
   assert (tmp_path / 'run' / 'report.html').exists()

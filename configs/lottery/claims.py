@@ -5,16 +5,10 @@ Accuracies are those at early stop. `reduction.report.claims` documents the meas
 
 import functools
 
+from configs.claims import lines
+
 DENSE, TICKET, REINIT = dict(net='ticket', kept=1.0), dict(net='ticket'), dict(net='reinit')
 STEP, BETTER = 'early_stop_step', ('early_stop_test_accuracy', 'difference')
-
-
-def lines(**claims):
-  """The config's `paper`: name -> (claim, what the paper says, measure)."""
-  return {
-    name: dict(claim=claim, paper=says, measure=measured)
-    for name, (claim, says, measured) in claims.items()
-  }
 
 
 def measure(net, kept, key, how, against=None, kind='level'):

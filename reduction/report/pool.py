@@ -21,6 +21,12 @@ NAMES = {
   'path': ('at', 'share'),
   'instability': ('at',),
   'histogram': ('at', 'layer', 'weight'),
+  'tune': ('at',),
+  'teacher': ('at',),
+  'distill': ('at',),
+  'correct': ('at',),
+  'specialist': ('at', 'classes'),
+  'specialists': ('at',),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

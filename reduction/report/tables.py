@@ -106,9 +106,13 @@ def _early_stop(row, rows) -> str:
   """The stage's own early stop, else that of the first net of its last level."""
   if 'early_stop_step' in row:
     return _cell(row, 'early_stop_step')
-  inside = [r for r in _summaries(rows, 'level') if pool.field(r, 'stage') == row['stage']]
-  last = max((r['level'] for r in inside), default=None)
-  return _cell(next((r for r in inside if r['level'] == last), row), 'early_stop_step')
+  inside = [
+    r for r in rows
+    if r.get('summary') and 'early_stop_step' in r and 'run' not in r
+    and pool.field(r, 'stage') == row['stage']
+  ]  # fmt: skip
+  last = max((r.get('level', 0) for r in inside), default=0)
+  return _cell(next((r for r in inside if r.get('level', 0) == last), row), 'early_stop_step')
 
 
 def _levels(rows) -> dict[tuple, list[dict]]:

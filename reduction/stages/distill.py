@@ -2,7 +2,7 @@
 
 import jax
 
-from reduction import models
+from reduction import models, tree
 from reduction.config import call
 from reduction.data.images import augmentation
 from reduction.distill.lesson import Lesson
@@ -59,6 +59,7 @@ def distill(
   lesson = Lesson(teachers, members, mean, top, cache, numbers, change)
   lesson.check()
   module = call(models, student, 'student') if student else None
+  named = ' '.join(map(str, tree.leaves(student))) if student else 'the net that came'
   tx = build_optimizer(**optimizer)
 
   def stage(net: Net, run: Run) -> Net:
@@ -78,8 +79,8 @@ def distill(
     told = {name: value for name, value in numbers.items() if not callable(value)}
     missing = absent(splits['train'].y, chosen)
     run.log(
-      kind='distill', summary=True, seeds=run.seeds, steps=steps, examples=len(y), **told,
-      early_stop_step=found.step, validation_loss=found.loss,
+      kind='distill', summary=True, student=named, seeds=run.seeds, **told, steps=steps,
+      examples=len(y), early_stop_step=found.step, validation_loss=found.loss,
       **scores(logits(taught, splits['test'].x), splits['test'].y, missing),
     )  # fmt: skip
     return taught
