@@ -2,6 +2,7 @@
 
 from launch.benchmarks.imports import imports
 from launch.benchmarks.pictures import pictures
+from launch.benchmarks.teaching import teaching
 from launch.benchmarks.training import training
 
-__all__ = ['imports', 'pictures', 'training']
+__all__ = ['imports', 'pictures', 'teaching', 'training']

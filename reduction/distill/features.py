@@ -1,8 +1,7 @@
 """Losses beside soft targets: of hidden layers, of relations between examples, of logits.
 
 Pure functions (student, teacher, ...) -> a scalar, float32 inside; the teacher gets no gradient.
-What is averaged and what is summed decides what a weight means, so each says it, and whose weight
-its default is.
+Each says what it averages, which decides what a weight means, and whose weight is its default.
 """
 
 from collections.abc import Callable
@@ -19,8 +18,8 @@ from reduction.errors import require
 def hint(student, teacher) -> jax.Array:
   """Half the squared difference, averaged over all entries. Both [n, ..., width].
 
-  FitNets (Romero et al. 2015, 1412.6550), eq. 3, learned together with the other losses instead of
-  in a stage before. Weight: mdistiller and RepDistiller give 100 to the square without the half.
+  FitNets (Romero et al. 2015, 1412.6550), eq. 3, jointly with the other losses, not before them.
+  Weight: mdistiller and RepDistiller give 100 to the square without the half.
   """
   return tinybert(student, teacher) / 2
 
@@ -28,9 +27,8 @@ def hint(student, teacher) -> jax.Array:
 def attention(student, teacher) -> jax.Array:
   """The mean squared difference of maps: squares averaged over channels, each map of length 1.
 
-  Both [n, ..., channels] with the same number of axes between, such as [n, h, w, channels]. Where
-  one is larger there, blocks of it are averaged to the other's size. Zagoruyko & Komodakis 2017
-  (1612.03928), p = 2. Weight 1000: mdistiller, RepDistiller.
+  Both [n, ..., channels], such as [n, h, w, channels]; blocks of the larger are averaged to the
+  smaller's size. Zagoruyko & Komodakis 2017 (1612.03928), p = 2. Weight 1000: RepDistiller.
   """
   student, teacher = _pair(student, teacher)
   require(
@@ -45,8 +43,8 @@ def attention(student, teacher) -> jax.Array:
 def rkd_distance(student, teacher) -> jax.Array:
   """Smooth L1 between distances of examples, each net's divided by their mean.
 
-  Both [n, ...], of any widths; averaged over all n^2 pairs. It holds n^2 width numbers: meant for
-  a layer of some hundred units. Park et al. 2019 (1904.05068), eq. 6. Weight 25: RepDistiller.
+  Both [n, ...], of any widths; averaged over all n^2 pairs. It holds n^2 width numbers: for layers
+  of some hundred units. Park et al. 2019 (1904.05068), eq. 6. Weight 25: RepDistiller.
   """
   return optax.huber_loss(*map(_distances, _pair(student, teacher))).mean()
 
@@ -112,19 +110,15 @@ def contrastive(student, teacher, *, temperature: float = 0.07, memory=None) -> 
   """Cross-entropy of finding an example's own teacher among all teachers of the batch, by cosine.
 
   Both [n, ...]; memory: [m, ...] more of the teacher's vectors, of other examples. A light CRD
-  (Tian et al. 2020, 1910.10699). CRD draws 16,384 negatives from a bank of all training examples
-  that it updates with momentum 0.5, maps both nets to 128 units, scores each negative by itself
-  (noise-contrastive estimation) and looks both ways; here the n - 1 others of the batch and m are
-  the negatives of one softmax, from student to teacher. Weight 0.8 and temperature: theirs.
+  (Tian et al. 2020, 1910.10699): that draws 16,384 negatives from a bank of all training examples,
+  updated with momentum 0.5, maps both nets to 128 units, scores each negative by itself and looks
+  both ways; here the n - 1 others of the batch and the m are the negatives of one softmax, from
+  student to teacher. Weight 0.8 and temperature: theirs.
   """
   student, teacher = (_unit(_flat(x)) for x in _pair(student, teacher, equal=True))
   if memory is not None:
-    more = jax.lax.stop_gradient(_flat(memory.astype(jnp.float32)))
-    require(
-      more.shape[1] == teacher.shape[1],
-      f'memory of width {more.shape[1]} is not of this teacher, whose width is {teacher.shape[1]}',
-    )
-    teacher = jnp.concatenate([teacher, _unit(more)])
+    more = jax.lax.stop_gradient(memory.astype(jnp.float32))
+    teacher = jnp.concatenate([teacher, _unit(_flat(more))])
   return losses.cross_entropy(student @ teacher.T / temperature, jnp.arange(len(student)))
 
 
@@ -137,7 +131,7 @@ class Loss(NamedTuple):
 
 
 LOSSES = dict(
-  hint=Loss(hint, 2 * 100.0, fitted=True),  # 100 stands before the whole square
+  hint=Loss(hint, 2 * 100.0, fitted=True),  # theirs stands before the whole square
   attention=Loss(attention, 1000.0),
   rkd_distance=Loss(rkd_distance, 25.0),
   rkd_angle=Loss(rkd_angle, 50.0),
@@ -159,11 +153,7 @@ def dkd(student, teacher, labels, *, temperature=4.0, alpha=1.0, beta=8.0) -> ja
   ramped up over 20 epochs. Raises UsageError for T <= 0 and for two classes.
   """
   classes = student.shape[-1]
-  require(
-    classes > 2,
-    f'dkd of {classes} classes: one class beside the label is no distribution to learn (NCKD is '
-    "undefined); use 'soft'",
-  )
+  require(classes > 2, f"{classes} classes leave dkd one beside the label: no NCKD; use 'soft'")
   label = jax.nn.one_hot(labels, classes, dtype=bool)
 
   def parts(logs):  # as logarithms: a sure teacher's 1 - p is 0 in float32
@@ -179,19 +169,19 @@ def dkd(student, teacher, labels, *, temperature=4.0, alpha=1.0, beta=8.0) -> ja
 def reverse_divergence(student, teacher, *, temperature=1.0) -> jax.Array:
   """T^2 KL(student || teacher), averaged over examples or tokens. Logits [..., classes].
 
-  A student too small for all of the teacher's modes keeps to some instead of covering all (MiniLLM,
-  Gu et al. 2024, 2306.08543). The forward one is `losses.soft_divergence`.
+  It keeps to some of the teacher's modes where the forward one, `losses.soft_divergence`, covers
+  all. MiniLLM (Gu et al. 2024, 2306.08543).
   """
   student, teacher = _logs(student, teacher, temperature)
   return temperature**2 * _divergence(student, teacher).mean()
 
 
 def jensen_shannon(student, teacher, *, beta: float = 0.5, temperature=1.0) -> jax.Array:
-  """T^2 (beta KL(teacher || m) + (1 - beta) KL(student || m)), m = beta teacher + (1 - beta) student.
+  """T^2 (beta KL(t || m) + (1 - beta) KL(s || m)) where m = beta t + (1 - beta) s.
 
-  Logits [..., classes]. Bounded by T^2 times the entropy of (beta, 1 - beta). Divided by beta it
-  tends to the forward divergence as beta falls to 0, divided by 1 - beta to the reverse one as it
-  rises to 1. GKD (Agarwal et al. 2024, 2306.13649), section 3. Raises UsageError for others.
+  t, s: softmax of the logits [..., classes] / T. At most T^2 times the entropy of (beta, 1 - beta).
+  Over beta it tends to the forward divergence as beta falls to 0, over 1 - beta to the reverse one
+  as it rises to 1. GKD (Agarwal et al. 2024, 2306.13649), section 3.
   """
   require(0 < beta < 1, f"{beta=} must lie in (0, 1); its limits are 'soft' and 'reverse'")
   student, teacher = _logs(student, teacher, temperature)
@@ -203,15 +193,14 @@ def jensen_shannon(student, teacher, *, beta: float = 0.5, temperature=1.0) -> j
 def standardized(logits) -> jax.Array:
   """(z - mean) / (1e-7 + std) over the classes: of both nets, before any temperature.
 
-  [..., classes]. The student then learns the shape of the teacher's logits, not their range. Sun et
-  al. 2024 (2403.01643), algorithm 1; std divides by classes, as in the paper's text.
+  [..., classes]. Sun et al. 2024 (2403.01643); std divides by the number of classes.
   """
   logits = logits.astype(jnp.float32)
   return (logits - logits.mean(-1, keepdims=True)) / (1e-7 + logits.std(-1, keepdims=True))
 
 
 def _pair(student, teacher, equal: bool = False):
-  """Both in float32, the teacher without gradient. Raises UsageError unless shapes fit."""
+  """Both in float32, the teacher without gradient; UsageError where shapes do not fit."""
   same = student.shape == teacher.shape if equal else len(student) == len(teacher)
   require(same, f'shapes {student.shape} of the student and {teacher.shape} of the teacher differ')
   return student.astype(jnp.float32), jax.lax.stop_gradient(teacher.astype(jnp.float32))
@@ -229,35 +218,29 @@ def _divergence(p, q):
   return (jnp.exp(p) * (p - q)).sum(-1)
 
 
-def _flat(x):
-  return x.reshape(len(x), -1)
+_flat = lambda x: x.reshape(len(x), -1)
+_differences = lambda x: _flat(x)[None] - _flat(x)[:, None]  # [n, n, width]
 
 
 def _unit(x):
   """Rows of length 1; one of zeros stays, and has no gradient instead of an infinite one."""
   square = jnp.square(x).sum(-1, keepdims=True)
   some = square > 1e-24
-  return x * jnp.where(some, jax.lax.rsqrt(jnp.where(some, square, 1.0)), 0.0)
+  return some * x * jax.lax.rsqrt(jnp.where(some, square, 1.0))
 
 
 def _pooled(x, size: tuple[int, ...]):
   """x [n, ..., channels] with the axes between averaged, in blocks, to size."""
   for axis, (have, want) in enumerate(zip(x.shape[1:-1], size), 1):
     require(have % want == 0, f'a map of size {have} has no even blocks for size {want}')
-    blocks = x.reshape(*x.shape[:axis], want, have // want, *x.shape[axis + 1 :])
-    x = blocks.mean(axis + 1)
+    x = x.reshape(*x.shape[:axis], want, have // want, *x.shape[axis + 1 :]).mean(axis + 1)
   return x
-
-
-def _differences(x):
-  x = _flat(x)
-  return x[None] - x[:, None]  # [n, n, width]
 
 
 def _distances(x):
   square = jnp.square(_differences(x)).sum(-1)
   some = square > 0  # the root of 0 has an infinite gradient
-  distances = jnp.where(some, jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
+  distances = some * jnp.sqrt(jnp.where(some, square, 1.0))
   return distances * some.sum() / jnp.maximum(distances.sum(), 1e-12)
 
 

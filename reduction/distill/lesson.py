@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from reduction.distill import ensembles, transfer
-from reduction.distill.student import distilled
+from reduction.distill import ensembles, matching, transfer
+from reduction.distill.student import METHODS, distilled, matched
 from reduction.distill.teachers import MEMBERS, check, find, kept_logits, live
 from reduction.errors import did_you_mean, require
 
 
 class Lesson(NamedTuple):
-  """Settings of `stages.distill`. numbers: name -> number or schedule. change: (key, x) -> x."""
+  """Settings of `stages.distill`. numbers: name -> number or schedule. change: (key, x) -> x.
+
+  matches: as `matching.read` returns them.
+  """
 
   teachers: tuple[str, ...]
   members: str
@@ -22,6 +25,8 @@ class Lesson(NamedTuple):
   cache: str | None
   numbers: dict
   change: object
+  matches: tuple[matching.Match, ...] = ()
+  method: str = 'soft'
 
   def check(self):
     """Raises UsageError for a setting out of its range, and for two that exclude each other."""
@@ -31,7 +36,7 @@ class Lesson(NamedTuple):
       require(good, f'{name}={value} must be {bound}')
     mix = self.numbers['label_mix']
     require(callable(mix) or mix <= 1, f'label_mix={mix} must be at most 1')
-    for name, known in ('members', MEMBERS), ('mean', ensembles.MEANS):
+    for name, known in ('members', MEMBERS), ('mean', ensembles.MEANS), ('method', METHODS):
       value = getattr(self, name)
       require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
     soft = self.numbers['soft']
@@ -45,31 +50,67 @@ class Lesson(NamedTuple):
       f'top={self.top} keeps logits for one temperature and unchanged inputs: no schedule of the '
       'temperature, no augment',
     )
+    self._check_method(mix)
 
-  def prepare(self, module, x, test, run) -> tuple:
-    """(loss, given of `train`) for students of module on the examples x; logs the teachers."""
+  def _check_method(self, mix):
+    require(
+      self.method == 'soft' or not (callable(mix) or mix),
+      f"label_mix={mix} mixes labels into soft targets: with method={self.method!r} leave it 0",
+    )
+    require(
+      not (self.top and self.method == 'dkd'),
+      f"top={self.top} may hide the label, which method='dkd' looks at: leave top 0",
+    )
+    if self.matches:
+      require(
+        len(self.teachers) == 1 and self.members == 'own',
+        f'matches look into one teacher net of each student: name one instead of {self.teachers}, '
+        f"with members='own' instead of {self.members!r}",
+      )
+      require(not self.top, f'top={self.top} keeps logits, but matches need a live teacher')
+
+  def prepare(self, net, x, test, run) -> tuple:
+    """(loss, given, projections) to `train` the students net on the examples x; logs the teachers.
+
+    projections: of `matching`, None where nothing is matched.
+    """
+    module = net.module
     replicas, change = len(run.seeds), self.change or run.data.augment
     by_step = tuple((n, value) for n, value in self.numbers.items() if callable(value))
     same = {n: jnp.full(replicas, v) for n, v in self.numbers.items() if not callable(v)}
     nets = [find(name, run.nets) for name in self.teachers]
     if not nets:
-      return distilled(module, schedules=by_step), ({}, same)
+      return distilled(module, schedules=by_step, method=self.method), ({}, same), None
     check(nets, replicas, self.members)
     how = dict(members=self.members, mean=self.mean)
     kept = functools.partial(kept_logits, nets, replicas=replicas, **how)
     self._log(kept(test.x, temperature=1.0)[:, :, 0], test.y, run)
+    if self.matches:
+      return self._matched(net, nets[0], x[:2], same, by_step, run)
+    taught = functools.partial(
+      distilled, module, mean=self.mean, schedules=by_step, method=self.method
+    )
     if change:
       same['live'] = live(nets, replicas, self.members)
-      modules = tuple(net.module for net in nets)
-      return distilled(module, teachers=modules, mean=self.mean, schedules=by_step), ({}, same)
-    loss = distilled(module, mean=self.mean, schedules=by_step)
+      return taught(teachers=tuple(net.module for net in nets)), ({}, same), None
     folder = pathlib.Path(self.cache) if self.cache else run.workdir and run.workdir / 'teachers'
     logits = kept(x, temperature=self.numbers['temperature'], folder=folder)
     if self.top:
       one = jnp.asarray(logits[:, :, 0])
       bins, indices = ensembles.top(one, self.top, self.numbers['temperature'])
-      return loss, (dict(top=bins, indices=indices), same)
-    return loss, (dict(teacher=jnp.asarray(logits)), same)
+      return taught(), (dict(top=bins, indices=indices), same), None
+    return taught(), (dict(teacher=jnp.asarray(logits)), same), None
+
+  def _matched(self, net, teacher, x, same, by_step, run):
+    """What `prepare` returns where layers are matched: the teacher is live, its logits too."""
+    replicas = len(run.seeds)
+    # other keys than those of the student's first weights
+    fresh = matching.projections(self.matches, net, teacher, x, run.key('init', 1))
+    same['live'] = live([teacher], replicas, self.members)
+    same['weights'] = tuple(jnp.full(replicas, match.weight) for match in self.matches)
+    pairs = tuple(match._replace(weight=None, project=None) for match in self.matches)
+    loss = matched(net.module, teacher.module, pairs, schedules=by_step, method=self.method)
+    return loss, ({}, same), fresh
 
   def _log(self, logits, labels, run):
     """How good the teachers are, or all of them as one."""

@@ -1,19 +1,23 @@
-"""The loss of a student: soft targets, kept or from live teachers, beside hard labels."""
+"""The loss of a student: what a teacher's logits tell, kept or live, beside hard labels."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 
-from reduction import losses
-from reduction.distill import ensembles
+from reduction import losses, tree
+from reduction.distill import ensembles, features, matching
 from reduction.net import apply
 
 NUMBERS = ('temperature', 'soft', 'hard', 'label_mix')  # each may be a schedule
+METHODS = ('soft', 'dkd', 'reverse', 'jsd')  # what the weight `soft` is of
 
 
 @functools.lru_cache(maxsize=64)
-def distilled(module, *, teachers: tuple = (), mean: str = 'arithmetic', schedules: tuple = ()):
+def distilled(
+  module, *, teachers: tuple = (), mean: str = 'arithmetic', schedules: tuple = (),
+  method: str = 'soft',
+):  # fmt: skip
   """The loss of a student, a function for `update.sgd`; batch: (x, labels, given).
 
   given holds the NUMBERS, unless schedules, pairs (name, of the step), do, and one of
@@ -21,14 +25,13 @@ def distilled(module, *, teachers: tuple = (), mean: str = 'arithmetic', schedul
     top      logits [n, k + 1] and `indices` [n, k] of `ensembles.top`
     live     for each of the modules `teachers`, (params, stats) [members, ...]: they see the same x
     none     there are hard labels alone
-  Logged: the soft and hard parts of `losses.distillation`.
+  method: one of METHODS. Logged: 'kl' and 'hard_loss' of `losses.distillation`, and the method's.
   """
-  by_step = dict(schedules)
 
   def loss(params, stats, batch, key):
     x, labels, given = batch
     logits, stats = apply(module, params, stats, x, train=True, rngs={'dropout': key})
-    numbers = {n: by_step[n](given['step']) if n in by_step else given[n] for n in NUMBERS}
+    numbers = _numbers(given, schedules)
     t = numbers['temperature']
     if 'top' in given:
       target, bins = given['top'], ensembles.at(logits, given['indices'], t)
@@ -37,12 +40,55 @@ def distilled(module, *, teachers: tuple = (), mean: str = 'arithmetic', schedul
     if target is None:
       value = losses.cross_entropy(logits, labels)
       return numbers['hard'] * value, (stats, dict(hard_loss=value))
-    value, told = losses.distillation(
-      logits, target, labels, bins=bins, **numbers
-    )
+    value, told = _taught(method, logits, target, labels, bins, numbers)
     return value, (stats, told)
 
   return loss
+
+
+@functools.lru_cache(maxsize=64)
+def matched(module, teacher, matches: tuple, *, schedules: tuple = (), method: str = 'soft'):
+  """`distilled` by one live teacher, whose hidden layers the student's are drawn to as well.
+
+  params: {'student':, 'projections':} of `matching`. matches: of `matching.read`; their weights are
+  given['weights'] instead, so that others compile nothing anew. Logged besides: each match's loss.
+  """
+
+  def loss(params, stats, batch, key):
+    x, labels, given = batch
+    (logits, stats), layers = matching.capture(
+      module, params['student'], stats, x, [match.student for match in matches],
+      train=True, rngs={'dropout': key},
+    )  # fmt: skip
+    lone = tree.map(lambda w: w[0], given['live'][0])
+    target, shown = matching.capture(teacher, *lone, x, [match.teacher for match in matches])
+    numbers = _numbers(given, schedules)
+    value, told = _taught(method, logits, target, labels, logits, numbers)
+    drawn, each = matching.weigh(matches, given['weights'], layers, shown, params['projections'])
+    return value + drawn, (stats, told | each)
+
+  return loss
+
+
+def _numbers(given, schedules):
+  by_step = dict(schedules)
+  return {n: by_step[n](given['step']) if n in by_step else given[n] for n in NUMBERS}
+
+
+def _taught(method, logits, target, labels, bins, numbers):
+  """(loss, what to log) of logits beside the target; bins: logits in the target's classes."""
+  if method == 'soft':
+    return losses.distillation(logits, target, labels, bins=bins, **numbers)
+  t = numbers['temperature']
+  if method == 'dkd':
+    value = features.dkd(bins, target, labels, temperature=t)
+  else:
+    divergence = dict(reverse=features.reverse_divergence, jsd=features.jensen_shannon)[method]
+    value = divergence(bins, target, temperature=t)
+  kl = losses.soft_divergence(bins, target, temperature=t)
+  hard_loss = losses.cross_entropy(logits, labels)
+  told = {'kl': kl, 'hard_loss': hard_loss, method: value}
+  return numbers['soft'] * value + numbers['hard'] * hard_loss, told
 
 
 def _target(given, teachers, x, temperature, mean):

@@ -1,0 +1,104 @@
+"""Training a teacher and its students, hard and soft: steps a second beside PyTorch's."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import sys
+
+import numpy as np
+
+from launch.benchmarks.pace import OURS, cell
+from launch.benchmarks.sides import Session, interleaved, process, spread
+from reduction.errors import require
+from reduction.report import Table
+from reduction.report.intervals import NONE
+
+LESSONS = ('teacher', 'hard', 'soft')
+PEER = pathlib.Path(__file__).parent.parent / 'peers' / 'teaching_torch.py'
+
+
+def teaching(
+  *, teacher: tuple[int, ...], student: tuple[int, ...], batch: int, steps: int, repeats: int,
+  peer: bool = True,
+):  # fmt: skip
+  """Times `steps` updates of Adam on 60,000 random 28 x 28 images, here and in PyTorch.
+
+  teacher: widths of its hidden layers; it has dropout, moved images and a limit on its weights.
+  student: those of the student, which learns from hard labels and from kept logits at T = 20.
+  Rows 'teaching', one for each of LESSONS: steps a second, GFLOP/s and what a large matrix product
+  reaches, PyTorch's steps a second and ours over them; for 'soft' also `extra`, the time that soft
+  targets cost over hard labels.
+  """
+  require(min(batch, steps, repeats) > 0, f'{batch=}, {steps=} and {repeats=} must be above 0')
+  settings = dict(teacher=teacher, student=student, batch=batch)
+
+  def bench(session: Session):
+    with contextlib.ExitStack() as stack:
+      quiet = dict(
+        JAX_PLATFORMS='cpu',
+        JAX_ENABLE_COMPILATION_CACHE=os.environ.get('JAX_ENABLE_COMPILATION_CACHE', 'false'),
+      )
+      commands = {OURS: [sys.executable, '-m', 'launch.benchmarks.teaching_ours']}
+      if peer:
+        commands['torch'] = [session.peer_python, str(PEER)]
+      asks = {}
+      for side, command in commands.items():
+        found = stack.enter_context(process(side, command, settings, **quiet))
+        if missing := found.about.get('missing'):
+          session.say(f'{side}: {missing} is not installed; pip install -e .[bench]')
+        else:
+          asks[side] = found.ask
+      jobs = [dict(lesson=lesson, steps=steps) for lesson in LESSONS]
+      replies = interleaved(asks, jobs, repeats, lambda line: session.say(f'teaching: {line}'))
+      limit = asks[OURS](limit=True)['gflops']
+    rows = compare(replies, settings, steps, limit)
+    return rows, [table(rows)]
+
+  return bench
+
+
+def compare(replies: dict, settings: dict, steps: int, limit: float) -> list[dict]:
+  """Rows from the replies of `interleaved`; see `teaching`."""
+  rows, seconds = [], lambda side, i: np.array([r['seconds'] for r in replies[side, i][1:]])
+  for i, lesson in enumerate(LESSONS):
+    widths = settings['teacher' if lesson == 'teacher' else 'student']
+    ours, layers = seconds(OURS, i), (784, *widths, 10)
+    products = sum(a * b for a, b in itertools.pairwise(layers))
+    # a multiply-add is two; backward: every weight's gradient, and every input's but the first
+    work = 2 * settings['batch'] * (3 * products - layers[0] * layers[1])
+    gflops = work * steps / float(np.median(ours)) / 1e9
+    row = dict(
+      kind='teaching', summary=True, lesson=lesson, widths=' '.join(map(str, widths)),
+      batch=settings['batch'], **spread(steps / ours).fields('steps_per_s'),
+      gflops=round(gflops, 1), limit_gflops=round(limit, 1), of_limit=round(gflops / limit, 4),
+    )  # fmt: skip
+    if lesson == 'soft':
+      row |= spread(ours / seconds(OURS, LESSONS.index('hard')) - 1).fields('extra')
+    if ('torch', i) in replies:
+      theirs = seconds('torch', i)
+      row |= spread(steps / theirs).fields('peer_steps_per_s')
+      row |= spread(theirs / ours).fields('ratio')
+    rows.append(row)
+  return rows
+
+
+def table(rows: list[dict]) -> Table:
+  """A line for each lesson."""
+  cells = tuple(
+    (
+      row['lesson'], row['widths'], cell(row, 'steps_per_s', '.0f'),
+      f'{row["gflops"]:.0f} ({row["of_limit"]:.0%})', cell(row, 'peer_steps_per_s', '.0f'),
+      cell(row, 'ratio', '.2f'), cell(row, 'extra', '+.1%') if 'extra' in row else NONE,
+    )
+    for row in rows
+  )  # fmt: skip
+  columns = ('lesson', 'units', 'steps/s', 'GFLOP/s (of the limit)', "PyTorch's steps/s", 'ratio',
+             'over hard labels')  # fmt: skip
+  note = (
+    f'One seed, batch {rows[0]["batch"]}, Adam. Medians and ranges. Ratio: ours over '
+    "PyTorch's, side by side. "
+    f'The limit is a large float32 matrix product, '
+    f'{rows[0]["limit_gflops"]:.0f} GFLOP/s.'
+  )
+  return Table('Teaching', columns, cells, note)
