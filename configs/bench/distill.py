@@ -27,6 +27,6 @@ def get_config(variant: str = ''):
     batch=100,
     steps=2 if quick else 300,  # half an epoch
     repeats=1 if quick else 3,
-    peer=not quick,
+    peers=() if quick else ('torch', 'torch_fused'),
   )
   return c

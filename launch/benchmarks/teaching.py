@@ -15,21 +15,24 @@ from reduction.report import Table
 from reduction.report.intervals import NONE
 
 LESSONS = ('teacher', 'hard', 'soft')
+PEERS = ('torch', 'torch_fused')  # Adam as it comes, and its fused form
 PEER = pathlib.Path(__file__).parent.parent / 'peers' / 'teaching_torch.py'
 
 
 def teaching(
   *, teacher: tuple[int, ...], student: tuple[int, ...], batch: int, steps: int, repeats: int,
-  peer: bool = True,
+  peers: tuple[str, ...] = PEERS,
 ):  # fmt: skip
   """Times `steps` updates of Adam on 60,000 random 28 x 28 images, here and in PyTorch.
 
   teacher: widths of its hidden layers; it has dropout, moved images and a limit on its weights.
   student: those of the student, which learns from hard labels and from kept logits at T = 20.
-  Rows 'teaching', one for each of LESSONS: steps a second, GFLOP/s and what a large matrix product
-  reaches, PyTorch's steps a second and ours over them; for 'soft' also `extra`, the time that soft
-  targets cost over hard labels.
+  peers: of PEERS. Rows 'teaching', one for each of LESSONS and peers: steps a second, GFLOP/s and
+  what a large matrix product reaches, the peer's steps a second and ours over them; for 'soft' also
+  `extra`, the time that soft targets cost over hard labels.
   """
+  for name in peers:
+    require(name in PEERS, f'{name!r} is not one of {", ".join(PEERS)}')
   require(min(batch, steps, repeats) > 0, f'{batch=}, {steps=} and {repeats=} must be above 0')
   settings = dict(teacher=teacher, student=student, batch=batch)
 
@@ -40,11 +43,12 @@ def teaching(
         JAX_ENABLE_COMPILATION_CACHE=os.environ.get('JAX_ENABLE_COMPILATION_CACHE', 'false'),
       )
       commands = {OURS: [sys.executable, '-m', 'launch.benchmarks.teaching_ours']}
-      if peer:
-        commands['torch'] = [session.peer_python, str(PEER)]
+      commands |= {name: [session.peer_python, str(PEER)] for name in peers}
       asks = {}
       for side, command in commands.items():
-        found = stack.enter_context(process(side, command, settings, **quiet))
+        found = stack.enter_context(process(
+          side, command, dict(settings, fused=side == 'torch_fused'), **quiet
+        ))  # fmt: skip
         if missing := found.about.get('missing'):
           session.say(f'{side}: {missing} is not installed; pip install -e .[bench]')
         else:
@@ -75,11 +79,12 @@ def compare(replies: dict, settings: dict, steps: int, limit: float) -> list[dic
     )  # fmt: skip
     if lesson == 'soft':
       row |= spread(ours / seconds(OURS, LESSONS.index('hard')) - 1).fields('extra')
-    if ('torch', i) in replies:
-      theirs = seconds('torch', i)
-      row |= spread(steps / theirs).fields('peer_steps_per_s')
-      row |= spread(theirs / ours).fields('ratio')
-    rows.append(row)
+    beside = [
+      dict(peer=side, **spread(steps / seconds(side, i)).fields('peer_steps_per_s'),
+           **spread(seconds(side, i) / ours).fields('ratio'))
+      for side, job in replies if job == i and side != OURS
+    ]  # fmt: skip
+    rows += [{**row, **peer} for peer in beside or [{}]]
   return rows
 
 
@@ -88,16 +93,17 @@ def table(rows: list[dict]) -> Table:
   cells = tuple(
     (
       row['lesson'], row['widths'], cell(row, 'steps_per_s', '.0f'),
-      f'{row["gflops"]:.0f} ({row["of_limit"]:.0%})', cell(row, 'peer_steps_per_s', '.0f'),
+      f'{row["gflops"]:.0f} ({row["of_limit"]:.0%})', row.get('peer', NONE),
+      cell(row, 'peer_steps_per_s', '.0f'),
       cell(row, 'ratio', '.2f'), cell(row, 'extra', '+.1%') if 'extra' in row else NONE,
     )
     for row in rows
   )  # fmt: skip
-  columns = ('lesson', 'units', 'steps/s', 'GFLOP/s (of the limit)', "PyTorch's steps/s", 'ratio',
-             'over hard labels')  # fmt: skip
+  columns = ('lesson', 'units', 'steps/s', 'GFLOP/s (of the limit)', 'beside', 'its steps/s',
+             'ratio', 'over hard labels')  # fmt: skip
   note = (
     f'One seed, batch {rows[0]["batch"]}, Adam. Medians and ranges. Ratio: ours over '
-    "PyTorch's, side by side. "
+    "the peer's, side by side. "
     f'The limit is a large float32 matrix product, '
     f'{rows[0]["limit_gflops"]:.0f} GFLOP/s.'
   )

@@ -2,8 +2,9 @@
 
 Needs torch alone. The first line of stdin holds the settings, each further line a job.
 
-For its speed: all data in memory, fused Adam, gradients set to None, images moved by one gather
-for a whole batch (torchvision moves them one by one), and as many threads as a trial finds fastest.
+For its speed: all data in memory, fused Adam where asked, gradients set to None, images moved by one
+gather for a whole batch (torchvision moves them one by one), and as many threads as a trial finds
+fastest.
 """
 
 import json
@@ -46,7 +47,8 @@ def trainer(lesson, settings, data):
   teaching = lesson == 'teacher'
   model = network(settings['teacher' if teaching else 'student'], teaching)
   hidden = [m.weight for m in model if isinstance(m, nn.Linear)][:-1]
-  optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+  fused = settings['fused'] or None  # None is what PyTorch chooses
+  optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=fused)
   batch = settings['batch']
 
   def go(steps):

@@ -53,9 +53,10 @@ class Lesson(NamedTuple):
     self._check_method(mix)
 
   def _check_method(self, mix):
+    require(self.method == 'soft' or self.teachers, f'method={self.method!r} needs teachers')
     require(
       self.method == 'soft' or not (callable(mix) or mix),
-      f"label_mix={mix} mixes labels into soft targets: with method={self.method!r} leave it 0",
+      f'label_mix={mix} mixes labels into soft targets: with method={self.method!r} leave it 0',
     )
     require(
       not (self.top and self.method == 'dkd'),

@@ -88,7 +88,8 @@ def capture(module, params, stats, x, paths=None, *, train: bool = False, rngs=N
     variables, x, train=train, rngs=rngs, capture_intermediates=wanted,
     mutable=['intermediates', *(['batch_stats'] if train else [])],
   )  # fmt: skip
-  seen = {name: calls[0] for name, calls in _called(new.get('intermediates', {})) if len(calls) == 1}
+  called = _called(new.get('intermediates', {}))
+  seen = {name: calls[0] for name, calls in called if len(calls) == 1}
   seen = {name: x for name, x in seen.items() if hasattr(x, 'shape') and x.ndim > 1}
   return ((output, new.get('batch_stats', {})) if train else output), seen
 

@@ -1,10 +1,14 @@
 """Distillation: a student learns a teacher's soft targets (Hinton, Vinyals & Dean, 2015)."""
 
+import functools
+from typing import NamedTuple
+
 import jax
 
 from reduction import models, tree
 from reduction.config import call
 from reduction.data.images import augmentation
+from reduction.distill import matching
 from reduction.distill.lesson import Lesson
 from reduction.distill.targets import logits
 from reduction.distill.transfer import absent, scores, subset
@@ -30,6 +34,8 @@ def distill(
   label_mix: float | dict = 0.0,
   members: str = 'own',
   mean: str = 'arithmetic',
+  method: str = 'soft',
+  matches: tuple[dict, ...] = (),
   top: int = 0,
   transfer: dict | None = None,
   augment: str | None = None,
@@ -44,45 +50,71 @@ def distill(
   starts afresh; None trains the net that comes, its masks kept. temperature, soft, hard, label_mix:
   of `losses.distillation`, numbers or schedules, dict(name='linear_schedule', ...) of optax.
   members: 'own' gives each seed the teachers' replicate of its place (a lone one to all), 'all'
-  makes an ensemble of all replicates of all teachers; mean: 'arithmetic' or 'geometric'.
-  top: keep the so many likeliest classes and a bin for the rest. transfer: which training examples,
-  settings of `distill.transfer.subset`. augment: how they change, a name of `data.augment`; then
-  teachers see each changed batch too, else their logits are computed once: kept in the folder
-  cache, by default in the workdir. every: steps between evaluations. best: return the weights of
-  the lowest validation loss instead of the last. Rows: 'curve', a 'teacher', a 'distill'.
+  makes an ensemble of all replicates of all teachers; mean: 'arithmetic' or 'geometric'. method:
+  'soft', or what takes its place: 'dkd', 'reverse', 'jsd' of `distill.features`. matches: hidden
+  layers drawn to those of one teacher, as in `distill.matching.read`: a dict(student='fc1',
+  teacher='fc1', loss='hint') is logged as 'hint fc1'; its projection is dropped in the end. top:
+  keep the so many likeliest classes and a bin for the rest. transfer: which training examples,
+  settings of `distill.transfer.subset`. augment: how they change, a name of `data.augment`; then,
+  and with matches, teachers see each batch too, else their logits are computed once: kept in the
+  folder cache, by default in the workdir. every: steps between evaluations. best: return the
+  weights of the lowest validation loss instead of the last. Rows: 'curve', a 'teacher', a
+  'distill'. Function matching (augment, soft alone) and born-again nets (student: the teacher's
+  model) need nothing more.
   """
   timing = dict(steps=steps, batch=batch, every=every)
   check_schedule(**timing)
   given = dict(temperature=temperature, soft=soft, hard=hard, label_mix=label_mix)
   numbers = {name: schedule(value, name) for name, value in given.items()}
   change = augmentation(augment)
-  lesson = Lesson(teachers, members, mean, top, cache, numbers, change)
+  read = matching.read(matches)
+  lesson = Lesson(teachers, members, mean, top, cache, numbers, change, read, method)
   lesson.check()
   module = call(models, student, 'student') if student else None
   named = ' '.join(map(str, tree.leaves(student))) if student else 'the net that came'
   tx = build_optimizer(**optimizer)
+  return functools.partial(teach, Course(lesson, module, named, tx, transfer or {}, timing, best))
 
-  def stage(net: Net, run: Run) -> Net:
-    splits = run.data.splits()
-    chosen = subset(splits['train'].y, **(transfer or {}))
-    x, y = (values[chosen] for values in splits['train'])
-    pupil = create(module, run.key('init', 0), x[:1]) if module else net
-    loss, given = lesson.prepare(pupil.module, x, splits['test'], run)
-    masks = all_kept(pupil.params) if pupil.masks is None else pupil.masks
-    watched = {n: jax.device_put(splits[n]) for n in ('validation', 'test') if len(splits[n].y)}
-    last, found = train(
-      sgd(loss, tx), classified(pupil.module), start(pupil.params, pupil.stats, masks, tx),
-      jax.device_put((x, y)), watched, run, given=given, augment=change, **timing,
-    )  # fmt: skip
-    params, stats = (found.params, found.stats) if best else (last['params'], last['stats'])
-    taught = Net(pupil.module, params, stats, pupil.masks)
-    told = {name: value for name, value in numbers.items() if not callable(value)}
-    missing = absent(splits['train'].y, chosen)
-    run.log(
-      kind='distill', summary=True, student=named, seeds=run.seeds, **told, steps=steps,
-      examples=len(y), early_stop_step=found.step, validation_loss=found.loss,
-      **scores(logits(taught, splits['test'].x), splits['test'].y, missing),
-    )  # fmt: skip
-    return taught
 
-  return stage
+class Course(NamedTuple):
+  """The settings of `distill`, checked."""
+
+  lesson: Lesson
+  module: object
+  named: str
+  tx: object
+  transfer: dict
+  timing: dict
+  best: bool
+
+
+def teach(course: Course, net: Net, run: Run) -> Net:
+  """The stage: a student, made or come, trained as its lesson says."""
+  lesson, splits = course.lesson, run.data.splits()
+  chosen = subset(splits['train'].y, **course.transfer)
+  x, y = (values[chosen] for values in splits['train'])
+  pupil = create(course.module, run.key('init', 0), x[:1]) if course.module else net
+  loss, given, projections = lesson.prepare(pupil, x, splits['test'], run)
+  masks = all_kept(pupil.params) if pupil.masks is None else pupil.masks
+  trained = pupil.params, masks, course.tx, classified(pupil.module)
+  if lesson.matches:
+    trained = matching.joined(projections, *trained)
+  params, masks, tx, evaluate = trained
+  watched = {n: jax.device_put(splits[n]) for n in ('validation', 'test') if len(splits[n].y)}
+  last, found = train(
+    sgd(loss, tx), evaluate, start(params, pupil.stats, masks, tx),
+    jax.device_put((x, y)), watched, run, given=given, augment=lesson.change, **course.timing,
+  )  # fmt: skip
+  best = course.best
+  params, stats = (found.params, found.stats) if best else (last['params'], last['stats'])
+  params = params['student'] if lesson.matches else params
+  taught = Net(pupil.module, params, stats, pupil.masks)
+  told = {name: value for name, value in lesson.numbers.items() if not callable(value)}
+  missing = absent(splits['train'].y, chosen)
+  run.log(
+    kind='distill', summary=True, student=course.named, seeds=run.seeds, **told,
+    steps=course.timing['steps'], examples=len(y), early_stop_step=found.step,
+    validation_loss=found.loss,
+    **scores(logits(taught, splits['test'].x), splits['test'].y, missing),
+  )  # fmt: skip
+  return taught
