@@ -2,8 +2,8 @@
 
 Needs torch alone. The first line of stdin holds the settings, each further line a job.
 
-For its speed: all data in memory, fused Adam where asked, gradients set to None, images moved by one
-gather for a whole batch (torchvision moves them one by one), and as many threads as a trial finds
+For its speed: all data in memory, fused Adam where asked, gradients set to None, images moved by
+one gather for a whole batch (torchvision moves them singly), and as many threads as a trial finds
 fastest.
 """
 
