@@ -58,6 +58,7 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
   from reduction.config import claim, claim_data
   from reduction.cost import cost
   from reduction.data import digest
+  from reduction.errors import require
   from reduction.mesh import check_batch
   from reduction.net import create, over_replicas
   from reduction.processes import everywhere, first, require_same
@@ -69,6 +70,10 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
 
   with signals.noted():
     data, module, stage = build(config, data_dir)
+    require(
+      getattr(module, 'classes', data.classes) == data.classes,
+      f'config.model.classes={getattr(module, "classes", 0)}, but {data.name} has {data.classes}',
+    )
     for name in config['stages'] if mesh else ():
       check_batch(mesh, config[name].get('batch', 0))
     facts = dict(name=data.name, source=data.source, digest=digest(data))

@@ -19,6 +19,7 @@ import pytest  # noqa: E402
 from reduction import models  # noqa: E402
 from reduction.net import create  # noqa: E402
 from reduction.run import Run  # noqa: E402
+from tests import recordings  # noqa: E402
 from tests.launcher import Launcher  # noqa: E402
 
 
@@ -39,6 +40,14 @@ def digits():
   from reduction import data
 
   return data.digits()
+
+
+@pytest.fixture(scope='session')
+def spoken(tmp_path_factory):
+  """A data directory of recorded tones that stand for spoken digits."""
+  root = tmp_path_factory.mktemp('speech')
+  recordings.write(root)
+  return root
 
 
 @pytest.fixture(scope='session')

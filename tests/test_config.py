@@ -65,7 +65,7 @@ DEEP = ('resnet', 'vgg')  # a minute of compiling
 
 
 @pytest.mark.parametrize('path', list(map(marked, FILES)), ids=lambda p: p.stem)
-def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images):
+def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken):
   c = module(path).get_config('quick')
   name = c.data.name
   trained = [stage for stage in c.stages if 'steps' in c[stage]]
@@ -73,6 +73,9 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images):
   flags += [f'--config.{stage}.every=1' for stage in trained] + ['--config.seeds=(0,)']
   if name == 'cifar10':
     flags += [f'--data_dir={color_images}', '--config.data.validation=150']
+  elif name == 'spoken_digits':
+    flags.append(f'--data_dir={spoken}')
+    flags += ['--config.model.classes=4', '--config.student.student.classes=4']
   elif name != 'digits':
     flags.append('--config.data.name=digits')
     flags += ['--config.data.validation=200'] if c.data.validation else []

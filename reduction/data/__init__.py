@@ -2,5 +2,8 @@
 
 from reduction.data.data import Data, Split, digest
 from reduction.data.images import cifar10, digits, fashion_mnist, mnist
+from reduction.data.speech import spoken_digits
 
-__all__ = ['Data', 'Split', 'cifar10', 'digest', 'digits', 'fashion_mnist', 'mnist']
+__all__ = [
+  'Data', 'Split', 'cifar10', 'digest', 'digits', 'fashion_mnist', 'mnist', 'spoken_digits',
+]  # fmt: skip

@@ -19,6 +19,17 @@ class Split(NamedTuple):
   y: np.ndarray
 
 
+class Clips(NamedTuple):
+  """Which frames of a split are of one recording, in order. lengths, words: int [clips]."""
+
+  lengths: np.ndarray
+  words: np.ndarray
+
+  def cut(self, frames: np.ndarray) -> list[np.ndarray]:
+    """frames [n, ...] of the split, recording by recording."""
+    return np.split(frames, np.cumsum(self.lengths)[:-1])
+
+
 class Records(NamedTuple):
   """What a source holds: Splits of x uint8 [n, height, width, channels] and y uint8 [n]."""
 
@@ -33,7 +44,7 @@ class Data:
 
   name: as tables print it. classes: labels are 0 .. classes - 1. source: what it was read from
   ('idx', 'npz', 'tfds', 'jpeg', 'debian', 'scikit-learn'). augment: (key, x) -> x, how a batch of
-  training images is changed, or None.
+  training images is changed, or None. clips: for frames of recordings, the Clips of each split.
   Raises DataError, with split and record, unless each split has Split's types and ranges, at least
   one record, more than one class, and all splits have images of one shape. The validation split
   alone may be empty: then nothing is chosen by it.
@@ -46,6 +57,7 @@ class Data:
   classes: int
   source: str
   augment: Callable | None = None
+  clips: dict[str, Clips] | None = None
 
   def __post_init__(self):
     for part in PARTS:

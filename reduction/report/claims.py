@@ -12,11 +12,13 @@ nearest value within 5 %. run: the run whose rows these are, where not this one:
 'lottery/lenet:15k'. key: the measured field. against: what differs in the rows compared with (any
 of these fields, and key). how: one of
   value       mean [least, greatest] over seeds; without `against`
+  bootstrap   the row's own number and interval, its fields key, key_low and key_high; 'not claimed'
+              where the row has None for it; without `against`
   difference  this - that, in percentage points for accuracies
   relative    mean(this) / mean(that) - 1, in percent: how far averaged curves lie apart
   ratio       this / that, geometric mean over seeds
-The last three pair by seed (a control drawn several times for a seed counts as their mean) and give
-a 95 % t-interval over seeds; 'no difference found' where it holds zero (one, for ratios).
+Comparisons pair by seed (a control drawn several times for a seed counts as their mean) and give a
+95 % t-interval over seeds; 'no difference found' where it holds zero (one, for ratios).
 """
 
 import math
@@ -28,7 +30,8 @@ from reduction.errors import UsageError, did_you_mean, require
 from reduction.report import intervals, pool
 
 FIELDS = ('at', 'kept', 'level', 'net', 'run', 'stage', 'step')
-KINDS = ('value', 'difference', 'relative', 'ratio')
+KINDS = ('value', 'bootstrap', 'difference', 'relative', 'ratio')
+ALONE = KINDS[:2]  # which compare with nothing
 
 
 class Answer(NamedTuple):
@@ -54,8 +57,8 @@ def check(paper: dict):
     how = measure['how']
     require(how in KINDS, f'{at}.measure.how={how!r} is unknown.{did_you_mean(how, KINDS)}')
     require(
-      (how == 'value') != ('against' in measure),
-      f'{at}.measure: {how!r} {"stands alone, without" if how == "value" else "needs"} an against',
+      (how in ALONE) != ('against' in measure),
+      f'{at}.measure: {how!r} {"stands alone, without" if how in ALONE else "needs"} an against',
     )
 
 
@@ -87,6 +90,9 @@ def _measured(rows, measure) -> tuple[str, str]:
   """(what was measured, '') or ('', what is missing)."""
   where = {key: measure[key] for key in FIELDS if key in measure}
   key, how = measure['key'], measure['how']
+  if how == 'bootstrap':
+    chosen, absent = _chosen(rows, measure['kind'], where, key)
+    return ('', absent) if absent else (_bootstrapped(chosen[0], key), '')
   this, absent = _values(rows, measure['kind'], where, key)
   if absent or how == 'value':
     flat = [x for values in this.values() for x in values]
@@ -102,6 +108,15 @@ def _measured(rows, measure) -> tuple[str, str]:
   b = np.array([np.mean(that[seed]) for seed in seeds])
   with np.errstate(all='ignore'):  # a zero or a NaN is said in words
     return _compared(a, b, key, how), ''
+
+
+def _bootstrapped(row, key) -> str:
+  found = [row.get(name) for name in (key, f'{key}_low', f'{key}_high')]
+  if None in found:
+    return 'not claimed: what it is a share of is within its own interval'
+  gain, of_two = key.endswith('gain'), 2  # as if of two values: an interval stands beside it
+  found = intervals.Interval(*(100 * x for x in found), of_two)
+  return intervals.wording(found, ' pp' if gain else ' %', digits=2 if gain else 0, signed=gain)
 
 
 def _compared(a, b, key, how) -> str:
@@ -125,16 +140,23 @@ def _exp(x):
 
 
 def _values(rows, kind, where, key) -> tuple[dict, str]:
-  """seed -> values of the rows named, or what is missing; rows of one net, level and stage."""
+  """seed -> values of the rows named, or what is missing."""
+  rows, absent = _chosen(rows, kind, where, key)
+  values = pool.per_seed(rows, key)
+  return values, absent or ('' if values else f'no {key} in these rows')
+
+
+def _chosen(rows, kind, where, key) -> tuple[list[dict], str]:
+  """The rows named, those of one net, level and stage, or what is missing."""
   run = where.get('run', 'this run')
   rows = [row for row in rows if row.get('kind') == kind and pool.field(row, 'run') == run]
   if not rows:
-    return {}, f'no rows of kind {kind}' + f' of {run}' * ('run' in where)
+    return [], f'no rows of kind {kind}' + f' of {run}' * ('run' in where)
   known = {name for row in rows for name in row}
   require(key in known, f'{key!r} is in no row of kind {kind}.{did_you_mean(key, known)}')
   rows, absent = pool.select(rows, where)
   if absent or not rows:
-    return {}, f'no {kind} with ' + (', '.join(absent) or 'all of ' + ', '.join(map(str, where)))
+    return [], f'no {kind} with ' + (', '.join(absent) or 'all of ' + ', '.join(map(str, where)))
   for name in ('net', 'kept', 'level', 'stage', 'step'):
     several = {pool.field(row, name) for row in rows}
     require(
@@ -142,8 +164,7 @@ def _values(rows, kind, where, key) -> tuple[dict, str]:
       f'{key} of {where} is that of several: {name} {", ".join(sorted(map(str, several)))}; '
       f'name one {name} in the measure',
     )
-  values = pool.per_seed(rows, key)
-  return values, '' if values else f'no {key} in these rows'
+  return rows, ''
 
 
 def _with_unit(text, unit):

@@ -10,7 +10,7 @@ MINUS = '\N{MINUS SIGN}'
 TIMES = '\N{MULTIPLICATION SIGN}'
 NONE = '\N{EN DASH}'  # a cell that has no number
 # endings of the keys that hold a fraction, shown in percent
-FRACTIONS = ('kept', 'accuracy', 'instability')
+FRACTIONS = ('kept', 'accuracy', 'instability', 'gain', 'word_error')
 SIZES = ('bytes', 'peak_sram')
 
 

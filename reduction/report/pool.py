@@ -27,6 +27,8 @@ NAMES = {
   'correct': ('at',),
   'specialist': ('at', 'classes'),
   'specialists': ('at',),
+  'system': ('at', 'net'),
+  'gain': ('at',),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

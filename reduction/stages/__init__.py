@@ -2,9 +2,10 @@
 
 from reduction.stages.correct import correct
 from reduction.stages.distill import distill
+from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
-__all__ = ['correct', 'distill', 'lottery', 'specialists', 'supermask', 'tune']
+__all__ = ['correct', 'distill', 'gain', 'lottery', 'specialists', 'supermask', 'tune']
