@@ -11,7 +11,7 @@ LAYERS = [  # top to bottom; folders of one layer do not import each other
   {'formats', 'mcu', 'data'},
   {'models', 'path', 'train', 'update'},
   {'net', 'run', 'fold', 'cost', 'report', 'checkpoint', 'config', 'progress', 'rows', 'signals'}
-  | {'mesh', 'processes', 'saved', 'store'},
+  | {'mesh', 'processes', 'saved', 'schedule', 'store'},
   {'qtensor', 'kernels', 'losses', 'tree', 'errors'},
 ]  # fmt: skip
 TOGETHER = LAYERS[0], LAYERS[4], LAYERS[5], LAYERS[6]  # the files of these know each other

@@ -59,7 +59,7 @@ def rkd_angle(student, teacher) -> jax.Array:
 
 
 def similarity(student, teacher) -> jax.Array:
-  """Squared difference of the inner products of examples, rows of length 1, summed over n^2 / n^2.
+  """Squared difference of the inner products of examples, rows of length 1, averaged over all n^2.
 
   Both [n, ...], of any widths. Tung & Mori 2019 (1907.09682), eq. 4. Weight 3000: RepDistiller.
   """
@@ -123,7 +123,7 @@ def contrastive(student, teacher, *, temperature: float = 0.07, memory=None) -> 
 
 
 class Loss(NamedTuple):
-  """fitted: it compares unit by unit, so that a student of another width needs a projection."""
+  """A loss, its default weight, and whether it compares unit by unit: widths must be fitted."""
 
   function: Callable
   weight: float

@@ -77,6 +77,7 @@ class Lesson(NamedTuple):
     """
     module = net.module
     replicas, change = len(run.seeds), self.change or run.data.augment
+    require(not (self.top and change), f'top={self.top} keeps logits, but the data are augmented')
     by_step = tuple((n, value) for n, value in self.numbers.items() if callable(value))
     same = {n: jnp.full(replicas, v) for n, v in self.numbers.items() if not callable(v)}
     nets = [find(name, run.nets) for name in self.teachers]

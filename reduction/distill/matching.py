@@ -17,6 +17,7 @@ from reduction import tree
 from reduction.distill.features import LOSSES
 from reduction.errors import UsageError, did_you_mean, require
 from reduction.models.layers import glorot
+from reduction.net import over_replicas
 
 
 class Match(NamedTuple):
@@ -54,8 +55,8 @@ def read(matches) -> tuple[Match, ...]:
 def _read(given, where: str) -> Match:
   require(isinstance(given, dict), f'{where}={given!r} must be a dict(student=, teacher=, loss=)')
   for key in given:
-    known = Match._fields
-    require(key in known, f'{where} has no {key!r}.{did_you_mean(key, known)}')
+    fields = Match._fields
+    require(key in fields, f'{where} has no {key!r}.{did_you_mean(key, fields)}')
   for key in ('student', 'teacher', 'loss'):
     value = given.get(key)
     require(isinstance(value, str), f'{where} needs a name for {key!r}, not {value!r}')
@@ -65,8 +66,8 @@ def _read(given, where: str) -> Match:
   weight = LOSSES[loss].weight if match.weight is None else match.weight
   good = isinstance(weight, float | int) and math.isfinite(weight) and weight >= 0
   require(good, f'{where}.weight={weight!r} must be a number of at least 0')
-  known = match.project in (None, True, False)
-  require(known, f'{where}.project={match.project!r} must be True, False or None')
+  good = match.project in (None, True, False)
+  require(good, f'{where}.project={match.project!r} must be True, False or None')
   require(
     LOSSES[loss].fitted or not match.project,
     f'{where}.project=True: a projection would learn {loss} in place of the student; leave it out',
@@ -116,8 +117,7 @@ def projections(matches, student, teacher, x, keys) -> dict:
     differ = LOSSES[match.loss].fitted and one.shape[-1] != other.shape[-1]
     if match.project or (differ and match.project is None):
       widths = one.shape[-1], other.shape[-1]
-      own = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-      made[match.name] = jax.vmap(lambda key, widths=widths: glorot(key, widths))(own)
+      made[match.name] = over_replicas(_initializer(widths), (0, None))(keys, i)
       one = jax.ShapeDtypeStruct((*one.shape[:-1], widths[1]), one.dtype)
     elif differ:
       raise UsageError(
@@ -129,6 +129,11 @@ def projections(matches, student, teacher, x, keys) -> dict:
     except UsageError as error:
       raise UsageError(f'{match.name!r} with {match.teacher!r}: {error}') from error
   return made
+
+
+@functools.lru_cache(maxsize=64)
+def _initializer(widths):
+  return lambda key, index: glorot(jax.random.fold_in(key, index), widths)
 
 
 def _shapes(net, x):

@@ -103,7 +103,8 @@ def teach(course: Course, net: Net, run: Run) -> Net:
   watched = {n: jax.device_put(splits[n]) for n in ('validation', 'test') if len(splits[n].y)}
   last, found = train(
     sgd(loss, tx), evaluate, start(params, pupil.stats, masks, tx),
-    jax.device_put((x, y)), watched, run, given=given, augment=lesson.change, **course.timing,
+    jax.device_put((x, y)), watched, run, given=given, **course.timing,
+    augment=lesson.change or run.data.augment,
   )  # fmt: skip
   best = course.best
   params, stats = (found.params, found.stats) if best else (last['params'], last['stats'])
