@@ -36,7 +36,7 @@ def get_config(variant: str = ''):
     student=dict(name='mlp', widths=(30,)),
     temperature=4.0,
     hard=0.1,
-    steps=1_000,
+    steps=100 if variant == 'quick' else 1_000,
     batch=60,
     every=50,
     optimizer=dict(name='adam', learning_rate=3e-3),

@@ -36,10 +36,11 @@ def get_config(variant: str = ''):
     c.seeds = setting.SEEDS[:2]
     c.model = dict(setting.TEACHER, widths=(100, 100))
     c.members = dict(setting.teaching(1), stage='tune')
-    c.stages = ('members', *c.stages)
+    c.stages = ('members', 'arithmetic')
     taught.update(setting.learning(600, 300), teachers=('members',))
     taught['student'] = dict(name='mlp', widths=(100, 100))
-  c.arithmetic, c.geometric = dict(taught), dict(taught, mean='geometric')
+  for mean in set(c.stages) - {'members'}:
+    c[mean] = dict(taught, mean=mean)
   wrong = setting.errors
   c.paper = lines(
     D14=('errors of the ensemble', 'not in the paper', wrong('arithmetic', kind='teacher')),
