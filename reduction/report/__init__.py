@@ -30,8 +30,8 @@ def check(config: dict):
 
 
 def table(rows: list[dict]) -> list[Table]:
-  """Before and after every stage, and the levels; those of the two that rows hold."""
-  return tables.filled([tables.stages(rows), tables.levels(rows)])
+  """Before and after every stage, the levels, and who was taught; those that rows hold."""
+  return tables.filled([tables.stages(rows), tables.levels(rows), tables.lessons(rows)])
 
 
 def facts(rows: list[dict], config: dict, sessions: Sequence[dict]) -> dict[str, str]:

@@ -19,6 +19,15 @@ LEVEL = dict(  # key -> heading
   validation_loss='validation loss',
 )
 COST = dict(macs='multiply-adds', peak_sram='peak memory', energy_uj='energy (µJ, estimated)')
+LESSONS = dict(  # kind -> what the row is of, or the field that says it
+  tune='trained', teacher='its teachers', distill='student', correct='corrected', system='net',
+  specialist='classes', specialists='all together',
+)  # fmt: skip
+LESSON = dict(  # key -> heading
+  temperature='T', soft='soft', hard='hard', examples='examples', shift='added to biases',
+  test_errors='test errors', test_accuracy='test accuracy (%)',
+  missing_accuracy='of classes not seen (%)', word_error='word errors (%)',
+)  # fmt: skip
 ELSEWHERE = ('params', 'nonzero', 'bytes', 'seeds', 'early_stop_step', *COST)  # have their columns
 
 
@@ -147,6 +156,24 @@ def levels(rows: list[dict]) -> Table:
     'the interval holds zero.'
   )
   return _table('Levels', lines, note)
+
+
+def lessons(rows: list[dict]) -> Table:
+  """Teachers, students, corrections and specialists: what they were given and what they know."""
+  found = [row for kind in LESSONS for row in _summaries(rows, kind)]
+  if all(row['kind'] == 'tune' for row in found):
+    return _table('Taught', [])
+  found.sort(key=rows.index)
+  lines = [
+    {
+      'stage': pool.field(row, 'stage'),
+      'net': str(row.get(LESSONS[row['kind']], LESSONS[row['kind']])),
+      **{heading: _cell(row, key) for key, heading in LESSON.items()},
+    }
+    for row in found
+  ]
+  note = 'Mean [least, greatest] over seeds. Soft and hard: weights of the two losses.'
+  return _table('Taught', lines, note)
 
 
 def _against(group, dense) -> str:

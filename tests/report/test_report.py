@@ -73,6 +73,25 @@ def measure(**settings):
   return claims.answers(ROWS, dict(R1=claim))[0].ours
 
 
+def test_what_was_taught_has_a_table_of_its_own():
+  at = lambda stage, kind, **more: dict(at=stage, kind=kind, summary=True, seeds=SEEDS, **more)
+  tuned = at('dense', 'tune', test_errors=[5, 6, 7], test_accuracy=[0.95, 0.94, 0.93])
+  assert not tables.lessons([*ROWS, tuned]).rows
+  taught = [
+    tuned,
+    at('soft', 'distill', student='mlp 30', temperature=4.0, soft=1.0, hard=0.1, examples=900,
+       test_errors=[8, 8, 8], test_accuracy=[0.92] * 3, missing_accuracy=[0.5, 0.25, 0.75]),
+    at('fixed', 'correct', shift=[3.5, 3.0, 4.0], test_errors=[6, 6, 6]),
+  ]  # fmt: skip
+  table = tables.lessons([*ROWS, *taught])
+  assert table.columns[:3] == ('stage', 'net', 'T') and 'word errors (%)' not in table.columns
+  rows = [dict(zip(table.columns, row)) for row in table.rows]
+  assert [row['net'] for row in rows] == ['trained', 'mlp 30', 'corrected']
+  assert rows[0]['test errors'] == '6 [5, 7]' and rows[0]['T'] == intervals.NONE
+  assert rows[1]['of classes not seen (%)'] == '50.00 [25.00, 75.00]' and rows[1]['T'] == '4'
+  assert rows[2]['added to biases'] == '3.5 [3, 4]'
+
+
 def test_interval_by_hand():
   # mean 2, s 1, t(2, .975) 4.3027: 2 +- 4.3027 / sqrt(3)
   found = intervals.interval([1, 2, 3])
