@@ -67,13 +67,18 @@ def limit(size: int = 2_048) -> float:
   return 2 * size**3 / (time.perf_counter() - began) / 1e9
 
 
-def main():
-  """Answers until stdin ends."""
-  ask = side(json.loads(sys.stdin.readline()))
-  print(json.dumps(dict(about=f'jax {jax.__version__}, a thread a core')), flush=True)
+def answer(ask, **about):
+  """Says what this side is, then answers each line of stdin: ask(**job), or the `limit`."""
+  print(json.dumps(about), flush=True)
   for line in sys.stdin:
     job = json.loads(line)
     print(json.dumps(dict(gflops=limit()) if 'limit' in job else ask(**job)), flush=True)
+
+
+def main():
+  """The settings are the first line of stdin."""
+  ask = side(json.loads(sys.stdin.readline()))
+  answer(ask, about=f'jax {jax.__version__}, a thread a core')
 
 
 if __name__ == '__main__':

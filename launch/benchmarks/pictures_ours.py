@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 
-from launch.benchmarks.ours import limit
+from launch.benchmarks.ours import answer
 from reduction import models, prune, tree
 from reduction.config import call
 from reduction.cost import cost
@@ -54,12 +54,9 @@ def side(settings: dict):
 
 
 def main():
-  """Answers until stdin ends."""
+  """The settings are the first line of stdin."""
   ask, macs = side(json.loads(sys.stdin.readline()))
-  print(json.dumps(dict(about=f'jax {jax.__version__}', macs=macs)), flush=True)
-  for line in sys.stdin:
-    job = json.loads(line)
-    print(json.dumps(dict(gflops=limit()) if 'limit' in job else ask(**job)), flush=True)
+  answer(ask, about=f'jax {jax.__version__}', macs=macs)
 
 
 if __name__ == '__main__':

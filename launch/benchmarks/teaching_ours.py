@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.benchmarks.ours import limit, nothing
+from launch.benchmarks.ours import answer, nothing
 from reduction import models, prune
 from reduction.data.augment import jitter
 from reduction.distill.student import distilled
@@ -56,13 +56,10 @@ def side(settings: dict):
 
 
 def main():
-  """Answers until stdin ends."""
+  """The settings are the first line of stdin."""
   settings = json.loads(sys.stdin.readline())
   ask = side({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-  print(json.dumps(dict(about=f'jax {jax.__version__}')), flush=True)
-  for line in sys.stdin:
-    job = json.loads(line)
-    print(json.dumps(dict(gflops=limit()) if 'limit' in job else ask(**job)), flush=True)
+  answer(ask, about=f'jax {jax.__version__}')
 
 
 if __name__ == '__main__':

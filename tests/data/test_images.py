@@ -187,12 +187,6 @@ def test_validation_out_of_range(idx_folder, validation):
     data.mnist(data_dir=idx_folder, validation=validation)
 
 
-def test_all_may_be_trained_on(idx_folder):
-  found = data.mnist(data_dir=idx_folder, validation=0)
-  assert len(found.validation.y) == 0 and len(found.train.y) == 40
-  assert found.validation.x.shape[1:] == found.train.x.shape[1:] and digest(found)
-
-
 def test_digits():
   found = data.digits()
   parts = (found.train, found.validation, found.test)
@@ -208,6 +202,8 @@ def test_digits():
   assert len(other.train.y) == 1397 and np.array_equal(other.test.x, found.test.x)
   with pytest.raises(UsageError, match='test=1797 must be from 1 to 1796'):
     data.digits(test=1797)
+  whole = data.digits(validation=0)  # all may be trained on
+  assert len(whole.train.y) == 1497 and whole.validation.x.shape == (0, 8, 8, 1) and digest(whole)
 
 
 def test_keras_npz_equals_idx(idx_folder, small, tmp_path):
