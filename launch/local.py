@@ -49,7 +49,8 @@ class Process:
       REDUCTION_HEARTBEAT=str(self.beats), PYTHONUNBUFFERED='1', PYTHONFAULTHANDLER='1',
     )  # fmt: skip
     if devices:
-      own['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+      theirs = os.environ.get('XLA_FLAGS', '')  # kept: the last of two flags counts
+      own['XLA_FLAGS'] = f'{theirs} --xla_force_host_platform_device_count={devices}'
     self.child = subprocess.Popen(
       [sys.executable, '-m', 'launch.run', *argv], env={**os.environ, **own},
       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

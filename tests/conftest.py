@@ -5,7 +5,9 @@ import pathlib
 import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=4')
+# small programs run once: what compiles them fast is faster than what makes them fast
+FLAGS = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
+os.environ.setdefault('XLA_FLAGS', FLAGS)
 CACHE = pathlib.Path(os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / f'reduction-{os.getuid()}')
 ))  # fmt: skip

@@ -57,7 +57,7 @@ def get_config(variant: str = ''):
   for loss, layer in MATCHED.items():
     parts[loss] = dict(taught, matches=(dict(student=layer, teacher=layer, loss=loss),))
   if quick:
-    parts = {name: parts[name] for name in ('teacher', 'soft', 'hint')}
+    parts = {name: parts[name] for name in ('teacher', 'hint')}
   c.stages = tuple(parts)
   for name, settings in parts.items():
     c[name] = settings

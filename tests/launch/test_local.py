@@ -40,7 +40,8 @@ def assert_close(a, b):
 
 def run(module, *flags, env=None, **more):
   """A started `python -m launch.<module>`; four devices in all for two processes."""
-  own = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2', **(env or {})}
+  two = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=2'
+  own = {**os.environ, 'XLA_FLAGS': two, **(env or {})}
   return subprocess.Popen([sys.executable, '-m', f'launch.{module}', *flags], env=own, cwd=ROOT,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
 
