@@ -187,20 +187,22 @@ def _finite_on_host(params, replica: int) -> bool:
 
 def fit(
   net: Net, run, splits: dict, tx: optax.GradientTransformation, *, frozen: bool = False,
-  augment=None, **schedule,
+  augment=None, watching: bool | None = None, **schedule,
 ):  # fmt: skip
   """Trains a classifier from where it is, masks kept; (the net after the last step, the best).
 
   splits: 'train', 'validation' and 'test', on the device. augment: how training images change,
-  by default as the run's data say. frozen: dead weights stay what they are instead of 0.
+  by default as the run's data say. frozen: dead weights stay what they are instead of 0. watching:
+  whether curves follow the test split; None compiles a program that cannot, in less time.
   schedule: as for `train`.
   """
   update, evaluate = sgd(classification(net.module), tx), classified(net.module)
-  watched = {name: splits[name] for name in ('validation', 'test') if len(splits[name][1])}
+  names = ('validation',) if watching is None else ('validation', 'test')
+  watched = {name: splits[name] for name in names if len(splits[name][1])}
   first = schedule.get('first', 0)
   state = start(net.params, net.stats, net.masks, tx, first=first, frozen=frozen)
   state, best = train(
     update, evaluate, state, splits['train'], watched, run, augment=augment or run.data.augment,
-    **schedule,
+    watching=bool(watching), **schedule,
   )  # fmt: skip
   return net.replace(params=state['params'], stats=state['stats']), best

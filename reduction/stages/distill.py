@@ -100,7 +100,7 @@ def teach(course: Course, net: Net, run: Run) -> Net:
   if lesson.matches:
     trained = matching.joined(projections, *trained)
   params, masks, tx, evaluate = trained
-  watched = {n: jax.device_put(splits[n]) for n in ('validation', 'test') if len(splits[n].y)}
+  watched = {n: jax.device_put(splits[n]) for n in ('validation',) if len(splits[n].y)}
   last, found = train(
     sgd(loss, tx), evaluate, start(params, pupil.stats, masks, tx),
     jax.device_put((x, y)), watched, run, given=given, **course.timing,

@@ -105,7 +105,7 @@ def find(search: Search, net: Net, run: Run) -> Net:
       alive = whole if one_shot else masks
       masks = cut(score(net.params, trunk.params), alive, counts[level])
     tags = dict(level=level, kept=round(prune.kept(masks, pruned), 6))
-    train = dict(search.schedule, watching=level in search.watch['curve'])
+    train = dict(search.schedule, watching=level in w if (w := search.watch['curve']) else None)
     again = lambda scores: cut(scores, whole, counts[level])
     ticket = Ticket(net.replace(masks=masks), run.key, again, splits['train'][0][:1])
     own = {}

@@ -94,9 +94,11 @@ def specialist(course: Course, net: Net, members, general, run: Run) -> tuple[Ne
   splits = run.data.splits()
   x, y = splits['train']
   chosen, correction = ways.examples(y, members, seed=run.seeds[0])
-  data = {name: (split.x, ways.mapped(split.y, members)) for name, split in splits.items()}
-  data['train'] = x[chosen], data['train'][1][chosen]
-  data = jax.device_put({name: pair for name, pair in data.items() if len(pair[1])})
+  data = dict(train=(x[chosen], ways.mapped(y[chosen], members)))
+  if len(splits['validation'].y):
+    seen, labels = splits['validation']
+    data['validation'] = seen, ways.mapped(labels, members)
+  data = jax.device_put(data)
   module = net.module.clone(classes=len(members) + 1)
   begin = lambda values: tree.map_named(lambda n, w: ways.beginning(w, members, n), values)
   params = begin(net.params)
