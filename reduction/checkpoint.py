@@ -56,6 +56,20 @@ def whole_file(path: str | os.PathLike, told: str = ''):
       temporary.unlink(missing_ok=True)
 
 
+def sealed(body: bytes) -> bytes:
+  """body behind its digest, as `unsealed` reads it."""
+  return tree.digest(np.frombuffer(body, np.uint8)).encode() + body
+
+
+def unsealed(path: pathlib.Path) -> bytes:
+  """The body of a file of `sealed` bytes. Raises DataError where its digest differs."""
+  content = path.read_bytes()
+  body = content[16:]
+  if sealed(body) != content:
+    raise DataError(f'{path} is damaged (its digest differs); make it anew, in a new workdir')
+  return body
+
+
 @contextlib.contextmanager
 def whole_folder(path: pathlib.Path):
   """A new folder that becomes `path` when the block ends well. Raises StorageError."""

@@ -11,11 +11,10 @@ import sys
 from types import ModuleType
 
 import jax
-import numpy as np
 from flax import serialization
 
 from reduction import checkpoint, tree
-from reduction.errors import DataError, MissingInput, UsageError
+from reduction.errors import MissingInput, UsageError
 from reduction.net import Net
 
 VARIABLES, MODULE = 'net.msgpack', 'net.json'
@@ -71,9 +70,8 @@ def write(folder: pathlib.Path, net: Net):
   """Writes net, whole or not at all, for an older one in folder. Raises StorageError."""
   variables = dict(params=net.params, stats=net.stats, masks=net.masks)
   body = serialization.to_bytes(tree.map(tree.to_host, variables))
-  digest = tree.digest(np.frombuffer(body, np.uint8)).encode()
   with checkpoint.whole_folder(folder) as unfinished:
-    (unfinished / VARIABLES).write_bytes(digest + body)
+    (unfinished / VARIABLES).write_bytes(checkpoint.sealed(body))
     (unfinished / MODULE).write_text(json.dumps(describe(net.module)))
 
 
@@ -85,10 +83,7 @@ def read(folder: pathlib.Path, models: ModuleType, module=None) -> Net:
   path = folder / VARIABLES
   if not path.is_file():
     raise MissingInput(f'no net in {folder}: {path} is not there')
-  content = path.read_bytes()
-  digest, body = content[:16].decode('ascii', 'replace'), content[16:]
-  if digest != tree.digest(np.frombuffer(body, np.uint8)):
-    raise DataError(f'{path} is damaged: its digest differs')
+  body = checkpoint.unsealed(path)
   if module is None:
     module = build(checkpoint.read_json(folder / MODULE), models)
   return Net(module, **jax.tree.map(jax.numpy.asarray, serialization.msgpack_restore(body)))

@@ -3,11 +3,9 @@
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
 from flax import serialization
 
 from reduction import checkpoint, tree
-from reduction.errors import DataError
 
 
 class Store:
@@ -36,11 +34,7 @@ class Store:
     version = self.versions[key]
     if not self.folder:
       return self._memory[key, version]
-    path = self._path(key, version)
-    content = path.read_bytes()
-    digest, body = content[:16].decode('ascii', 'replace'), content[16:]
-    if digest != tree.digest(np.frombuffer(body, np.uint8)):
-      raise DataError(f'{path} is damaged (its digest differs); use a new workdir')
+    body = checkpoint.unsealed(self._path(key, version))
     return serialization.from_bytes(self.initial, body)
 
   def __setitem__(self, key: str | int, value):
@@ -50,8 +44,7 @@ class Store:
       self._memory[key, version] = value
       return
     body = serialization.to_bytes(tree.map(tree.to_host, value))
-    digest = tree.digest(np.frombuffer(body, np.uint8)).encode()
-    checkpoint.write_atomic(self._path(key, version), digest + body)
+    checkpoint.write_atomic(self._path(key, version), checkpoint.sealed(body))
 
   def advance(self):
     """The index under way ended: what it wrote is seen from now on."""

@@ -1,14 +1,13 @@
 """Training convolutional networks: images a second, beside XLA's own convolution and PyTorch."""
 
 import contextlib
-import os
 import pathlib
 import sys
 
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, interleaved, process, spread
+from launch.benchmarks.sides import Session, interleaved, on_cpu, process, spread
 from reduction.errors import require
 from reduction.report import Table
 from reduction.report.intervals import NONE
@@ -43,7 +42,7 @@ def pictures(*, networks: dict[str, int], steps: int, repeats: int, sides: tuple
         asks = {}
         for side in (OURS, *sides):
           settings = dict(network=name, model=NETWORKS[name], batch=batch, xla=side == 'xla')
-          found = stack.enter_context(process(side, _command(side, session), settings, **_quiet()))
+          found = stack.enter_context(process(side, _command(side, session), settings, **on_cpu()))
           if side == OURS:
             macs = found.about['macs']
           if missing := found.about.get('missing'):
@@ -63,13 +62,6 @@ def _command(side, session):
   if side == 'torch':
     return [session.peer_python, str(PEER)]
   return [sys.executable, '-m', 'launch.benchmarks.pictures_ours']
-
-
-def _quiet():
-  return dict(
-    JAX_PLATFORMS='cpu',
-    JAX_ENABLE_COMPILATION_CACHE=os.environ.get('JAX_ENABLE_COMPILATION_CACHE', 'false'),
-  )
 
 
 def _rows(name, batch, replies, steps, macs, limit) -> list[dict]:

@@ -1,15 +1,13 @@
 """Training a teacher and its students, hard and soft: steps a second beside PyTorch's."""
 
 import contextlib
-import itertools
-import os
 import pathlib
 import sys
 
 import numpy as np
 
-from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, interleaved, process, spread
+from launch.benchmarks.pace import OURS, cell, work
+from launch.benchmarks.sides import Session, interleaved, on_cpu, process, spread
 from reduction.errors import require
 from reduction.report import Table
 from reduction.report.intervals import NONE
@@ -38,16 +36,12 @@ def teaching(
 
   def bench(session: Session):
     with contextlib.ExitStack() as stack:
-      quiet = dict(
-        JAX_PLATFORMS='cpu',
-        JAX_ENABLE_COMPILATION_CACHE=os.environ.get('JAX_ENABLE_COMPILATION_CACHE', 'false'),
-      )
       commands = {OURS: [sys.executable, '-m', 'launch.benchmarks.teaching_ours']}
       commands |= {name: [session.peer_python, str(PEER)] for name in peers}
       asks = {}
       for side, command in commands.items():
         found = stack.enter_context(process(
-          side, command, dict(settings, fused=side == 'torch_fused'), **quiet
+          side, command, dict(settings, fused=side == 'torch_fused'), **on_cpu()
         ))  # fmt: skip
         if missing := found.about.get('missing'):
           session.say(f'{side}: {missing} is not installed; pip install -e .[bench]')
@@ -67,11 +61,9 @@ def compare(replies: dict, settings: dict, steps: int, limit: float) -> list[dic
   rows, seconds = [], lambda side, i: np.array([r['seconds'] for r in replies[side, i][1:]])
   for i, lesson in enumerate(LESSONS):
     widths = settings['teacher' if lesson == 'teacher' else 'student']
-    ours, layers = seconds(OURS, i), (784, *widths, 10)
-    products = sum(a * b for a, b in itertools.pairwise(layers))
-    # a multiply-add is two; backward: every weight's gradient, and every input's but the first
-    work = 2 * settings['batch'] * (3 * products - layers[0] * layers[1])
-    gflops = work * steps / float(np.median(ours)) / 1e9
+    ours = seconds(OURS, i)
+    step = work((784, *widths, 10), settings['batch'], every=1, examples=0)[False]
+    gflops = step * steps / float(np.median(ours)) / 1e9
     row = dict(
       kind='teaching', summary=True, lesson=lesson, widths=' '.join(map(str, widths)),
       batch=settings['batch'], **spread(steps / ours).fields('steps_per_s'),

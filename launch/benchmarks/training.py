@@ -10,7 +10,7 @@ import numpy as np
 
 from launch.benchmarks import pace
 from launch.benchmarks.pace import OURS
-from launch.benchmarks.sides import Session, Side, interleaved, process, together
+from launch.benchmarks.sides import Session, Side, interleaved, on_cpu, process, together
 from reduction import data as sources
 from reduction import models
 from reduction.config import call
@@ -107,10 +107,8 @@ def load(settings: dict, session: Session) -> tuple[dict, str]:
 
 
 def _ours(settings):
-  # on the CPU, where the peers are; a compile cache would hide the compile time
-  cache = os.environ.get('JAX_ENABLE_COMPILATION_CACHE', 'false')
   command = [sys.executable, '-m', 'launch.benchmarks.ours']
-  return process(OURS, command, settings, JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE=cache)
+  return process(OURS, command, settings, **on_cpu())
 
 
 def beside(name, settings, session, stack) -> dict[str, Side]:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from reduction.distill import ensembles, matching, transfer
+from reduction.distill import ensembles, matching
 from reduction.distill.student import METHODS, distilled, matched
 from reduction.distill.teachers import MEMBERS, check, find, kept_logits, live
 from reduction.errors import did_you_mean, require
+from reduction.predict import scores
 
 
 class Lesson(NamedTuple):
@@ -117,6 +118,6 @@ class Lesson(NamedTuple):
   def _log(self, logits, labels, run):
     """How good the teachers are, or all of them as one."""
     alone = self.members == 'own'
-    found = transfer.scores(logits if alone else logits[:1], labels)
+    found = scores(logits if alone else logits[:1], labels)
     found = found if alone else {name: float(value[0]) for name, value in found.items()}
     run.log(kind='teacher', summary=True, seeds=run.seeds, **found)

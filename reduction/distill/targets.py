@@ -8,31 +8,12 @@ import functools
 import logging
 import pathlib
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from reduction import checkpoint, tree
-from reduction.net import Net, apply, over_replicas
+from reduction import checkpoint, predict, tree
+from reduction.net import Net
 
 LOGGER = logging.getLogger('reduction')
-
-
-@functools.lru_cache(maxsize=64)
-def predictor(module, block: int = 500):
-  """(params, stats, x [n, ...]) -> logits [n, classes], made from `block` inputs at a time."""
-
-  def predict(params, stats, x):
-    whole, parts = len(x) // block * block, []
-    if whole:
-      blocks = x[:whole].reshape(-1, block, *x.shape[1:])
-      found = jax.lax.map(lambda b: apply(module, params, stats, b), blocks)
-      parts.append(found.reshape(whole, *found.shape[2:]))
-    if whole < len(x):
-      parts.append(apply(module, params, stats, x[whole:]))
-    return jnp.concatenate(parts)
-
-  return predict
 
 
 def logits(net: Net, x, folder: pathlib.Path | None = None) -> np.ndarray:
@@ -40,11 +21,9 @@ def logits(net: Net, x, folder: pathlib.Path | None = None) -> np.ndarray:
 
   folder: where they are kept for the next call with the same net and x. Raises StorageError.
   """
-  compute = lambda: over_replicas(predictor(net.module), (0, 0, None))(
-    tree.keep(net.params, net.masks), net.stats, jnp.asarray(x)
-  )
+  compute = functools.partial(predict.logits, net, x)
   if folder is None:
-    return np.asarray(compute(), np.float32)
+    return compute()
   variables = tree.digests(dict(params=net.params, stats=net.stats, masks=net.masks))
   name = tree.digest_of(dict(variables, module=repr(net.module), inputs=tree.digest(x)))
   return kept(folder / f'{name}.npy', compute)

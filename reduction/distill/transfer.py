@@ -32,17 +32,3 @@ def absent(labels, chosen) -> tuple[int, ...]:
   """The classes of labels that the chosen examples lack."""
   labels = np.asarray(labels)
   return tuple(int(c) for c in np.setdiff1d(labels, labels[chosen]))
-
-
-def scores(logits, labels, missing: tuple[int, ...] = ()) -> dict:
-  """test_accuracy [R], test_errors [R] and, of the classes missing, missing_accuracy [R].
-
-  logits: [R, n, classes] on all test examples; labels: int [n].
-  """
-  labels = np.asarray(labels)
-  right = np.asarray(logits).argmax(-1) == labels
-  found = dict(test_accuracy=right.mean(1, dtype=np.float32), test_errors=(~right).sum(1))
-  if missing:
-    of_these = np.isin(labels, missing)
-    found['missing_accuracy'] = right[:, of_these].mean(1, dtype=np.float32)
-  return found

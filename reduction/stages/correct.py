@@ -7,10 +7,9 @@ import numpy as np
 
 from reduction import tree
 from reduction.distill import bias
-from reduction.distill.targets import logits
-from reduction.distill.transfer import scores
 from reduction.errors import did_you_mean, require
 from reduction.net import Net
+from reduction.predict import logits, scores
 from reduction.run import Run, Stage
 
 CHOICES = ('prior', 'test', 'validation')

@@ -10,9 +10,9 @@ from reduction.config import call
 from reduction.data.images import augmentation
 from reduction.distill import matching
 from reduction.distill.lesson import Lesson
-from reduction.distill.targets import logits
-from reduction.distill.transfer import absent, scores, subset
+from reduction.distill.transfer import absent, subset
 from reduction.net import Net, create
+from reduction.predict import logits, scores
 from reduction.prune import all_kept
 from reduction.run import Run, Stage
 from reduction.schedule import schedule

@@ -4,9 +4,9 @@ import numpy as np
 
 from reduction.data.words import learn, recognize
 from reduction.distill.ensembles import combined
-from reduction.distill.targets import logits
 from reduction.errors import require
 from reduction.net import Net
+from reduction.predict import logits
 from reduction.run import Run, Stage
 
 

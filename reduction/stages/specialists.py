@@ -10,11 +10,10 @@ from reduction import tree
 from reduction.distill import ensembles
 from reduction.distill import specialists as ways
 from reduction.distill.student import distilled
-from reduction.distill.targets import logits
-from reduction.distill.transfer import scores
 from reduction.errors import require
 from reduction.models.specialists import Specialists
 from reduction.net import Net
+from reduction.predict import logits, scores
 from reduction.prune import all_kept
 from reduction.run import Run, Stage
 from reduction.train import check_schedule, train

@@ -3,9 +3,8 @@
 import jax
 
 from reduction.data.images import augmentation
-from reduction.distill.targets import logits
-from reduction.distill.transfer import scores
 from reduction.net import Net
+from reduction.predict import logits, scores
 from reduction.run import Run, Stage
 from reduction.train import check_schedule, fit
 from reduction.update import optimizer as build_optimizer

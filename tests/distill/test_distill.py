@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import losses, models
+from reduction import losses, models, predict
 from reduction.distill import bias, ensembles, targets, teachers, transfer
 from reduction.errors import MissingInput, UsageError
 from reduction.net import create
@@ -73,7 +73,7 @@ def test_logits_do_not_depend_on_blocks_and_are_those_of_the_module(net):
   np.testing.assert_allclose(whole[1], one, rtol=1e-5, atol=1e-6)
   for block in 7, 10, 30, 100:
     params = jax.tree.map(lambda w: w[1], net.params)
-    found = targets.predictor(net.module, block)(params, {}, x)
+    found = predict.predictor(net.module, block)(params, {}, x)
     np.testing.assert_allclose(found, one, rtol=1e-5, atol=1e-6)
 
 
@@ -82,7 +82,7 @@ def test_kept_logits_are_read_back_and_keyed_by_net_and_data(net, tmp_path, monk
   first = targets.logits(net, x, tmp_path)
   assert len(list(tmp_path.glob('*.npy'))) == 1
   predicted = []
-  monkeypatch.setattr(targets, 'predictor', lambda module: predicted.append(module))
+  monkeypatch.setattr(predict, 'logits', lambda *given: predicted.append(given))
   again = targets.logits(net, x, tmp_path)
   assert isinstance(again, np.memmap) and np.array_equal(first, again) and not predicted
   monkeypatch.undo()
@@ -183,7 +183,7 @@ def test_transfer_sets_that_teach_nothing_are_refused(settings, message):
 
 def test_scores_by_hand():
   logits = np.eye(4)[[[3, 1, 3, 0, 2, 1, 0, 3], [3, 1, 1, 0, 2, 1, 0, 0]]]
-  found = transfer.scores(logits, LABELS, (3,))
+  found = predict.scores(logits, LABELS, (3,))
   assert found['test_errors'].tolist() == [0, 2]
   np.testing.assert_allclose(found['test_accuracy'], [1, 0.75])
   np.testing.assert_allclose(found['missing_accuracy'], [1, 1 / 3])

@@ -7,10 +7,10 @@ import pytest
 
 from reduction import models, saved, stages, tree
 from reduction.distill import specialists as ways
-from reduction.distill.targets import logits
 from reduction.errors import UsageError
 from reduction.models.specialists import agreed
 from reduction.net import create
+from reduction.predict import logits
 from reduction.run import Run
 
 RNG = np.random.default_rng(0)
