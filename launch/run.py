@@ -41,13 +41,10 @@ def build(config: dict, data_dir: str | None = None):
   module = call(models, config['model'], 'model')
   steps = {}
   for name in config['stages']:
-    steps[name] = call(stages, config[name], name, key='stage')
+    steps[name] = call(stages, config[name], name, key='stage', data_dir=data_dir)
   seeds = config['seeds']
   require(len(set(seeds)) == len(seeds) > 0, f'seeds={seeds} must differ')
-  settings = dict(config['data'])
-  if data_dir:
-    settings['data_dir'] = data_dir
-  return call(data, settings, 'data'), module, chain(**steps)
+  return call(data, config['data'], 'data', data_dir=data_dir), module, chain(**steps)
 
 
 def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=None):
@@ -73,6 +70,11 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
     require(
       getattr(module, 'classes', data.classes) == data.classes,
       f'config.model.classes={getattr(module, "classes", 0)}, but {data.name} has {data.classes}',
+    )
+    words = getattr(module, 'vocabulary', 0)
+    require(
+      words >= data.vocabulary and bool(words) == bool(data.vocabulary),
+      f'config.model reads {words or "no"} tokens, {data.name} has {data.vocabulary or "none"}',
     )
     for name in config['stages'] if mesh else ():
       check_batch(mesh, config[name].get('batch', 0))

@@ -30,11 +30,12 @@ def canonical(value, name: str = 'config'):
   return value
 
 
-def call(module: ModuleType, settings: dict, name: str, key: str = 'name'):
+def call(module: ModuleType, settings: dict, name: str, key: str = 'name', **offered):
   """`module.<settings[key]>(**rest)`, so that a default lives in the function alone.
 
-  name: where settings stand in the config, for messages. Raises UsageError for an unknown function,
-  a wrong or missing setting, or a value of another kind than the function's annotation.
+  name: where settings stand in the config, for messages. offered: settings that are no part of the
+  config, for a function that takes them; None offers nothing. Raises UsageError for an unknown
+  function, a wrong or missing setting, or a value of another kind than the function's annotation.
   """
   settings = dict(settings)
   chosen = settings.pop(key, name)
@@ -52,7 +53,8 @@ def call(module: ModuleType, settings: dict, name: str, key: str = 'name'):
   for setting, parameter in known.items():
     if parameter.default is inspect.Parameter.empty and setting not in settings:
       raise UsageError(f'config.{name} needs {setting!r}; see {function.__module__}.{chosen}')
-  return function(**settings)
+  taken = {n: v for n, v in offered.items() if n in known and v is not None}
+  return function(**{**settings, **taken})
 
 
 def _check_kind(name, value, annotation):

@@ -50,7 +50,7 @@ class _Saver:
   def __init__(self, run, folder, origin):
     self.run, self.folder = run, folder
     self.keeper = checkpoint.Keeper(folder, origin) if first() else None
-    self.start, self.saved_at = 0, time.monotonic()
+    self.start, self.saved_at, self.pause = 0, time.monotonic(), run.save_every
 
   def restore(self, carry):
     """(first index, carry, outs) of the last good save, else of the beginning."""
@@ -66,11 +66,12 @@ class _Saver:
     return self.start, carry, Outs(self.keeper, restored['ranges'])
 
   def due(self) -> bool:
-    """Whether `save_every` seconds have passed, on any process."""
-    return bool(agree(time.monotonic() - self.saved_at >= self.run.save_every))
+    """Whether it is time, on any process: saving takes at most a twentieth of a run."""
+    return bool(agree(time.monotonic() - self.saved_at >= self.pause))
 
   def save(self, stop, carry, outs, rows):
     """Commits all indices below stop; what those indices kept for themselves is dropped."""
+    began = time.monotonic()
     stores = {name: store.state() for name, store in self.run.stores.items()}
     # all take part in gathering what lies on several processes
     carry, new = mesh.gather(carry), mesh.gather(outs.uncommitted())
@@ -86,6 +87,8 @@ class _Saver:
     for store in self.run.stores.values():
       store.committed()
     self.start, self.saved_at = stop, time.monotonic()
+    if self.run.save_every:  # 0, at every index, is for tests
+      self.pause = max(self.run.save_every, 19 * (self.saved_at - began))
 
 
 def loop(run, name: str, step, carry, count: int):

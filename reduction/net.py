@@ -49,6 +49,11 @@ class Net(struct.PyTreeNode):
     return apply(self.module, tree.keep(self.params, self.masks), self.stats, x, train, rngs)
 
 
+def all_kept(params) -> Masks:
+  """The masks that prune nothing."""
+  return tree.map(lambda w: jnp.ones(w.shape, bool), params)
+
+
 def apply(module: nn.Module, params, stats, x, train: bool = False, rngs=None):
   """`module.apply` with both collections. In training returns (output, new stats)."""
   variables = {'params': params, **({'batch_stats': stats} if stats else {})}
@@ -127,6 +132,9 @@ def _loop(f, axes, args):
   jitted, compiled, lock = _jitted(f)
   replicas = next(x.shape[0] for a, axis in zip(args, axes) if axis == 0 for x in tree.leaves(a))
 
+  # cut and stacked on the host: XLA would compile a program for each shape
+  args = [a if axis is None else tree.map(_on_host, a) for a, axis in zip(args, axes)]
+
   def one(index):
     return jitted(
       *[a if axis is None else tree.map(lambda x: x[index], a) for a, axis in zip(args, axes)]
@@ -141,4 +149,12 @@ def _loop(f, axes, args):
     compiled.add(shapes)
   rest = range(len(first), replicas)
   results = first + (list(_pool().map(ready, rest)) if len(rest) > 1 else [ready(i) for i in rest])
-  return tree.map(lambda *x: jnp.stack(x), *results)
+  return tree.map(_stacked, *results)
+
+
+def _on_host(x):
+  return x if tree.is_key(x) else np.asarray(x)
+
+
+def _stacked(*x):
+  return jnp.stack(x) if tree.is_key(x[0]) else jnp.asarray(np.stack(x))

@@ -128,9 +128,10 @@ def classified(module: nn.Module, block: int = 500):
     return len(x) * jnp.stack(scores)
 
   def evaluate(params, stats, split):
-    whole = len(split[0]) // block * block
-    blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), split)
-    total = jax.lax.map(lambda b: score(params, stats, *b), blocks).sum(0)
+    whole, total = len(split[0]) // block * block, 0.0
+    if whole:
+      blocks = jax.tree.map(lambda a: a[:whole].reshape(-1, block, *a.shape[1:]), split)
+      total += jax.lax.map(lambda b: score(params, stats, *b), blocks).sum(0)
     if whole < len(split[0]):
       total += score(params, stats, *jax.tree.map(lambda a: a[whole:], split))
     loss, accuracy = total / len(split[0])

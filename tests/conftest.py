@@ -6,7 +6,8 @@ import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # small programs run once: what compiles them fast is faster than what makes them fast
-FLAGS = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
+FLAGS = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 '
+FLAGS += '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 os.environ.setdefault('XLA_FLAGS', FLAGS)
 CACHE = pathlib.Path(os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / f'reduction-{os.getuid()}')
@@ -21,7 +22,7 @@ import pytest  # noqa: E402
 from reduction import models  # noqa: E402
 from reduction.net import create  # noqa: E402
 from reduction.run import Run  # noqa: E402
-from tests import recordings  # noqa: E402
+from tests import recordings, sentences  # noqa: E402
 from tests.launcher import Launcher  # noqa: E402
 
 
@@ -49,6 +50,14 @@ def spoken(tmp_path_factory):
   """A data directory of recorded tones that stand for spoken digits."""
   root = tmp_path_factory.mktemp('speech')
   recordings.write(root)
+  return root
+
+
+@pytest.fixture(scope='session')
+def texts(tmp_path_factory):
+  """A data directory of made-up film reviews and a tiny BERT that reads them."""
+  root = tmp_path_factory.mktemp('texts')
+  sentences.write(root)
   return root
 
 

@@ -65,7 +65,7 @@ DEEP = ('resnet', 'vgg')  # a minute of compiling
 
 
 @pytest.mark.parametrize('path', list(map(marked, FILES)), ids=lambda p: p.stem)
-def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken):
+def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, texts):
   c = module(path).get_config('quick')
   name = c.data.name
   trained = [stage for stage in c.stages if 'steps' in c[stage]]
@@ -76,6 +76,11 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken):
   elif name == 'spoken_digits':
     flags.append(f'--data_dir={spoken}')
     flags += ['--config.model.classes=4', '--config.student.student.classes=4']
+  elif name == 'sst2':
+    flags.append(f'--data_dir={texts}')
+    small = dict(width=24, heads=3, inner=40, vocabulary=50, positions=64)
+    for model in 'model', 'distilbert.student':
+      flags += [f'--config.{model}.{size}={n}' for size, n in small.items()]
   elif name != 'digits':
     flags.append('--config.data.name=digits')
     flags += ['--config.data.validation=200'] if c.data.validation else []

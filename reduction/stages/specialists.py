@@ -12,9 +12,8 @@ from reduction.distill import specialists as ways
 from reduction.distill.student import distilled
 from reduction.errors import require
 from reduction.models.specialists import Specialists
-from reduction.net import Net
+from reduction.net import Net, all_kept
 from reduction.predict import logits, scores
-from reduction.prune import all_kept
 from reduction.run import Run, Stage
 from reduction.train import check_schedule, train
 from reduction.update import classified, sgd, start
