@@ -1,10 +1,11 @@
 """The losses that people expect beside soft targets, on one student, in one table.
 
 Each adds its loss, at its authors' weight, to soft targets at T = 4 and hard labels; 'dkd',
-'reverse' and 'jsd' take the place of the soft targets, 'matching' shows student and teacher the
-same moved images (Beyer et al. 2022), 'again' teaches a net of the teacher's own size (Furlanello
-et al. 2018). Expected: differences of some tenths of a point, which published tables often give
-without their spread.
+'reverse', 'jsd' and 'standardized' take the place of the soft targets, 'matching' shows student and
+teacher the same moved images (Beyer et al. 2022), 'again' teaches a net of the teacher's own size
+(Furlanello et al. 2018), 'mutual' has no teacher but a second student (Zhang et al. 2018).
+Expected: differences of some tenths of a point, which published tables often give without their
+spread.
 
     python -m launch.run --config=configs/distill/features.py --workdir=runs/distill-features
 
@@ -51,11 +52,18 @@ def get_config(variant: str = ''):
     dkd=dict(taught, method='dkd'),
     reverse=dict(taught, method='reverse'),
     jsd=dict(taught, method='jsd'),
+    standardized=dict(taught, method='standardized'),
     matching=dict(taught, hard=0.0, augment='jitter'),
     again=dict(taught, student=c.model.to_dict()),
+    mutual=dict(
+      training, stage='mutual', student=student['student'], peer=student['student'],
+      transfer=student['transfer'],
+    ),
   )
   for loss, layer in MATCHED.items():
-    parts[loss] = dict(taught, matches=(dict(student=layer, teacher=layer, loss=loss),))
+    match = dict(student=layer, teacher=layer, loss=loss)
+    match |= dict(memory=512) if loss == 'contrastive' else {}
+    parts[loss] = dict(taught, matches=(match,))
   if quick:
     parts = {name: parts[name] for name in ('teacher', 'hint')}
   c.stages = tuple(parts)

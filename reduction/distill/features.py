@@ -109,17 +109,20 @@ def cosine(student, teacher) -> jax.Array:
 def contrastive(student, teacher, *, temperature: float = 0.07, memory=None) -> jax.Array:
   """Cross-entropy of finding an example's own teacher among all teachers of the batch, by cosine.
 
-  Both [n, ...]; memory: [m, ...] more of the teacher's vectors, of other examples. A light CRD
-  (Tian et al. 2020, 1910.10699): that draws 16,384 negatives from a bank of all training examples,
-  updated with momentum 0.5, maps both nets to 128 units, scores each negative by itself and looks
-  both ways; here the n - 1 others of the batch and the m are the negatives of one softmax, from
-  student to teacher. Weight 0.8 and temperature: theirs.
+  Both [n, ...]; memory: [m, ...] more of the teacher's vectors, of any examples: where one is an
+  example's own, it is no negative of it. A light CRD (Tian et al. 2020, 1910.10699): that draws
+  16,384 negatives from a bank of all training examples, updated with momentum 0.5, maps both nets
+  to 128 units, scores each negative by itself and looks both ways; here the n - 1 others of the
+  batch and the m are the negatives of one softmax, from student to teacher. Weight 0.8 and
+  temperature: theirs.
   """
   student, teacher = (_unit(_flat(x)) for x in _pair(student, teacher, equal=True))
+  found = student @ teacher.T
   if memory is not None:
-    more = jax.lax.stop_gradient(memory.astype(jnp.float32))
-    teacher = jnp.concatenate([teacher, _unit(_flat(more))])
-  return losses.cross_entropy(student @ teacher.T / temperature, jnp.arange(len(student)))
+    more = _unit(_flat(jax.lax.stop_gradient(memory.astype(jnp.float32))))
+    own = teacher @ more.T > 1 - 1e-5
+    found = jnp.concatenate([found, jnp.where(own, -jnp.inf, student @ more.T)], 1)
+  return losses.cross_entropy(found / temperature, jnp.arange(len(student)))
 
 
 class Loss(NamedTuple):
@@ -190,11 +193,16 @@ def jensen_shannon(student, teacher, *, beta: float = 0.5, temperature=1.0) -> j
   return temperature**2 * both.mean()
 
 
-def standardized(logits) -> jax.Array:
-  """(z - mean) / (1e-7 + std) over the classes: of both nets, before any temperature.
+def standardized_divergence(student, teacher, *, temperature=1.0) -> jax.Array:
+  """`losses.soft_divergence` of logits that have mean 0 and variance 1 over their classes.
 
-  [..., classes]. Sun et al. 2024 (2403.01643); std divides by the number of classes.
+  [..., classes]: a student need not have its teacher's range. Sun et al. 2024 (2403.01643).
   """
+  return losses.soft_divergence(*map(standardized, (student, teacher)), temperature=temperature)
+
+
+def standardized(logits) -> jax.Array:
+  """(z - mean) / (1e-7 + std) over the classes [..., classes]; std divides by their number."""
   logits = logits.astype(jnp.float32)
   return (logits - logits.mean(-1, keepdims=True)) / (1e-7 + logits.std(-1, keepdims=True))
 

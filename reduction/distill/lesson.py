@@ -59,10 +59,11 @@ class Lesson(NamedTuple):
       self.method == 'soft' or not (callable(mix) or mix),
       f'label_mix={mix} mixes labels into soft targets: with method={self.method!r} leave it 0',
     )
-    require(
-      not (self.top and self.method == 'dkd'),
-      f"top={self.top} may hide the label, which method='dkd' looks at: leave top 0",
-    )
+    for method, why in dict(dkd='looks at the label', standardized='at all logits').items():
+      require(
+        not (self.top and self.method == method),
+        f'top={self.top} hides classes, but {method=} {why}: leave top 0',
+      )
     if self.matches:
       require(
         len(self.teachers) == 1 and self.members == 'own',
@@ -89,7 +90,7 @@ class Lesson(NamedTuple):
     kept = functools.partial(kept_logits, nets, replicas=replicas, **how)
     self._log(kept(test.x, temperature=1.0)[:, :, 0], test.y, run)
     if self.matches:
-      return self._matched(net, nets[0], x[:2], same, by_step, run)
+      return self._matched(net, nets[0], x, same, by_step, run)
     taught = functools.partial(
       distilled, module, mean=self.mean, schedules=by_step, method=self.method
     )
@@ -108,9 +109,11 @@ class Lesson(NamedTuple):
     """What `prepare` returns where layers are matched: the teacher is live, its logits too."""
     replicas = len(run.seeds)
     # other keys than those of the student's first weights
-    fresh = matching.projections(self.matches, net, teacher, x, run.key('init', 1))
+    fresh = matching.projections(self.matches, net, teacher, x[:2], run.key('init', 1))
     same['live'] = live([teacher], replicas, self.members)
     same['weights'] = tuple(jnp.full(replicas, match.weight) for match in self.matches)
+    if kept := matching.memories(self.matches, teacher, x, run.key('noise', 1)):
+      same['memory'] = kept
     pairs = tuple(match._replace(weight=None, project=None) for match in self.matches)
     loss = matched(net.module, teacher.module, pairs, schedules=by_step, method=self.method)
     return loss, ({}, same), fresh

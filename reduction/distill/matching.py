@@ -6,11 +6,13 @@ module, before a relu that is none; or what a module sows in 'intermediates', su
 """
 
 import functools
+import inspect
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from reduction import tree
@@ -24,7 +26,8 @@ class Match(NamedTuple):
   """Paths in student and teacher, a name of `features.LOSSES`, its weight in the whole loss.
 
   project: whether the student's layer goes through a learned linear map of its last axis to the
-  teacher's width; None where the loss needs it and widths differ.
+  teacher's width; None where the loss needs it and widths differ. memory: so many training examples
+  of which the loss keeps what the teacher says, where it takes a memory.
   """
 
   student: str
@@ -32,6 +35,7 @@ class Match(NamedTuple):
   loss: str
   weight: float | None = None
   project: bool | None = None
+  memory: int = 0
 
   @property
   def name(self) -> str:
@@ -40,7 +44,7 @@ class Match(NamedTuple):
 
 
 def read(matches) -> tuple[Match, ...]:
-  """dict(student=, teacher=, loss=, weight=, project=) each as a Match; weight: by default LOSSES'.
+  """dict(student=, teacher=, loss=, ...) each as a Match; the weight by default that of LOSSES.
 
   Raises UsageError for unknown keys and losses, a negative weight, and a layer matched twice by the
   same loss.
@@ -72,6 +76,10 @@ def _read(given, where: str) -> Match:
     LOSSES[loss].fitted or not match.project,
     f'{where}.project=True: a projection would learn {loss} in place of the student; leave it out',
   )
+  good = type(match.memory) is int and match.memory >= 0
+  require(good, f'{where}.memory={match.memory!r} must be a number of examples')
+  taken = 'memory' in inspect.signature(LOSSES[loss].function).parameters
+  require(taken or not match.memory, f'{where}.memory={match.memory}: {loss} keeps nothing')
   return match._replace(weight=float(weight))
 
 
@@ -152,14 +160,46 @@ def _at(shapes, match, who: str):
   return shapes[path]
 
 
-def weigh(matches, weights, student, teacher, projections) -> tuple[jax.Array, dict]:
-  """(sum of weights times losses, {match.name: loss}). student, teacher: arrays by path."""
+def memories(matches, teacher, x, keys) -> dict:
+  """{match.name: [R, memory, ...]}: the teacher's layer on random examples of x, for each seed.
+
+  teacher: a net [R, ...] or [1, ...]; keys: [R]. Raises UsageError where x has fewer examples.
+  """
+  made, replicas = {}, len(keys)
+  for i, match in enumerate(matches):
+    if not match.memory:
+      continue
+    require(
+      match.memory <= len(x), f'{match.name!r} has memory={match.memory} of {len(x)} examples'
+    )
+    chosen = np.stack([
+      np.argsort(np.asarray(jax.random.bits(jax.random.fold_in(key, i), (len(x),))))[: match.memory]
+      for key in keys
+    ])  # fmt: skip
+    spread = lambda w: jnp.broadcast_to(w, (replicas, *w.shape[1:]))
+    variables = tree.map(spread, (tree.keep(teacher.params, teacher.masks), teacher.stats))
+    made[match.name] = over_replicas(_layer(teacher.module, match.teacher))(*variables, x[chosen])
+  return made
+
+
+@functools.lru_cache(maxsize=64)
+def _layer(module, path: str):
+  return lambda params, stats, x: capture(module, params, stats, x, [path])[1][path]
+
+
+def weigh(matches, weights, student, teacher, projections, memory=None) -> tuple[jax.Array, dict]:
+  """(sum of weights times losses, {match.name: loss}). student, teacher: arrays by path.
+
+  memory: of `memories`.
+  """
+  memory = memory or {}
   told = {}
   for match in matches:
     layer = student[match.student].astype(jnp.float32)
     if match.name in projections:
       layer = layer @ projections[match.name]
-    told[match.name] = LOSSES[match.loss].function(layer, teacher[match.teacher])
+    more = dict(memory=memory[match.name]) if match.name in memory else {}
+    told[match.name] = LOSSES[match.loss].function(layer, teacher[match.teacher], **more)
   return sum(weight * value for weight, value in zip(weights, told.values())), told
 
 
@@ -171,13 +211,18 @@ def joined(projections: dict, params, masks, tx, evaluate) -> tuple:
   return (
     dict(student=params, projections=projections),
     dict(student=masks, projections=all_kept(projections)),
-    apart(student=tx, projections=tx), _of_student(evaluate),
+    apart(student=tx, projections=tx), one_of(evaluate, 'student'),
   )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
-def _of_student(evaluate):
-  return lambda params, stats, split: evaluate(params['student'], stats, split)
+def one_of(evaluate, name: str):
+  """evaluate for the part of that name of {name: params}; stats may be parted likewise."""
+
+  def of_one(params, stats, split):
+    return evaluate(params[name], stats.get(name, stats), split)
+
+  return of_one
 
 
 @functools.lru_cache(maxsize=64)

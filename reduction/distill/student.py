@@ -10,7 +10,11 @@ from reduction.distill import ensembles, features, matching
 from reduction.net import apply
 
 NUMBERS = ('temperature', 'soft', 'hard', 'label_mix')  # each may be a schedule
-METHODS = ('soft', 'dkd', 'reverse', 'jsd')  # what the weight `soft` is of
+DIVERGENCES = dict(
+  reverse=features.reverse_divergence, jsd=features.jensen_shannon,
+  standardized=features.standardized_divergence,
+)  # fmt: skip
+METHODS = ('soft', 'dkd', *DIVERGENCES)  # what the weight `soft` is of
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,7 +55,8 @@ def matched(module, teacher, matches: tuple, *, schedules: tuple = (), method: s
   """`distilled` by one live teacher, whose hidden layers the student's are drawn to as well.
 
   params: {'student':, 'projections':} of `matching`. matches: of `matching.read`; their weights are
-  given['weights'] instead, so that others compile nothing anew. Logged besides: each match's loss.
+  given['weights'] instead, so that others compile nothing anew; given['memory']: of
+  `matching.memories`. Logged besides: each match's loss.
   """
 
   def loss(params, stats, batch, key):
@@ -64,7 +69,9 @@ def matched(module, teacher, matches: tuple, *, schedules: tuple = (), method: s
     target, shown = matching.capture(teacher, *lone, x, [match.teacher for match in matches])
     numbers = _numbers(given, schedules)
     value, told = _taught(method, logits, target, labels, logits, numbers)
-    drawn, each = matching.weigh(matches, given['weights'], layers, shown, params['projections'])
+    drawn, each = matching.weigh(
+      matches, given['weights'], layers, shown, params['projections'], given.get('memory', {})
+    )
     return value + drawn, (stats, told | each)
 
   return loss
@@ -83,8 +90,7 @@ def _taught(method, logits, target, labels, bins, numbers):
   if method == 'dkd':
     value = features.dkd(bins, target, labels, temperature=t)
   else:
-    divergence = dict(reverse=features.reverse_divergence, jsd=features.jensen_shannon)[method]
-    value = divergence(bins, target, temperature=t)
+    value = DIVERGENCES[method](bins, target, temperature=t)
   kl = losses.soft_divergence(bins, target, temperature=t)
   hard_loss = losses.cross_entropy(logits, labels)
   told = {'kl': kl, 'hard_loss': hard_loss, method: value}

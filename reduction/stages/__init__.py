@@ -4,11 +4,13 @@ from reduction.stages.correct import correct
 from reduction.stages.distill import distill
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
+from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'correct', 'distill', 'gain', 'lottery', 'pretrained', 'specialists', 'supermask', 'tune',
+  'correct', 'distill', 'gain', 'lottery', 'mutual', 'pretrained', 'specialists', 'supermask',
+  'tune',
 ]  # fmt: skip

@@ -56,7 +56,7 @@ def distill(
   label_mix: of `losses.distillation`, numbers or schedules, dict(name='linear_schedule', ...).
   members: 'own' gives each seed the teachers' replicate of its place (a lone one to all), 'all'
   makes an ensemble of all replicates of all teachers; mean: 'arithmetic' or 'geometric'. method:
-  'soft', or what takes its place: 'dkd', 'reverse', 'jsd' of `distill.features`. matches: hidden
+  'soft', or what takes its place: 'dkd', 'reverse', 'jsd', 'standardized'. matches: hidden
   layers drawn to those of one teacher, as in `distill.matching.read`: a dict(student='fc1',
   teacher='fc1', loss='hint') is logged as 'hint fc1'; its projection is dropped in the end. top:
   keep the so many likeliest classes and a bin for the rest. transfer: which training examples,

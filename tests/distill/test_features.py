@@ -202,6 +202,12 @@ def test_remembered_teachers_are_more_to_tell_apart():
   ))  # fmt: skip
   harder, slope = program(draw(7, WIDTH))
   assert harder > value('contrastive', student, teacher) and not np.asarray(slope).any()
+  # of the teachers of the batch, each example leaves out its own: the others count twice
+  unit = lambda x: np.asarray(x) / np.linalg.norm(x, axis=1, keepdims=True)
+  logits = np.exp(unit(student) @ unit(teacher).T / 0.07)
+  own = np.diag(logits)
+  by_hand = -np.log(own / (2 * logits.sum(1) - own)).mean()
+  assert features.contrastive(student, teacher, memory=teacher) == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_decoupled_parts_are_the_whole_divergence():

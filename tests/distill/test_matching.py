@@ -112,6 +112,8 @@ def test_a_match_is_read_with_its_default_weight():
     (match('a', loss='similarity', project=True), 'would learn similarity in place of the student'),
     (dict(student='a', loss='hint'), r"matches\[0\] needs a name for 'teacher', not None"),
     ('hint', r"matches\[0\]='hint' must be a dict"),
+    (match('a', loss='contrastive', memory=-1), r'memory=-1 must be a number of examples'),
+    (match('a', memory=8), r'memory=8: hint keeps nothing'),
   ],
   ids=str,
 )
@@ -220,6 +222,7 @@ def test_a_method_takes_the_place_of_soft_targets_and_matches_are_added(wide, me
     dkd=lambda z, target, **t: features.dkd(z, target, labels, **t),
     reverse=features.reverse_divergence,
     jsd=features.jensen_shannon,
+    standardized=features.standardized_divergence,
   )
 
   @jax.jit
@@ -333,6 +336,24 @@ def test_matches_of_weight_0_teach_what_soft_targets_alone_do(taught, trained):
   assert not [name for name in rows[0] if 'head' in name]
 
 
+def test_a_memory_holds_what_the_teacher_says_of_other_examples(taught, trained):
+  run, net = taught
+  remembered = match('head/fc2', 'fc2', loss='contrastive', memory=32)
+  distill(run, net, matches=(remembered,))
+  _, given, _ = trained[0]
+  (kept,) = given[1]['memory'].values()
+  teacher, x = run.nets['teacher'], run.data.train.x
+  for replica, own in enumerate(np.asarray(kept)):
+    variables = tree.map(lambda w, r=replica: w[r], (teacher.params, teacher.stats))
+    layer = np.asarray(matching.capture(teacher.module, *variables, x, ['fc2'])[1]['fc2'])
+    apart = np.abs(own[:, None] - layer[None]).max(-1)
+    assert own.shape == (32, 12) and (apart.min(1) < 1e-5).all()
+    assert len(set(apart.argmin(1))) == 32
+  assert not np.array_equal(*kept)
+  with pytest.raises(UsageError, match="'contrastive head/fc2' has memory=9999 of 1297 examples"):
+    distill(run, net, matches=(dict(remembered, memory=9_999),))
+
+
 @pytest.mark.parametrize(
   'settings, message',
   [
@@ -341,7 +362,8 @@ def test_matches_of_weight_0_teach_what_soft_targets_alone_do(taught, trained):
     (dict(matches=PAIRS, top=2), 'top=2 keeps logits, but matches need a live teacher'),
     (dict(matches=({},)), r"matches\[0\] needs a name for 'student'"),
     (dict(method='dkd', label_mix=0.1), "label_mix=0.1 mixes labels .* method='dkd' leave it 0"),
-    (dict(method='dkd', top=3), "top=3 may hide the label, which method='dkd' looks at"),
+    (dict(method='dkd', top=3), "top=3 hides classes, but method='dkd' looks at the label"),
+    (dict(method='standardized', top=3), "but method='standardized' at all logits: leave top 0"),
     (dict(method='dkg'), "method='dkg' is unknown. Did you mean 'dkd'"),
     (dict(method='jsd', teachers=(), soft=0.0, hard=1.0), "method='jsd' needs teachers"),
   ],
