@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reduction import checkpoint
 from reduction.errors import UsageError
 from reduction.run import Run, chain
 
@@ -21,6 +22,27 @@ def counting(run, count=4, name='count', crash=None):
 
   carry, outs = run.fold(name, step, dict(x=jnp.ones(2)), count)
   return np.asarray(carry['x']), [np.asarray(o['out']['x']) for o in outs], run.rows
+
+
+def test_saving_takes_a_twentieth_of_a_run(tmp_path, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr('reduction.fold.time.monotonic', lambda: now[0])
+  save, saves = checkpoint.Keeper.save, []
+
+  def slow(*args):
+    saves.append(now[0])
+    now[0] += 10
+    save(*args)
+
+  monkeypatch.setattr(checkpoint.Keeper, 'save', slow)
+
+  def step(carry, index, run):
+    now[0] += 5
+    return carry, None
+
+  Run(workdir=tmp_path, save_every=20.0).fold('slow', step, dict(x=jnp.ones(2)), 100)
+  # first after 20 s, then after 19 times the 10 s that saving took, and at the end
+  assert saves == [20, 220, 420, 530]
 
 
 def test_key_depends_on_seed_stream_and_salt_alone():
