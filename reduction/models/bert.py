@@ -33,9 +33,11 @@ class Embeddings(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
+    length = tokens.shape[1]
+    require(length <= self.positions, f'{length} tokens, but the model has {self.positions} places')
     embed = lambda count, name: nn.Embed(count, self.width, embedding_init=NORMAL, name=name)
-    places = jnp.arange(tokens.shape[1])
-    x = embed(self.vocabulary, 'words')(tokens) + embed(self.positions, 'positions')(places)
+    x = embed(self.vocabulary, 'words')(tokens)
+    x += embed(self.positions, 'positions')(jnp.arange(length))
     x = _norm('norm')(x + embed(2, 'types')(jnp.zeros((1, 1), jnp.int32)))
     return _seen(self, nn.Dropout(self.dropout, deterministic=not train)(x), tokens)
 
@@ -167,6 +169,7 @@ OURS = {
   'pooler.dense': 'pooler',
   'classifier': 'out',
 }
+KINDS = dict(LayerNorm='scale', embeddings='embedding')  # of a 'weight', by its module
 
 
 def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -176,15 +179,13 @@ def weights(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """
   found = {}
   for name in tensors:
-    layer, module, leaf = NAME.fullmatch(name).groups()
-    if module in OURS and leaf in ('weight', 'bias'):
+    layer, module, kind = NAME.fullmatch(name).groups()
+    if module in OURS and kind in ('weight', 'bias'):
       w = np.asarray(tensors[name], np.float32)
-      place = OURS[module]
-      kind = leaf
-      if leaf == 'weight':
-        kind = 'scale' if place.endswith('norm') else 'kernel'
-        kind = 'embedding' if module.endswith('embeddings') else kind
-      found[f'{f"layer{layer}/" if layer else ""}{place}/{kind}'] = w.T if kind == 'kernel' else w
+      if kind == 'weight':
+        kind = next((ours for end, ours in KINDS.items() if module.endswith(end)), 'kernel')
+      place = OURS[module] if layer is None else f'layer{layer}/{OURS[module]}'
+      found[f'{place}/{kind}'] = w.T if kind == 'kernel' else w
   return found
 
 

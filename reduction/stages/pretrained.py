@@ -31,8 +31,8 @@ def pretrained(
     sizes_of, weights_of = FAMILIES[kind]
     for name, theirs in sizes_of(config).items():
       ours = getattr(net.module, name, None)
-      fits = ours == theirs or (name == 'layers' and ours is not None and ours < theirs)
-      require(fits, f'model.{name}={ours}, but {folder} has {theirs}')
+      fewer = name == 'layers' and ours is not None and ours < theirs
+      require(fewer or ours == theirs, f'model.{name}={ours}, but {folder} has {theirs}')
     source = {path: w[None] for path, w in weights_of(huggingface.tensors(folder)).items()}
     params = adopted(net.params, source, layers=layers, fresh=fresh)
     run.log(kind='pretrained', seeds=run.seeds, path=folder.name, fresh=' '.join(fresh))

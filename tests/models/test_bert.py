@@ -99,6 +99,12 @@ def test_dropout_is_for_training_alone(tmp_path):
   assert not np.array_equal(*out) and np.array_equal(net(TOKENS), net(TOKENS))
 
 
+def test_longer_texts_than_it_has_places_for_are_refused():
+  module = bert(layers=1, width=8, heads=2, inner=8, vocabulary=50, positions=16)
+  with pytest.raises(UsageError, match='17 tokens, but the model has 16 places'):
+    module.init(jax.random.key(0), np.ones((1, 17), np.int32))
+
+
 @pytest.mark.parametrize(
   'change, message',
   [
