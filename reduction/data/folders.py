@@ -23,6 +23,22 @@ def data_dir(argument: str | os.PathLike | None = None) -> Path | None:
   return path
 
 
+def holding(pattern: str, names: tuple[str, ...], argument, *, title: str, files: str) -> Path:
+  """The first of the data directory's folders names, or itself, with a file like pattern.
+
+  title, files: what is looked for and what it is made of, for the MissingInput that names the ways.
+  """
+  root = data_dir(argument)
+  places = [*(root / name for name in names), root] if root else []
+  for place in places:
+    if any(place.glob(pattern)):
+      return place
+  raise MissingInput(
+    f'{title} not found in {", ".join(map(str, places)) or "no data directory"}; put {files} into '
+    f'{names[0]}/ of a folder and name it by --data_dir or REDUCTION_DATA'
+  )
+
+
 def tfds_dir() -> Path:
   """Where tensorflow_datasets keeps data sets unless told otherwise."""
   return Path(os.path.expanduser(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'))

@@ -88,16 +88,8 @@ def windows(bank: np.ndarray, before: int, after: int) -> np.ndarray:
 
 def find(data_dir=None) -> Path:
   """The folder of the recordings. Raises MissingInput with the ways out."""
-  root = folders.data_dir(data_dir)
-  places = [root / name for name in FOLDERS] + [root] if root else []
-  for place in places:
-    if list(place.glob('*align*.tsv')):
-      return place
-  raise MissingInput(
-    f'spoken digits not found in {", ".join(map(str, places)) or "no data directory"}; put '
-    'recordings.zip and the alignments, *align*.tsv, of the Free Spoken Digit Dataset into '
-    f'{FOLDERS[0]}/ of a folder and name it by --data_dir or REDUCTION_DATA'
-  )
+  files = 'recordings.zip and the alignments, *align*.tsv, of the Free Spoken Digit Dataset'
+  return folders.holding('*align*.tsv', FOLDERS, data_dir, title='spoken digits', files=files)
 
 
 def recordings(folder: Path, bins: int) -> list[Recording]:

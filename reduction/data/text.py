@@ -29,16 +29,8 @@ def sst2(*, tokenizer: str = 'all-MiniLM-L6-v2', length: int = 64, data_dir=None
 
 def find(data_dir=None) -> Path:
   """The folder of SST-2. Raises MissingInput with the ways out."""
-  root = folders.data_dir(data_dir)
-  places = [root / name for name in FOLDERS] + [root] if root else []
-  for place in places:
-    if list(place.glob('*train.tsv')):
-      return place
-  raise MissingInput(
-    f'SST-2 not found in {", ".join(map(str, places)) or "no data directory"}; put *train.tsv, '
-    f'*dev.tsv and *test.tsv into {FOLDERS[0]}/ of a folder and name it by --data_dir or '
-    'REDUCTION_DATA'
-  )
+  files = '*train.tsv, *dev.tsv and *test.tsv'
+  return folders.holding('*train.tsv', FOLDERS, data_dir, title='SST-2', files=files)
 
 
 def rows(path: Path) -> tuple[list[str], np.ndarray]:
