@@ -46,7 +46,7 @@ def edited(array, index, value):
     (lambda x, y: (x, edited(y, 5, -1)), 'label -1 in record 5 of the train split of toy'),
     (lambda x, y: (x[:0], y[:0]), 'the train split of toy is empty'),
     (lambda x, y: (x, np.full_like(y, 6)), 'the train split of toy has one class only, 6'),
-    (lambda x, y: (x[:9], y), '9 images but 30 labels'),
+    (lambda x, y: (x[:9], y), '9 examples but 30 labels'),
     (lambda x, y: (x.astype(np.float64), y), r'x is float64\[30, 2, 2, 1\]'),
     (lambda x, y: (x, y.astype(np.int64)), r'y int64\[30\]'),
     (lambda x, y: (x[..., 0], y), r'float32\[30, 2, 2\]'),
