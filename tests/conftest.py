@@ -1,5 +1,6 @@
 """Four host devices, the CPU unless asked otherwise, a compile cache that outlives the session."""
 
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -7,7 +8,9 @@ import tempfile
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # small programs run once: what compiles them fast is faster than what makes them fast
 FLAGS = '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 '
-FLAGS += '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+FLAGS += '--xla_cpu_parallel_codegen_split_count=1'
+if importlib.metadata.version('jaxlib').startswith('0.10.'):  # later ones stop at this flag
+  FLAGS += ' --xla_cpu_use_fusion_emitters=false'
 os.environ.setdefault('XLA_FLAGS', FLAGS)
 CACHE = pathlib.Path(os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / f'reduction-{os.getuid()}')
