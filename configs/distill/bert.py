@@ -30,7 +30,7 @@ EPOCH = 6_920 // BATCH  # steps
 SEEDS = (0, 1, 2)
 EVERY_OTHER = {2: (0, 3), 4: (0, 2, 3, 5), 1: (0,)}  # layers that DistilBERT's student starts from
 SKIP = {2: (2,), 4: (0, 2, 3), 1: (1,)}  # layers that PKD's first ones look at: all but the last
-EVENLY = {2: (2, 5), 4: (1, 2, 4, 5), 1: (1,)}  # layers that TinyBERT's look at
+EVENLY = {2: (2, 5), 4: (1, 2, 4, 5), 1: (1,)}  # layers that TinyBERT's look at, to the last
 
 
 def get_config(variant: str = ''):
@@ -81,14 +81,13 @@ def students(model: dict, epochs: float):
     training(epochs, 1e-4), stage='distill', student=model, inherits=first, best=True, hard=1.0
   )
   soft = dict(student, teachers=('teacher',), temperature=2.0)
-  last = (dict(student=f'layer{layers - 1}/states', teacher='layer5/states', loss='cosine'),)
+  last = (dict(student=f'layer{layers - 1}/states', teacher=f'layer{EVENLY[layers][-1]}/states',
+               loss='cosine'),)  # fmt: skip
   embedded = (dict(student='embeddings/states', teacher='embeddings/states', loss='tinybert'),)
   apart = dict(first, layers=named('layer', EVERY_OTHER[layers]))
   evenly = EVENLY[layers]
   hidden = pairs(evenly, 'states', 'tinybert')
   hidden += pairs(evenly, 'attention/scores', 'attention_scores')
-  if layers == 1:
-    last = (dict(last[0], teacher='layer1/states'),)
   tiny = dict(soft, hard=0.0, temperature=1.0, best=False)
   going_on = {k: v for k, v in tiny.items() if k not in ('student', 'inherits')}
   return {
