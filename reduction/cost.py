@@ -7,6 +7,7 @@ import numpy as np
 
 from reduction import tree
 from reduction.net import Net, apply
+from reduction.qtensor import dequantize, is_packed
 
 # Picojoules in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9
 MULTIPLY_ADD = 3.7 + 0.9  # 32-bit floating point
@@ -19,17 +20,18 @@ def cost(net: Net, x) -> dict:
   """params, nonzero [R], bytes [R], macs, peak_sram, energy_uj [R] of a net with replicates.
 
   x: one input [1, ...] that gives the shapes. nonzero: weights not 0. bytes: the smaller of dense
-  storage and of surviving values with a bitmap, leaf by leaf. macs: multiply-accumulates of one
+  storage and of surviving values with a bitmap, leaf by leaf; of packed weights what they take, their
+  scales and zero points included. macs: multiply-accumulates of one
   forward pass as dense code does it. peak_sram: bytes of the activations alive at once, in the
   order of the module. energy_uj: microjoules, each multiply-accumulate of a surviving weight and
   each stored byte fetched once from DRAM; an estimate, for comparisons only.
   """
   one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (net.params, net.stats))
   program = jax.make_jaxpr(lambda p, s, x: apply(net.module, p, s, x))(*one, x).jaxpr
-  arrays = [np.asarray(w) for w in tree.leaves(tree.keep(net.params, net.masks))]
-  nonzero = sum(np.count_nonzero(w.reshape(len(w), -1), axis=1) for w in arrays)
-  stored = sum(_stored(w) for w in arrays)
-  total, macs = sum(w[0].size for w in arrays), _macs(program)
+  leaves = jax.tree.leaves(tree.keep(net.params, net.masks), is_leaf=is_packed)
+  counts = [_counts(w) for w in leaves]
+  total, nonzero, stored = (sum(numbers) for numbers in zip(*counts))
+  macs = _macs(program)
   energy = (macs * nonzero / total * MULTIPLY_ADD + stored * DRAM_BYTE) / 1e6
   return dict(
     params=total,
@@ -41,10 +43,13 @@ def cost(net: Net, x) -> dict:
   )
 
 
-def _stored(w):
-  """Bytes [R] of one leaf: dense, or a bit for each weight and the values that are not 0."""
-  nonzero = np.count_nonzero(w.reshape(len(w), -1), axis=1)
-  return np.minimum(w[0].size * w.itemsize, nonzero * w.itemsize + math.ceil(w[0].size / 8))
+def _counts(leaf):
+  """(weights, those not 0 [R], bytes [R]) of a leaf: packed, dense, or a bit each and the rest."""
+  w = np.asarray(dequantize(leaf) if is_packed(leaf) else leaf)
+  size, nonzero = w[0].size, np.count_nonzero(w.reshape(len(w), -1), axis=1)
+  if is_packed(leaf):
+    return size, nonzero, np.full(len(w), leaf.nbytes // len(w))
+  return size, nonzero, np.minimum(size * w.itemsize, nonzero * w.itemsize + math.ceil(size / 8))
 
 
 def _inner(equation):

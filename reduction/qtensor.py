@@ -100,6 +100,11 @@ class QTensor(struct.PyTreeNode):
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self))
 
 
+def is_packed(leaf) -> bool:
+  """Whether leaf is a QTensor; for `is_leaf` of tree functions."""
+  return isinstance(leaf, QTensor)
+
+
 def dequantize(q: QTensor, dtype=jnp.float32) -> jax.Array:
   """The weight that q stands for, computed in float32."""
   scheme, rows = q.scheme, q.rows

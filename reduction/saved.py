@@ -1,10 +1,11 @@
 """Nets on disk: what a stage returned, for other runs and for use.
 
 A folder holds `net.msgpack`, the digest and the variables in Flax's format, and `net.json`, the
-module as data: the name of its class and its fields.
+module as data: the name of its class, its fields, and how weights are packed.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -16,6 +17,7 @@ from flax import serialization
 from reduction import checkpoint, tree
 from reduction.errors import MissingInput, UsageError
 from reduction.net import Net
+from reduction.qtensor import QTensor, Scheme, is_packed
 
 VARIABLES, MODULE = 'net.msgpack', 'net.json'
 KIND, OPAQUE = 'class', 'opaque'  # keys of a described module beside its fields
@@ -70,9 +72,15 @@ def write(folder: pathlib.Path, net: Net):
   """Writes net, whole or not at all, for an older one in folder. Raises StorageError."""
   variables = dict(params=net.params, stats=net.stats, masks=net.masks)
   body = serialization.to_bytes(tree.map(tree.to_host, variables))
+  packed = {
+    path: dict(dataclasses.asdict(leaf.scheme), rows=leaf.rows)
+    for path, leaf in tree.named(net.params, is_leaf=is_packed)
+    if is_packed(leaf)
+  }
   with checkpoint.whole_folder(folder) as unfinished:
     (unfinished / VARIABLES).write_bytes(checkpoint.sealed(body))
-    (unfinished / MODULE).write_text(json.dumps(describe(net.module)))
+    described = dict(module=describe(net.module), packed=packed)
+    (unfinished / MODULE).write_text(json.dumps(described))
 
 
 def read(folder: pathlib.Path, models: ModuleType, module=None) -> Net:
@@ -84,6 +92,13 @@ def read(folder: pathlib.Path, models: ModuleType, module=None) -> Net:
   if not path.is_file():
     raise MissingInput(f'no net in {folder}: {path} is not there')
   body = checkpoint.unsealed(path)
+  described = checkpoint.read_json(folder / MODULE)
   if module is None:
-    module = build(checkpoint.read_json(folder / MODULE), models)
-  return Net(module, **jax.tree.map(jax.numpy.asarray, serialization.msgpack_restore(body)))
+    module = build(described['module'], models)
+  variables = jax.tree.map(jax.numpy.asarray, serialization.msgpack_restore(body))
+  for place, scheme in described['packed'].items():
+    *parents, last = place.split('/')
+    at = functools.reduce(dict.__getitem__, parents, variables['params'])
+    rows = scheme.pop('rows')
+    at[last] = QTensor(**at[last], scheme=Scheme(**scheme), rows=rows)
+  return Net(module, **variables)

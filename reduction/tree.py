@@ -18,9 +18,9 @@ def names(tree) -> list[str]:
   return [name for name, _ in named(tree)]
 
 
-def named(tree) -> Iterator[tuple[str, jax.Array]]:
-  """Pairs (name, leaf) in the order of `leaves`."""
-  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+def named(tree, is_leaf=None) -> Iterator[tuple[str, jax.Array]]:
+  """Pairs (name, leaf) in the order of `leaves`. is_leaf: as in `jax.tree.map`."""
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0]:
     yield jax.tree_util.keystr(path, simple=True, separator='/'), leaf
 
 

@@ -30,6 +30,7 @@ NAMES = {
   'specialists': ('at',),
   'system': ('at', 'net'),
   'gain': ('at',),
+  'quantized': ('at', 'linear'),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

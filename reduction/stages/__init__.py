@@ -6,11 +6,12 @@ from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
 from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
+from reduction.stages.quantize import quantize
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'correct', 'distill', 'gain', 'lottery', 'mutual', 'pretrained', 'specialists', 'supermask',
-  'tune',
+  'correct', 'distill', 'gain', 'lottery', 'mutual', 'pretrained', 'quantize', 'specialists',
+  'supermask', 'tune',
 ]  # fmt: skip

@@ -1,0 +1,72 @@
+"""Quantized nets: served without a change to their module, measured, saved, resumed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reduction import models, saved, stages, tree
+from reduction.cost import cost
+from reduction.errors import UsageError
+from reduction.models.served import Served
+from reduction.net import Net
+from reduction.predict import logits
+from reduction.qtensor import dequantize, is_packed
+from reduction.run import chain
+
+ADAM = dict(name='adam', learning_rate=1.2e-3)
+TRAIN = stages.tune(steps=200, batch=60, every=100, optimizer=ADAM)
+FOUR = dict(bits=4, group=32, examples=256)
+
+
+def dense(net):
+  """The same net with float kernels."""
+  opened = jax.tree.map(
+    lambda w: dequantize(w) if is_packed(w) else w, net.params, is_leaf=is_packed
+  )
+  return Net(net.module.module, opened, net.stats)
+
+
+def test_a_chain_ends_in_a_packed_net(fresh, tmp_path):
+  net, run = fresh((0, 1), workdir=tmp_path)
+  prune = stages.lottery(rounds=1, rates=(('kernel', 0.5),), steps=100, batch=60, every=50,
+                         optimizer=ADAM)  # fmt: skip
+  small = stages.quantize(**FOUR, scaling='awq', clip=True, rounding='gptq')
+  packed = chain(train=TRAIN, lottery=prune, quantize=small)(net, run)
+  assert isinstance(packed.module, Served) and packed.masks is None
+  kernels = {n for n, w in tree.named(packed.params, is_packed) if is_packed(w)}
+  assert kernels == {'fc1/kernel', 'fc2/kernel'}  # the last layer is left
+  opened, before = dense(packed), run.nets['lottery']
+  for name, w in tree.named(opened.params):
+    assert not np.asarray(w)[~np.asarray(dict(tree.named(before.masks))[name])].any(), name
+  x = run.data.test.x
+  assert np.allclose(logits(packed, x), logits(opened, x), atol=1e-5)
+  accuracy = [(logits(n, x).argmax(-1) == run.data.test.y).mean() for n in (before, packed)]
+  assert accuracy[1] > accuracy[0] - 0.03
+  row = cost(packed, x[:1])
+  assert (
+    row['params'] == cost(before, x[:1])['params'] and row['macs'] == cost(before, x[:1])['macs']
+  )
+  by = [w.nbytes // 2 for _, w in tree.named(packed.params, is_packed) if is_packed(w)]
+  assert sum(by) < row['bytes'][0] < sum(by) + 4 * (300 + 100 + 1010) + 200
+  again = saved.read(tmp_path / 'nets' / 'quantize', models)
+  assert np.array_equal(logits(again, x), logits(packed, x))
+  rows = [r for r in run.rows if r['kind'] == 'quantized']
+  assert [r['linear'] for r in rows] == ['fc1', 'fc2'] and rows[0]['exponent'] is None
+  assert all(0 < e < 0.1 for r in rows for e in r['error'])
+
+
+@pytest.mark.parametrize(
+  'bad, message',
+  [
+    (dict(bits=5), 'bits=5 must be one of'),
+    (dict(scaling='awk'), "scales='awk' is unknown. Did you mean 'awq'"),
+    (dict(rounding='gpt'), "rounding='gpt' is unknown. Did you mean 'gptq'"),
+    (dict(examples=8), 'batch=64 must lie between 1 and examples=8'),
+    (dict(skip=('.',)), 'MLP has no linear to quantize'),
+  ],
+)
+def test_what_cannot_be_is_one_line(fresh, bad, message):
+  net, run = fresh((0,))
+  with pytest.raises(UsageError, match=message):
+    stages.quantize(**(FOUR | bad))(net, run)
