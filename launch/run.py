@@ -4,11 +4,14 @@ Stop it with Ctrl-C or SIGTERM and run the same line again: it goes on where it 
 """
 
 import contextlib
+import functools
 import io
 import json
 import pathlib
 import platform
 import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -23,11 +26,21 @@ flags.DEFINE_bool('profile', False, 'Write a trace for Perfetto into the workdir
 PARTS = ('data', 'model', 'stages', 'seeds', 'figures', 'paper', 'title')
 
 
-def build(config: dict, data_dir: str | None = None):
-  """(data, module, stage) of a canonical config; every wrong value raises UsageError here."""
-  from reduction import data, models, report, stages
+class Job(NamedTuple):
+  """What a config asks for. start: (keys [R], an example) -> the Net that the stage is given."""
+
+  data: Any
+  module: Any
+  start: Callable
+  stage: Callable
+
+
+def build(config: dict, data_dir: str | None = None) -> Job:
+  """The job of a canonical config; every wrong value raises UsageError here."""
+  from reduction import data, models, opened, report, stages
   from reduction.config import call
   from reduction.errors import require
+  from reduction.net import create
   from reduction.run import chain
 
   for part in ('data', 'model', 'stages', 'seeds'):
@@ -38,35 +51,38 @@ def build(config: dict, data_dir: str | None = None):
     known = (*PARTS, *config['stages'])
     require(key in known, f'config.{key} is no part of a run, nor in config.stages')
   report.check(config)
-  module = call(models, config['model'], 'model')
+  offered = dict(data_dir=data_dir)
+  if 'path' in config['model']:  # a language model and its own tokenizer
+    named = dict(config['model'], name='language_model')
+    found = call(opened, named, 'model', data_dir=data_dir)
+    module, start = found.net.module, lambda keys, x: found.net
+    offered |= dict(encode=found.encode, vocabulary=module.vocabulary)
+  else:
+    module = call(models, config['model'], 'model')
+    start = functools.partial(create, module)
   steps = {}
   for name in config['stages']:
     steps[name] = call(stages, config[name], name, key='stage', data_dir=data_dir)
   seeds = config['seeds']
   require(len(set(seeds)) == len(seeds) > 0, f'seeds={seeds} must differ')
-  return call(data, config['data'], 'data', data_dir=data_dir), module, chain(**steps)
+  return Job(call(data, config['data'], 'data', **offered), module, start, chain(**steps))
 
 
 def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=None):
   """Runs a canonical config in workdir, on a mesh of devices or one; returns the finished Run."""
-  import jax
-
   from reduction import signals
   from reduction.config import claim, claim_data
-  from reduction.cost import cost
   from reduction.data import digest
   from reduction.errors import require
   from reduction.mesh import check_batch
-  from reduction.net import create, over_replicas
   from reduction.processes import everywhere, first, require_same
   from reduction.progress import Progress
   from reduction.rows import Sinks
   from reduction.run import Run
   from reduction.tree import digest_of
-  from reduction.update import classified
 
   with signals.noted():
-    data, module, stage = build(config, data_dir)
+    data, module, start, stage = build(config, data_dir)
     require(
       getattr(module, 'classes', data.classes) == data.classes,
       f'config.model.classes={getattr(module, "classes", 0)}, but {data.name} has {data.classes}',
@@ -85,22 +101,41 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
     everywhere(lambda: claim_data(workdir, **facts))
     progress = Progress() if first() else Progress(stream=io.StringIO())
     progress.line(f'{data.name}: {len(data.train.x):,} training examples; {cli.hardware()}')
-    example, test = data.train.x[:1], jax.device_put(data.test)
-
-    def measure(net):
-      score = over_replicas(classified(net.module), (0, 0, None))
-      accuracy = score(net.params, net.stats, test)['accuracy']
-      return dict(metric='accuracy', accuracy=accuracy, **cost(net, example))
-
     with contextlib.ExitStack() as stack:
       sinks = None
       if first():  # which alone writes
         sinks = stack.enter_context(contextlib.closing(Sinks(workdir, progress.line)))
         stack.enter_context(_session(workdir))
-      told = dict(measure=measure, sinks=sinks, progress=progress)
+      told = dict(measure=_measure(data), sinks=sinks, progress=progress)
       run_ = Run(data, config['seeds'], workdir, mesh, **told)
-      stage(create(module, run_.key('init', 0), example), run_)
+      stage(start(run_.key('init', 0), data.train.x[:1]), run_)
   return run_
+
+
+def _measure(data):
+  """What the before/after table holds: the metric that is for such data, and what the net costs."""
+  import jax
+
+  from reduction.cost import cost
+  from reduction.data import Passages
+  from reduction.language import perplexity
+  from reduction.net import over_replicas
+  from reduction.update import classified
+
+  example = data.train.x[:1]
+  if isinstance(data, Passages):
+    return lambda net, run: dict(
+      metric='perplexity', **perplexity(net, data.test.x, run), **cost(net, example)
+    )
+  test = jax.device_put(data.test)
+
+  def accuracy(net, run):
+    del run
+    score = over_replicas(classified(net.module), (0, 0, None))
+    found = score(net.params, net.stats, test)['accuracy']
+    return dict(metric='accuracy', accuracy=found, **cost(net, example))
+
+  return accuracy
 
 
 @contextlib.contextmanager

@@ -11,28 +11,31 @@ from reduction.qtensor import dequantize, is_packed
 
 # Picojoules in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9
 MULTIPLY_ADD = 3.7 + 0.9  # 32-bit floating point
+INTEGER_MULTIPLY_ADD = 0.2 + 0.1  # a product of 8-bit integers, a sum of 32 bits
 DRAM_BYTE = 640 / 4  # 32 bits from memory outside the chip
 # operations whose results need their inputs to the end; a custom gradient is `kernels.conv`'s
-REDUCES = ('dot_general', 'conv_general_dilated', 'custom_vjp_call')
+PRODUCTS = 'dot_general', 'conv_general_dilated'
+REDUCES = (*PRODUCTS, 'custom_vjp_call')
 
 
 def cost(net: Net, x) -> dict:
   """params, nonzero [R], bytes [R], macs, peak_sram, energy_uj [R] of a net with replicates.
 
   x: one input [1, ...] that gives the shapes. nonzero: weights not 0. bytes: the smaller of dense
-  storage and of surviving values with a bitmap, leaf by leaf; of packed weights what they take, their
-  scales and zero points included. macs: multiply-accumulates of one
-  forward pass as dense code does it. peak_sram: bytes of the activations alive at once, in the
-  order of the module. energy_uj: microjoules, each multiply-accumulate of a surviving weight and
-  each stored byte fetched once from DRAM; an estimate, for comparisons only.
+  storage and of surviving values with a bitmap, leaf by leaf; packed weights with their scales and
+  zero points. macs: multiply-accumulates of one forward pass as dense code does it. peak_sram:
+  bytes of the activations alive at once, in the order of the module. energy_uj: microjoules, each
+  multiply-accumulate of a surviving weight, in floats or integers as the module does it, and each
+  stored byte fetched once from DRAM; an estimate, for comparisons only.
   """
   one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (net.params, net.stats))
   program = jax.make_jaxpr(lambda p, s, x: apply(net.module, p, s, x))(*one, x).jaxpr
   leaves = jax.tree.leaves(tree.keep(net.params, net.masks), is_leaf=is_packed)
   counts = [_counts(w) for w in leaves]
   total, nonzero, stored = (sum(numbers) for numbers in zip(*counts))
-  macs = _macs(program)
-  energy = (macs * nonzero / total * MULTIPLY_ADD + stored * DRAM_BYTE) / 1e6
+  macs, integer = _macs(program), _macs(program, _of_integers)
+  picojoules = (macs - integer) * MULTIPLY_ADD + integer * INTEGER_MULTIPLY_ADD
+  energy = (picojoules * nonzero / total + stored * DRAM_BYTE) / 1e6
   return dict(
     params=total,
     nonzero=nonzero,
@@ -61,15 +64,23 @@ def _inner(equation):
       yield value
 
 
-def _macs(program) -> int:
+def _of_integers(equation) -> bool:
+  return all(v.aval.dtype.kind == 'i' for v in equation.invars)
+
+
+def _macs(program, counts=lambda equation: True) -> int:
+  """Multiply-accumulates of the products that count."""
   count = 0
   for equation in program.eqns:
-    count += equation.params.get('length', 1) * sum(map(_macs, _inner(equation)))  # of a scan
-    output = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+    inner = sum(_macs(part, counts) for part in _inner(equation))
+    count += equation.params.get('length', 1) * inner  # of a scan
+    if equation.primitive.name not in PRODUCTS or not counts(equation):
+      continue
+    output = math.prod(equation.outvars[0].aval.shape)
     if equation.primitive.name == 'dot_general':
       (contracted, _), _ = equation.params['dimension_numbers']
       count += output * math.prod(equation.invars[0].aval.shape[d] for d in contracted)
-    elif equation.primitive.name == 'conv_general_dilated':
+    else:
       kernel = equation.invars[1].aval.shape
       filters = equation.params['dimension_numbers'].rhs_spec[0]
       count += output * math.prod(kernel) // kernel[filters]
@@ -77,7 +88,8 @@ def _macs(program) -> int:
 
 
 def _peak(program) -> int:
-  """Largest sum of bytes of values between their first and last use, weights left out."""
+  """Largest sum of bytes of values between their first and last use, without weights and what is
+  made of them alone, such as a kernel that was packed."""
   if len(program.eqns) == 1:  # a module that is one jitted call
     inner = list(_inner(program.eqns[0]))
     if inner:
@@ -87,11 +99,13 @@ def _peak(program) -> int:
   last = {v: i for i, e in enumerate(program.eqns) for v in named(e.invars)}
   last |= {v: len(program.eqns) for v in named(program.outvars)}
   alive = {program.invars[-1]: nbytes(program.invars[-1])}  # the input
-  peak = 0
+  peak, moving = 0, set(alive)  # what depends on it
   for i, equation in enumerate(program.eqns):
     ends = [v for v in alive if last.get(v, -1) <= i]
-    if equation.primitive.name != 'broadcast_in_dim':  # a bias is read where it is added
-      alive |= {v: nbytes(v) for v in equation.outvars if v in last}
+    if moving.intersection(named(equation.invars)):
+      moving.update(equation.outvars)
+      if equation.primitive.name != 'broadcast_in_dim':  # which is read where it is needed
+        alive |= {v: nbytes(v) for v in equation.outvars if v in last}
     overwritten = max((alive[v] for v in ends if _in_place(equation, v)), default=0)
     peak = max(peak, sum(alive.values()) - overwritten)
     for v in ends:

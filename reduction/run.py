@@ -1,6 +1,6 @@
 """`Run`, all that a stage may touch beside the net, and `chain`, which runs stages in order.
 
-    Stage = Callable[[Net, Run], Net]
+Stage = Callable[[Net, Run], Net]
 """
 
 import contextlib
@@ -33,7 +33,7 @@ class Run:
 
   data: what the stages train and measure on. seeds: one a replicate. workdir: where the run is
   kept; None keeps all in memory, which is what a notebook uses. mesh: devices to train on.
-  measure: net -> the row of the before/after table. sinks: takes each row (`rows.Sinks`).
+  measure: (net, run) -> the row of the before/after table. sinks: takes each row (`rows.Sinks`).
   progress: shows the folds (`progress.Progress`). save_every: seconds between checkpoints.
   """
 
@@ -41,7 +41,7 @@ class Run:
   seeds: Sequence[int] = (0,)
   workdir: pathlib.Path | None = None
   mesh: Any = None
-  measure: Callable[[Net], dict] = lambda net: {}
+  measure: Callable[[Net, 'Run'], dict] = lambda net, run: {}
   sinks: Any = None
   progress: Any = None
   save_every: float = 20.0
@@ -133,16 +133,17 @@ def chain(**stages: Stage) -> Stage:
   """Runs stages in order, each under its own name; a stage too.
 
   `run.nets` keeps what each returned ('start' is what the chain was given), and so does the folder
-  `nets` of a workdir, for `saved.read`. The row of `run.measure` before the first and after every
-  stage makes the before/after table.
+  `nets` of a workdir, for `saved.read`, what is not too large for it. The row of `run.measure`
+  before the first and after every stage makes the before/after table.
   """
 
   def stage(net: Net, run: Run) -> Net:
     def measured(name):
       run.nets[name] = net
-      if run.workdir and first() and name != 'start':
+      if run.workdir and first() and name != 'start' and saved.fits(net):
         saved.write(run.workdir / 'nets' / name, net)
-      run.log(kind='stage', summary=True, stage=name, seeds=run.seeds, **run.measure(net))
+      row = run.measure(net, run.child(f'{name}-measured'))
+      run.log(kind='stage', summary=True, stage=name, seeds=run.seeds, **row)
 
     measured('start')
     for name, one in stages.items():

@@ -7,6 +7,7 @@ module as data: the name of its class, its fields, and how weights are packed.
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 import sys
 from types import ModuleType
@@ -20,6 +21,7 @@ from reduction.net import Net
 from reduction.qtensor import QTensor, Scheme, is_packed
 
 VARIABLES, MODULE = 'net.msgpack', 'net.json'
+MOST = 2**31  # bytes
 KIND, OPAQUE = 'class', 'opaque'  # keys of a described module beside its fields
 
 
@@ -66,6 +68,11 @@ def _built(value, models):
   if isinstance(value, dict):
     return build(value, models)
   return tuple(_built(x, models) for x in value) if isinstance(value, list) else value
+
+
+def fits(net: Net) -> bool:
+  """Whether Flax's format can hold the net; larger ones go into model folders."""
+  return sum(math.prod(w.shape) * w.dtype.itemsize for w in tree.leaves(net)) < MOST
 
 
 def write(folder: pathlib.Path, net: Net):

@@ -25,7 +25,7 @@ import pytest  # noqa: E402
 from reduction import models  # noqa: E402
 from reduction.net import create  # noqa: E402
 from reduction.run import Run  # noqa: E402
-from tests import recordings, sentences  # noqa: E402
+from tests import decoders, recordings, sentences  # noqa: E402
 from tests.launcher import Launcher  # noqa: E402
 
 
@@ -61,6 +61,14 @@ def texts(tmp_path_factory):
   """A data directory of made-up film reviews and a tiny BERT that reads them."""
   root = tmp_path_factory.mktemp('texts')
   sentences.write(root)
+  return root
+
+
+@pytest.fixture(scope='session')
+def decoder(tmp_path_factory):
+  """A data directory of a tiny language model, 'tiny', and 'text.txt' of its words."""
+  root = tmp_path_factory.mktemp('decoder')
+  decoders.write(root)
   return root
 
 

@@ -24,27 +24,33 @@ def module(path):
   return importlib.import_module('.'.join(path.relative_to(ROOT).with_suffix('').parts))
 
 
+def within_reach(given, data_dir):
+  """(config, data directory) with data and, where it names a folder, a model that are here."""
+  named = dict(model=dict(path='tiny')) if 'path' in given['model'] else {}
+  return {**given, **named, 'data': dict(name='digits')}, data_dir
+
+
 @pytest.mark.parametrize('path', FILES, ids=lambda p: p.stem)
-def test_a_config_loads_in_full_and_quick_and_reads_back_the_same(path):
+def test_a_config_loads_in_full_and_quick_and_reads_back_the_same(path, decoder):
   for variant in '', 'quick':
     given = config.canonical(module(path).get_config(variant))
     assert config.canonical(json.loads(json.dumps(given))) == given
     assert set(given) <= {*PARTS, *given['stages']}
-    _, net, stage = build({**given, 'data': dict(name='digits')})
-    assert callable(stage) and hash(net) == hash(net)
+    job = build(*within_reach(given, decoder))
+    assert callable(job.stage) and hash(job.module) == hash(job.module)
   text = module(path).__doc__
   assert 'python -m launch.run --config=' + str(path.relative_to(ROOT)) in text
 
 
 @pytest.mark.parametrize('path', [p for p in FILES if 'def sweep' in p.read_text()], ids=str)
-def test_every_line_of_a_sweep_applies(path):
+def test_every_line_of_a_sweep_applies(path, decoder):
   lines = list(module(path).sweep())
   assert lines
   for override in lines:
     c = module(path).get_config(override.pop('variant', ''))
     c.lock()
     c.update_from_flattened_dict(override)
-    build({**config.canonical(c), 'data': dict(name='digits')})
+    build(*within_reach(config.canonical(c), decoder))
 
 
 @pytest.fixture(scope='session')
@@ -65,7 +71,7 @@ DEEP = ('resnet', 'vgg')  # a minute of compiling
 
 
 @pytest.mark.parametrize('path', list(map(marked, FILES)), ids=lambda p: p.stem)
-def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, texts):
+def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, texts, decoder):
   c = module(path).get_config('quick')
   name = c.data.name
   trained = [stage for stage in c.stages if 'steps' in c[stage]]
@@ -81,6 +87,9 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, 
     small = dict(width=24, heads=3, inner=40, vocabulary=50, positions=64)
     for model in 'model', 'distilbert.student':
       flags += [f'--config.{model}.{size}={n}' for size, n in small.items()]
+  elif name == 'passages':
+    flags += [f'--data_dir={decoder}', '--config.model.path=tiny', '--config.data.length=16']
+    flags += [f'--config.data.{text}=text.txt' for text in ('calibration', 'test')]
   elif name != 'digits':
     flags.append('--config.data.name=digits')
     flags += ['--config.data.validation=200'] if c.data.validation else []

@@ -7,12 +7,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = [  # top to bottom; folders of one layer do not import each other
   {'launch', 'configs'},
   {'stages', 'chat'},
-  {'prune', 'quantize', 'distill', 'federate', 'search'},
+  {'prune', 'quantize', 'distill', 'federate', 'search', 'opened'},
   {'formats', 'mcu', 'data'},
-  {'models', 'path', 'predict', 'train', 'update'},
+  {'models', 'language', 'path', 'predict', 'train', 'update'},
   {'net', 'run', 'fold', 'cost', 'report', 'checkpoint', 'config', 'progress', 'rows', 'signals'}
   | {'mesh', 'processes', 'saved', 'schedule', 'store'},
-  {'qtensor', 'kernels', 'losses', 'tree', 'errors'},
+  {'qtensor', 'kernels', 'losses', 'tokenizer', 'tree', 'errors'},
 ]  # fmt: skip
 TOGETHER = LAYERS[0], LAYERS[4], LAYERS[5], LAYERS[6]  # the files of these know each other
 FILES = [p for top in ('reduction', 'launch', 'configs') for p in (ROOT / top).rglob('*.py')]

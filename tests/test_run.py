@@ -180,7 +180,7 @@ def test_a_crash_in_a_round_leaves_the_store_as_it_was_before(tmp_path):
 
 
 def test_chain_measures_before_and_after_and_remembers_nets():
-  run = Run(measure=lambda net: dict(nonzero=net))
+  run = Run(measure=lambda net, run: dict(nonzero=net))
   double, add = (lambda net, run: net * 2), (lambda net, run: net + run.nets['double'])
   assert chain(double=double, add=add)(3, run) == 12
   measured = [(row['stage'], row['nonzero']) for row in run.rows]

@@ -2,10 +2,11 @@
 
 from reduction.data.data import Data, Split, digest
 from reduction.data.images import cifar10, digits, fashion_mnist, mnist
+from reduction.data.passages import Passages, passages
 from reduction.data.speech import spoken_digits
 from reduction.data.text import sst2
 
 __all__ = [
-  'Data', 'Split', 'cifar10', 'digest', 'digits', 'fashion_mnist', 'mnist', 'spoken_digits',
-  'sst2',
+  'Data', 'Passages', 'Split', 'cifar10', 'digest', 'digits', 'fashion_mnist', 'mnist', 'passages',
+  'spoken_digits', 'sst2',
 ]  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 from reduction.data import folders
 from reduction.data.data import Data, Split
 from reduction.errors import DataError, MissingInput, require
+from reduction.tokenizer import load
 
 PARTS = dict(train=('train',), validation=('dev', 'validation'), test=('test',))
 FOLDERS = 'sst2', 'SST-2', 'text-classification/sst2'
@@ -66,7 +67,7 @@ def reader(folder: Path, length: int) -> tuple[Callable, int]:
   does not fill up with token 0.
   """
   require(length > 2, f'{length=} leaves no room between the first and the last token')
-  tokenizer = _tokenizer(folder / 'tokenizer.json')
+  tokenizer = _padded(folder / 'tokenizer.json')
   tokenizer.enable_truncation(length)
   tokenizer.no_padding()
 
@@ -79,17 +80,8 @@ def reader(folder: Path, length: int) -> tuple[Callable, int]:
   return read, tokenizer.get_vocab_size()
 
 
-def _tokenizer(path: Path):
-  try:
-    import tokenizers
-  except ModuleNotFoundError as error:
-    raise MissingInput('texts need the package tokenizers: pip install -e .[llm]') from error
-  if not path.is_file():
-    raise MissingInput(f'{path} is not there: name a model folder that has it')
-  try:
-    found = tokenizers.Tokenizer.from_file(str(path))
-  except Exception as error:  # the package raises nothing narrower
-    raise DataError(f'{path} is no tokenizer ({error}); fetch it again') from error
+def _padded(path: Path):
+  found = load(path)
   padding = found.padding['pad_id'] if found.padding else found.token_to_id('[PAD]')
   if padding not in (0, None):
     raise DataError(f'{path} fills up with token {padding}; models.bert takes 0 only')

@@ -29,6 +29,9 @@ class Tensors(Mapping):
       raise DataError(f'{self._paths[name]}: {name} holds NaN or infinity; fetch the file again')
     return array
 
+  def __contains__(self, name) -> bool:
+    return name in self._files  # a Mapping's own would read it
+
   def __iter__(self) -> Iterator[str]:
     return iter(self._files)
 

@@ -5,7 +5,6 @@ and keys of each head, Gemma has another activation and scaled embeddings. `llam
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,15 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reduction.errors import DataError, require
+from reduction.errors import require
+from reduction.models.decoder import MOST, NORMAL, attended, choice, dense, number, taken, whole
 
-UNSEEN = -1e9  # the score of a key that comes later
-NORMAL = nn.initializers.normal(0.02)
 ACTIVATIONS = dict(silu=nn.silu, gelu=lambda x: nn.gelu(x, approximate=True))
-MOST = dict(
-  layers=1024, width=2**17, heads=1024, kv_heads=1024, size=2**12, inner=2**20,
-  vocabulary=2**22, positions=2**27,
-)  # fmt: skip
 
 
 class Scaling(NamedTuple):
@@ -52,7 +46,7 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     n, length, width = x.shape
-    split = lambda heads, name: _dense(heads * self.size, name, self.bias)(x).reshape(
+    split = lambda heads, name: dense(heads * self.size, name, self.bias)(x).reshape(
       n, length, heads, self.size
     )
     query, key = split(self.heads, 'query'), split(self.kv_heads, 'key')
@@ -61,13 +55,8 @@ class Attention(nn.Module):
       query = _norm(self.epsilon, 'query_norm')(query)
       key = _norm(self.epsilon, 'key_norm')(key)
     turns = frequencies(self.size, self.theta, self.scaling)
-    query, key = rotated(query, turns), rotated(key, turns)
-    query = query.reshape(n, length, self.kv_heads, -1, self.size)
-    scores = jnp.einsum('nqgrd,nkgd->ngrqk', query, key, preferred_element_type=jnp.float32)
-    earlier = jnp.tri(length, dtype=bool)
-    scores = jnp.where(earlier, scores * self.size**-0.5, UNSEEN)
-    read = jnp.einsum('ngrqk,nkgd->nqgrd', nn.softmax(scores).astype(value.dtype), value)
-    return _dense(width, 'output')(read.reshape(n, length, -1))
+    read = attended(rotated(query, turns), rotated(key, turns), value)
+    return dense(width, 'output')(read)
 
 
 class Mlp(nn.Module):
@@ -78,8 +67,8 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    gate = ACTIVATIONS[self.activation](_dense(self.inner, 'gate')(x))
-    return _dense(x.shape[-1], 'down')(gate * _dense(self.inner, 'up')(x))
+    gate = ACTIVATIONS[self.activation](dense(self.inner, 'gate')(x))
+    return dense(x.shape[-1], 'down')(gate * dense(self.inner, 'up')(x))
 
 
 class Layer(nn.Module):
@@ -112,7 +101,7 @@ class Layer(nn.Module):
 class Llama(nn.Module):
   """A decoder of 'embed', 'layer0', 'layer1'..., 'norm' and the linear layer 'out'.
 
-  `llama` says what its settings mean, `parts` how to run it block by block.
+  `llama` says what its settings mean, `decoder.parts` how to run it block by block.
   """
 
   layers: int
@@ -135,17 +124,25 @@ class Llama(nn.Module):
   def setup(self):
     self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=NORMAL)
     for i in range(self.layers):
-      setattr(self, f'layer{i}', _layer(self))
+      setattr(self, f'layer{i}', self.layer)
     self.norm = _norm(self.epsilon)
     if not self.tied:
-      self.out = _dense(self.vocabulary)
+      self.out = dense(self.vocabulary)
+
+  @property
+  def layer(self) -> Layer:
+    """One of its blocks, without weights."""
+    return Layer(
+      self.heads, self.kv_heads, self.size, self.inner, self.theta, self.scaling, self.epsilon,
+      self.bias, self.head_norm, self.activation,
+    )  # fmt: skip
 
   def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
     """Logits [n, length, vocabulary], float32, of tokens int32 [n, length].
 
     Raises UsageError for more tokens than positions, DataError for tokens of another vocabulary
-    where they are an array of NumPy; `checked` finds these in time where they go to a jitted
-    function.
+    where they are an array of NumPy; `decoder.checked` finds these in time where they go to a
+    jitted function.
     """
     del train  # it leaves nothing out
     x = self.embedded(tokens)
@@ -155,11 +152,7 @@ class Llama(nn.Module):
 
   def embedded(self, tokens):
     """What goes into the first layer."""
-    length = tokens.shape[1]
-    require(length <= self.positions, f'{length} tokens, but the model has {self.positions} places')
-    if isinstance(tokens, np.ndarray):
-      tokens = checked(tokens, self.vocabulary)
-    x = self.embed(tokens)
+    x = self.embed(taken(tokens, self))
     return x * jnp.asarray(math.sqrt(self.width), x.dtype) if self.scaled else x
 
   def logits(self, x):
@@ -194,7 +187,7 @@ def llama(
   require(heads % kv_heads == 0, f'{kv_heads=} must divide {heads=}')
   number('theta', theta, 1, 1e12)
   number('epsilon', epsilon, 0, 1)
-  require(activation in ACTIVATIONS, f'{activation=} must be one of {", ".join(ACTIVATIONS)}')
+  choice('activation', activation, ACTIVATIONS)
   if scaling is not None:
     scaling = Scaling(*scaling)
     for name, most in dict(factor=1e6, low=1e6, high=1e6, positions=MOST['positions'] + 1).items():
@@ -204,35 +197,6 @@ def llama(
     layers, width, heads, kv_heads, size, inner, vocabulary, positions, float(theta), scaling,
     float(epsilon), bias, head_norm, activation, scaled, tied,
   )  # fmt: skip
-
-
-def parts(module: Llama) -> tuple[Callable, Layer, Callable]:
-  """(embed, layer, head): a model one block after another, as `module` computes it.
-
-    x = embed(params, tokens)  # [n, length, width]
-    for i in range(module.layers):
-      x = layer.apply({'params': params[f'layer{i}']}, x)
-    logits = head(params, x)  # [n, length, vocabulary]
-
-  embed reads 'embed' of params alone, head 'norm' and 'out' ('embed' where tied).
-  """
-  part = lambda method: lambda params, x: module.apply({'params': params}, x, method=method)
-  return part(Llama.embedded), _layer(module), part(Llama.logits)
-
-
-def checked(tokens, vocabulary: int) -> np.ndarray:
-  """tokens as int32. Raises DataError where one is not in 0..vocabulary - 1: JAX would take another
-  row or NaN without a word.
-  """
-  tokens = np.asarray(tokens)
-  if tokens.dtype.kind not in 'iu':
-    raise DataError(f'tokens are whole numbers, not {tokens.dtype}')
-  wrong = (tokens < 0) | (tokens >= vocabulary)
-  if wrong.any():
-    at = tuple(map(int, np.argwhere(wrong)[0]))
-    rule = f'none of 0..{vocabulary - 1}; is the tokenizer of another model?'
-    raise DataError(f'token {tokens[at]} at {at} is {rule}')
-  return tokens.astype(np.int32)
 
 
 def frequencies(size: int, theta: float, scaling: Scaling | None = None) -> np.ndarray:
@@ -255,31 +219,6 @@ def rotated(x: jax.Array, turns) -> jax.Array:
   one, other = jnp.split(x.astype(jnp.float32), 2, -1)
   turned = jnp.concatenate([one * cos - other * sin, other * cos + one * sin], -1)
   return turned.astype(x.dtype)
-
-
-def whole(name, value, most) -> int:
-  """value, a whole number from 1 to most."""
-  good = type(value) is int and 1 <= value <= most
-  require(good, f'{name}={value!r:.60} must be a whole number from 1 to {most:,}')
-  return value
-
-
-def number(name, value, low, high) -> float:
-  """value, a number between low and high."""
-  good = type(value) in (int, float) and low < value < high
-  require(good, f'{name}={value!r:.60} must be a number above {low} and below {high:,}')
-  return float(value)
-
-
-def _layer(module) -> Layer:
-  return Layer(
-    module.heads, module.kv_heads, module.size, module.inner, module.theta, module.scaling,
-    module.epsilon, module.bias, module.head_norm, module.activation,
-  )  # fmt: skip
-
-
-def _dense(units, name=None, bias=False):
-  return nn.Dense(units, use_bias=bias, kernel_init=NORMAL, name=name)
 
 
 def _norm(epsilon, name=None):

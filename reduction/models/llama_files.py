@@ -5,13 +5,16 @@ norms less one; here every norm multiplies by its 'scale', so that whoever folds
 norm need not know the family.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from reduction.errors import DataError, require
-from reduction.models.llama import MOST, Scaling, llama, number, whole
+from reduction.errors import require
+from reduction.models.decoder import MOST, number, whole
+from reduction.models.decoder_files import Place, Weights, computed, kind, name_in_file, tied
+from reduction.models.llama import Scaling, llama
 
+BY = 'models.llama'
 # model_type of a config.json -> what it adds to Llama, or leaves out of the file
 FAMILIES = dict(
   llama={}, mistral={}, qwen2=dict(bias=True), qwen3=dict(head_norm=True, size=128),
@@ -24,28 +27,15 @@ NAMES = dict(
 )  # fmt: skip
 # Gemma was trained with the approximation by tanh, also where its file says 'gelu'
 THEIRS = dict(silu=('silu', 'swish'), gelu=('gelu_pytorch_tanh', 'gelu'))
-LAYER = {
-  'attention_norm/scale': 'input_layernorm.weight',
-  'attention/query/kernel': 'self_attn.q_proj.weight',
-  'attention/query/bias': 'self_attn.q_proj.bias',
-  'attention/key/kernel': 'self_attn.k_proj.weight',
-  'attention/key/bias': 'self_attn.k_proj.bias',
-  'attention/value/kernel': 'self_attn.v_proj.weight',
-  'attention/value/bias': 'self_attn.v_proj.bias',
-  'attention/query_norm/scale': 'self_attn.q_norm.weight',
-  'attention/key_norm/scale': 'self_attn.k_norm.weight',
-  'attention/output/kernel': 'self_attn.o_proj.weight',
-  'mlp_norm/scale': 'post_attention_layernorm.weight',
-  'mlp/gate/kernel': 'mlp.gate_proj.weight',
-  'mlp/up/kernel': 'mlp.up_proj.weight',
-  'mlp/down/kernel': 'mlp.down_proj.weight',
-}
-OUTSIDE = {
-  'embed/embedding': 'model.embed_tokens.weight',
-  'norm/scale': 'model.norm.weight',
-  'out/kernel': 'lm_head.weight',
-}
-UNUSED = 'rotary_emb.inv_freq'  # the rotation as numbers, in old files
+MODULES = {
+  'embed': 'model.embed_tokens', 'layer': 'model.layers', 'attention_norm': 'input_layernorm',
+  'attention/query': 'self_attn.q_proj', 'attention/key': 'self_attn.k_proj',
+  'attention/value': 'self_attn.v_proj', 'attention/query_norm': 'self_attn.q_norm',
+  'attention/key_norm': 'self_attn.k_norm', 'attention/output': 'self_attn.o_proj',
+  'mlp_norm': 'post_attention_layernorm', 'mlp/gate': 'mlp.gate_proj', 'mlp/up': 'mlp.up_proj',
+  'mlp/down': 'mlp.down_proj', 'norm': 'model.norm', 'out': 'lm_head',
+}  # fmt: skip
+UNUSED = ('rotary_emb.inv_freq',)  # the rotation as numbers, in old files
 
 
 def settings(config: dict) -> dict:
@@ -54,22 +44,15 @@ def settings(config: dict) -> dict:
   positions is the sliding window where there is one: shorter texts lie within it.
   Raises UsageError for what these nets do not compute, and for sizes that cannot be.
   """
-  kind = config.get('model_type')
-  known = isinstance(kind, str) and kind in FAMILIES
-  require(known, f'config has model_type={kind!r:.60}; models.llama knows {", ".join(FAMILIES)}')
+  family = FAMILIES[kind(config, FAMILIES, BY)]
   found = dict(dict(activation='silu', bias=False, head_norm=False, scaled=False, tied=False,
-                    size=None), **FAMILIES[kind])  # fmt: skip
+                    size=None), **family)  # fmt: skip
   allowed = dict(
     attention_bias=(False, found['bias']), mlp_bias=(False,), partial_rotary_factor=(1,),
     quantization_config=(None,), hidden_act=THEIRS[found['activation']],
     hidden_activation=(None, *THEIRS[found['activation']]),
   )  # fmt: skip
-  for key, values in allowed.items():
-    given = config.get(key, values[0])
-    require(
-      given in values,
-      f'config has {key}={given!r:.60}; models.llama computes {values[0]!r} only',
-    )
+  computed(config, allowed, BY)
   for ours, theirs in NAMES.items():
     optional = ours in ('kv_heads', 'size') and config.get(theirs) is None
     if not optional:
@@ -82,8 +65,7 @@ def settings(config: dict) -> dict:
   found['positions'] = _window(config, found['positions'])
   found['epsilon'] = number('config: rms_norm_eps', config.get('rms_norm_eps', 1e-6), 0, 1)
   found['theta'], found['scaling'] = _rotation(config)
-  found['tied'] = config.get('tie_word_embeddings', found['tied'])
-  require(isinstance(found['tied'], bool), 'config: tie_word_embeddings is true or false')
+  found['tied'] = tied(config, found['tied'])
   llama(**found)  # raises where sizes do not fit each other
   return found
 
@@ -93,7 +75,7 @@ def _window(config: dict, positions: int) -> int:
   kinds, window = config.get('layer_types'), config.get('sliding_window')
   kinds = ['sliding_attention'] if kinds is None else kinds
   known = ('full_attention', 'sliding_attention')
-  listed = isinstance(kinds, list) and all(kind in known for kind in kinds)
+  listed = isinstance(kinds, list) and all(one in known for one in kinds)
   require(listed, f'config: layer_types={kinds!r:.60} must be of {", ".join(known)}')
   used = config.get('use_sliding_window') is not False and known[1] in kinds
   if window is None or not used:
@@ -110,12 +92,11 @@ def _rotation(config: dict) -> tuple[float, Scaling | None]:
   require(isinstance(given, dict), f'config: the rotation {given!r:.60} is no object')
   theta = given.get('rope_theta', config.get('rope_theta', 10_000.0))
   theta = number('config: rope_theta', theta, 1, 1e12)
-  kind = given.get('rope_type', given.get('type', 'default'))
-  if kind == 'default':
+  rope = given.get('rope_type', given.get('type', 'default'))
+  if rope == 'default':
     return theta, None
   require(
-    kind == 'llama3',
-    f'config has rope_type={kind!r:.60}; models.llama computes default and llama3 only',
+    rope == 'llama3', f'config has rope_type={rope!r:.60}; {BY} computes default and llama3 only'
   )
   theirs = dict(factor='factor', low='low_freq_factor', high='high_freq_factor')
   numbers = {k: number(f'config: {n}', given.get(n), 0, 1e6) for k, n in theirs.items()}
@@ -124,12 +105,14 @@ def _rotation(config: dict) -> tuple[float, Scaling | None]:
   return theta, Scaling(**numbers, positions=places)
 
 
-def weights(tensors: Mapping[str, np.ndarray], config: dict, *, dtype=np.float32) -> 'Weights':
+def weights(tensors: Mapping[str, np.ndarray], config: dict, *, dtype=np.float32) -> Weights:
   """The weights of a Hugging Face file by path, 'layer0/mlp/up/kernel' [in, out], as dtype.
 
   Nothing is read yet. Raises DataError, in one line, where some are missing or of another model.
   """
-  return Weights(tensors, config, dtype)
+  sizes, family = settings(config), config['model_type']
+  places = {path: _place(path, shape, family) for path, shape in shapes(sizes).items()}
+  return Weights(tensors, places, of=f'a {family}', prefix='model.', unused=UNUSED, dtype=dtype)
 
 
 def shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
@@ -154,50 +137,15 @@ def shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
   return found
 
 
-class Weights(Mapping):
-  """Weights by path, each read when asked for. Raises DataError where one has another shape."""
-
-  def __init__(self, tensors: Mapping[str, np.ndarray], config: dict, dtype):
-    sizes = settings(config)
-    self._tensors, self._dtype, self._shapes = tensors, dtype, shapes(sizes)
-    self._less_one = config['model_type'] == 'gemma'
-    self._names = {path: _theirs(path) for path in self._shapes}
-    known = {*self._names.values(), OUTSIDE['out/kernel']}  # some files of tied nets repeat it
-    there = set(tensors)  # `in` would read each of them
-    lacking = [theirs for theirs in self._names.values() if theirs not in there]
-    more = sorted(name for name in there - known if not name.endswith(UNUSED))
-    for kind, names in dict(missing=lacking, unexpected=more).items():
-      first = ', '.join(f'{name!r:.99}' for name in names[:3])
-      rest = f' and {len(names) - 3} more' if len(names) > 3 else ''
-      if names:
-        raise DataError(f'{kind} weights of a {config["model_type"]}: {first}{rest}')
-
-  def __getitem__(self, path: str) -> np.ndarray:
-    theirs, shape = self._names[path], self._shapes[path]
-    w = np.asarray(self._tensors[theirs])
-    in_file = shape[::-1] if path.endswith('/kernel') else shape
-    if w.shape != in_file or w.dtype.kind not in 'fV':  # V: bfloat16
-      needed = f'config needs numbers {list(in_file)}'
-      raise DataError(f'{theirs} is {w.dtype} {list(w.shape)}; {needed}')
-    if path.endswith('/kernel'):
-      w = w.T
-    if self._less_one and path.endswith('/scale'):
-      w = w.astype(np.float32) + 1
-    return w.astype(self._dtype, copy=False)
-
-  def __contains__(self, path) -> bool:
-    return path in self._names
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._names)
-
-  def __len__(self) -> int:
-    return len(self._names)
+def _place(path: str, shape: tuple[int, ...], family: str) -> Place:
+  """Where a weight of this shape is in a file."""
+  if path.endswith('/kernel'):
+    return Place(_theirs(path), shape[::-1], np.transpose)
+  if path.endswith('/scale') and family == 'gemma':
+    return Place(_theirs(path), shape, lambda w: w.astype(np.float32) + 1)
+  return Place(_theirs(path), shape)
 
 
 def _theirs(path: str) -> str:
   """'layer3/mlp/up/kernel' -> 'model.layers.3.mlp.up_proj.weight'."""
-  if path in OUTSIDE:
-    return OUTSIDE[path]
-  layer, rest = path.removeprefix('layer').split('/', 1)
-  return f'model.layers.{layer}.{LAYER[rest]}'
+  return name_in_file(path, MODULES)

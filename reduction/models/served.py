@@ -9,13 +9,18 @@ from collections.abc import Callable, Iterator
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from reduction import tree
-from reduction.errors import UsageError
-from reduction.qtensor import dequantize, is_packed
+from reduction.errors import UsageError, require
+from reduction.qtensor import WHOLE, QTensor, Scheme, dequantize, is_packed
 
 Replacement = Callable[[str, nn.Dense, jax.Array], jax.Array | None]
 KERNEL = '/kernel'
+STEP = 'input_step'  # beside the kernel: what 1 stands for in an input of 8 bits
+ACTIVATIONS = 'none', 'token', 'tensor'
+MOST = 127  # the largest input in 8 bits, of either sign
+ROWS = (2**31 - 1) // (128 * MOST)  # so many products cannot overflow 32 bits
 
 
 @contextlib.contextmanager
@@ -38,14 +43,60 @@ def linears(replacement: Replacement) -> Iterator[None]:
     yield
 
 
+def step(most) -> jax.Array:
+  """What 1 stands for in 8 bits where the largest |x| is most, float32 of its shape."""
+  # XLA divides by a constant by its rounded inverse: written out, the bits are the same everywhere
+  return jnp.where(most == 0, 1.0, most.astype(jnp.float32) * (1 / MOST))
+
+
+def integers(x, by) -> jax.Array:
+  """The nearest int8 of x / by, ties to even; what lies beyond 127 is cut off."""
+  return jnp.clip(jnp.round(x.astype(jnp.float32) / by), -MOST, MOST).astype(jnp.int8)
+
+
+def integral(scheme: Scheme) -> bool:
+  """Whether the codes of kernels are int8 whose sum over a column has one scale."""
+  return scheme.bits == 8 and scheme.symmetric and scheme.group in WHOLE and scheme.axis == -2
+
+
+def product(x, kernel: QTensor, by=None) -> jax.Array:
+  """x [..., rows] times an 8-bit kernel [rows, out], multiplied as int8 and summed as int32.
+
+  by: what 1 stands for in x, a number; None takes for each of the tokens its own largest |x| / 127.
+  float32. Raises UsageError for a kernel with other codes than int8 or a scale inside a column.
+  """
+  require(
+    integral(kernel.scheme),
+    f'{kernel.scheme} is not of integer products: 8 bits, symmetric, one scale a column or tensor',
+  )
+  require(kernel.rows <= ROWS, f'sums of {kernel.rows} products overflow 32 bits; at most {ROWS}')
+  shape = jnp.shape(0.0 if by is None else by)
+  require(shape == (), f'steps {shape} for one input: the channels of a sum have one of them')
+  by = step(abs(x).max(-1, keepdims=True)) if by is None else by
+  codes = jax.lax.bitcast_convert_type(kernel.data ^ 128, jnp.int8)  # code 128 stands for 0
+  contracted = ((x.ndim - 1,), (0,)), ((), ())
+  sums = jax.lax.dot_general(
+    integers(x, by), codes, contracted, preferred_element_type=jnp.int32
+  )  # fmt: skip
+  return sums.astype(jnp.float32) * by * kernel.scale[0].astype(jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Served:
   """A module some of whose `nn.Dense` kernels are packed: what a quantized `Net` holds.
 
-  It applies as the module does. Raises UsageError for packed weights that no `nn.Dense` reads.
+  It applies as the module does. activations: how inputs of these are rounded to 8 bits so that the
+  products are of integers: by 'token', each with its own largest |x|, by 'tensor', whose
+  `input_step` lies beside the kernel in the params, or 'none': inputs stay floats, and kernels
+  become such. Raises UsageError for another value, and for packed weights that no `nn.Dense` reads.
   """
 
   module: nn.Module
+  activations: str = 'none'
+
+  def __post_init__(self):
+    known = self.activations in ACTIVATIONS
+    require(known, f'activations={self.activations!r} must be one of {", ".join(ACTIVATIONS)}')
 
   def apply(self, variables, *args, **kwargs):
     """`module.apply` with packed kernels among the params."""
@@ -59,7 +110,7 @@ class Served:
       kernel = dense.get_variable('params', 'kernel')
       bias = dense.get_variable('params', 'bias') if dense.use_bias else None
       x, bias = nn.dtypes.promote_dtype(x, bias, dtype=dense.dtype)
-      y = x @ dequantize(kernel, x.dtype)
+      y = self._times(x, kernel, dense)
       return y if bias is None else y + bias
 
     with linears(serve):
@@ -67,6 +118,14 @@ class Served:
     if missed := sorted(packed - read):
       raise UsageError(f'{", ".join(missed)} is packed, but is no kernel of an nn.Dense')
     return output
+
+  def _times(self, x, kernel, dense):
+    if self.activations == 'none':
+      return x @ dequantize(kernel, x.dtype)
+    by = dense.get_variable('params', STEP) if self.activations == 'tensor' else None
+    missed = self.activations == 'tensor' and by is None
+    require(not missed, f'{"/".join(dense.path)} has no {STEP} to round its input by')
+    return product(x, kernel, by).astype(x.dtype)
 
   def __getattr__(self, name):  # sizes and the like are the module's
     if name.startswith('__'):

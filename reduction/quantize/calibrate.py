@@ -106,11 +106,15 @@ def _adding(module, names, seen):
 
     def look(path, dense, value):
       if path in names:
-        by_token = counts is not None and counts.shape == value.shape[:-1]
-        sums[path] = added(sums[path], value, counts if by_token else None)
+        sums[path] = added(sums[path], value, by_token(counts, value))
 
     with linears(look):
       module.apply({'params': params}, x)
     return sums
 
   return add
+
+
+def by_token(counts, value):
+  """counts [n, length] where value is [n, length, rows]; None where it is not: all of it counts."""
+  return counts if counts is not None and counts.shape == value.shape[:-1] else None

@@ -191,7 +191,7 @@ def _zero(program, value) -> bool:
 
 
 def _dot(program, step, value, channels) -> _Found:
-  """Either side takes the scale of its own axes."""
+  """Either side takes the scale of its own axes, alike along those of the other side."""
   (contracted, batch) = step.params['dimension_numbers']
   ranks = [len(v.shape) for v in step.ins]
   free = [[d for d in range(r) if d not in (*c, *b)] for r, c, b in zip(ranks, contracted, batch)]
@@ -201,14 +201,16 @@ def _dot(program, step, value, channels) -> _Found:
   for side in (1, 0):
     operand, others = step.ins[side], tuple(axes[1 - side])
     first = channels[tuple(slice(0, 1 if d in others else None) for d in range(channels.ndim))]
-    if not (channels == first).all():
+    wide = np.broadcast_to(first, channels.shape)
+    if len(np.unique(first)) == 1 < len(np.unique(channels)):
       reasons.append('made by a product that mixes its channels')
       continue
     mine = first.reshape([n for d, n in enumerate(first.shape) if d not in others])
     order = [*batch[side], *free[side], *contracted[side]]  # of the operand's axes
     mine = mine.reshape(*mine.shape, *[1] * len(contracted[side])).transpose(np.argsort(order))
     try:
-      return _back(program, operand, np.broadcast_to(mine, operand.shape), {step})
+      found = _back(program, operand, np.broadcast_to(mine, operand.shape), {step})
+      return found + _Found([], [(wide[wide != channels], channels[wide != channels])])
     except _Stop as stop:
       reasons.append(str(stop))
   raise _Stop(reasons[0])

@@ -1,6 +1,6 @@
 """A quantizer put together from its parts: scales, clipping, rounding; what each linear becomes.
 
-Round-to-nearest, AWQ, GPTQ and their compositions are values of one `Method`.
+Round-to-nearest, AWQ, GPTQ, SmoothQuant and their compositions are values of one `Method`.
 """
 
 import re
@@ -11,25 +11,29 @@ import jax
 import jax.numpy as jnp
 
 from reduction.errors import did_you_mean, require
-from reduction.qtensor import QTensor, Scheme, dequantize, pack
-from reduction.quantize import awq
+from reduction.models.served import ACTIVATIONS, integral
+from reduction.qtensor import WHOLE, QTensor, Scheme, dequantize, pack
+from reduction.quantize import awq, smooth
 from reduction.quantize.calibrate import Statistics
 from reduction.quantize.clip import clip, clipped
 from reduction.quantize.gptq import gptq
 from reduction.quantize.inputs import Input
 from reduction.quantize.rtn import quantize
 
-SCALES = 'none', 'awq', 'duo'
+SEARCHED = 'awq', 'duo'
+SCALES = 'none', *SEARCHED, 'smooth'
 ROUNDINGS = 'nearest', 'gptq', 'ordered'
 
 
 class Method(NamedTuple):
   """How linears are quantized.
 
-  scales: 'awq' searches them, 'duo' with weights too; 'none' leaves inputs as they are. clip:
-  searches a range for each group, but not for paths that match unclipped. rounding: 'nearest',
-  'gptq', or 'ordered', GPTQ with the largest inputs first in fixed groups. damp: of GPTQ. skip:
-  patterns of linears that stay as they are. stored: the type of scales, 'float16' as in files.
+  scales: 'awq' searches them, 'duo' with weights too; 'smooth' are SmoothQuant's of this strength;
+  'none' leaves inputs as they are. clip: searches a range for each group, but not for paths that
+  match unclipped. rounding: 'nearest', 'gptq', or 'ordered', GPTQ with the largest inputs first in
+  fixed groups. damp: of GPTQ. skip: patterns of linears that stay as they are. stored: the type of
+  scales, 'float16' as in files. activations: whether inputs are 8 bits too, see `served.Served`;
+  for weights of 8 bits, symmetric, whose scales are of whole columns.
   """
 
   scheme: Scheme
@@ -40,15 +44,24 @@ class Method(NamedTuple):
   skip: tuple[str, ...] = ('^out$',)
   unclipped: tuple[str, ...] = (r'(^|/)(q|k|query|key)(_proj)?$',)
   stored: str = 'float16'
+  activations: str = 'none'
+  strength: float = 0.5
 
   def check(self):
     """Raises UsageError for what is no quantizer."""
-    for name, known in dict(scales=SCALES, rounding=ROUNDINGS).items():
+    of = dict(scales=SCALES, rounding=ROUNDINGS, activations=ACTIVATIONS)
+    for name, known in of.items():
       value = getattr(self, name)
       require(value in known, f'{name}={value!r} is unknown.{did_you_mean(str(value), known)}')
     require(0 < self.damp < 1, f'damp={self.damp} must lie between 0 and 1')
     require(
       self.stored in ('float16', 'bfloat16', 'float32'), f'stored={self.stored!r} is no float'
+    )
+    require(0 <= self.strength <= 1, f'strength={self.strength} must lie in [0, 1]')
+    require(
+      self.activations == 'none' or integral(self.scheme),
+      f'activations={self.activations!r} needs bits=8, symmetric=True and group={WHOLE[0]!r} or '
+      f'{WHOLE[1]!r}, not {self.scheme}',
     )
 
   def takes(self, linear: str) -> bool:
@@ -58,12 +71,19 @@ class Method(NamedTuple):
   @property
   def looks(self) -> bool:
     """Whether it needs statistics."""
-    return self.scales != 'none' or self.clip or self.rounding != 'nearest'
+    plain = (self.scales, self.clip, self.rounding) == ('none', False, 'nearest')
+    return not plain or self.activations == 'tensor'
+
+  @property
+  def searches(self) -> bool:
+    """Whether its scales are chosen by their error, for which other tokens can be held back."""
+    return self.scales in SEARCHED
 
 
 class Packed(NamedTuple):
   """A quantized linear. kernel: packed; error: of its output, relative to that of the weights as
-  they were, squares summed over calibration tokens; None without statistics."""
+  they were, squares summed over calibration tokens, whose own rounding is not in it; None without
+  statistics."""
 
   kernel: QTensor
   error: jax.Array | None
@@ -73,19 +93,26 @@ def scales(
   flat: dict, inputs: Sequence[Input], statistics: dict[str, Statistics],
   method: Method, held: dict[str, Statistics] | None = None,
 ) -> dict[str, awq.Scales]:  # fmt: skip
-  """What AWQ's search finds, by the first linear of each input whose scales can hide.
+  """Scales by the first linear of each input whose scales can hide; none where the method has none.
 
   flat: weights by path, of one replicate. held: statistics of other tokens, see `awq.search`.
+  SmoothQuant's `exponent` is its strength, and its `losses` are none.
   """
   found = {}
   for one in inputs if method.scales != 'none' else ():
     name = one.linears[0]
     kernels = tuple(flat[f'{linear}/kernel'] for linear in one.linears if method.takes(linear))
-    if one.sources and kernels:
+    seen, ties = statistics.get(name), jnp.asarray(one.ties)
+    if not (one.sources and kernels):
+      continue
+    if method.searches:
       found[name] = awq.search(
-        kernels, statistics[name], jnp.asarray(one.ties), scheme=method.scheme,
-        held=held and held[name], duo=method.scales == 'duo',
+        kernels, seen, ties, scheme=method.scheme, held=held and held[name],
+        duo=method.scales == 'duo',
       )  # fmt: skip
+    else:
+      scale = smooth.scale(seen, kernels, strength=method.strength, ties=ties)
+      found[name] = awq.Scales(scale, jnp.float32(method.strength), jnp.zeros(0))
   return found
 
 

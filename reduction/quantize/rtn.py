@@ -41,18 +41,19 @@ def grid(w, scheme: Scheme, *, dtype=jnp.float32, compatible: str = '') -> Grid:
     whole = rows % scheme.size(rows) == 0
     require(whole and not scheme.symmetric, f'{compatible} has no {scheme} of {rows} rows')
   low, high = _range(w, scheme)
-  if scheme.symmetric:
-    scale = jnp.maximum(-low, high) / (scheme.middle - 1)
-    scale = _stored(jnp.where(scale > 0, scale, 1.0), dtype)
-    return Grid(scale, jnp.full_like(scale, scheme.middle))
   # XLA divides by one number as if by its rounded inverse, which is another number
-  most = jax.lax.optimization_barrier(jnp.full_like(low, 2**scheme.bits - 1))
+  most = scheme.middle - 1 if scheme.symmetric else 2**scheme.bits - 1
+  most = jax.lax.optimization_barrier(jnp.full_like(low, most))
+  if scheme.symmetric:
+    scale = jnp.maximum(-low, high) / most
+    scale = storable(jnp.where(scale > 0, scale, 1.0), dtype)
+    return Grid(scale, jnp.full_like(scale, scheme.middle))
   if theirs:
     scale = jnp.maximum(high - low, 1e-5) / most
   else:
     low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
     scale = (high - low) / most
-    scale = _stored(jnp.where(scale > 0, scale, 1.0), dtype)  # a group of zeros keeps them
+    scale = storable(jnp.where(scale > 0, scale, 1.0), dtype)  # a group of zeros keeps them
   return Grid(scale, jnp.clip(-jnp.round(low / scale), 0, most))
 
 
@@ -104,7 +105,7 @@ def _range(w, scheme: Scheme):
   return [jnp.moveaxis(x, -2, axis) for x in (w.min(-2), w.max(-2))]
 
 
-def _stored(scale, dtype):
+def storable(scale, dtype) -> jax.Array:
   """scale as dtype keeps it, neither 0 nor infinite, in float32."""
   kept = jnp.finfo(dtype)
   least = max(float(kept.smallest_subnormal), float(jnp.finfo(jnp.float32).tiny))

@@ -1,17 +1,19 @@
 """Reductions, one file a paper: factories of `Stage`, composed from the technique folders."""
 
+from reduction.stages.awq import awq
 from reduction.stages.correct import correct
 from reduction.stages.distill import distill
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
 from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
+from reduction.stages.qat import qat
 from reduction.stages.quantize import quantize
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'correct', 'distill', 'gain', 'lottery', 'mutual', 'pretrained', 'quantize', 'specialists',
-  'supermask', 'tune',
+  'awq', 'correct', 'distill', 'gain', 'lottery', 'mutual', 'pretrained', 'qat', 'quantize',
+  'specialists', 'supermask', 'tune',
 ]  # fmt: skip

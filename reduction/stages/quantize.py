@@ -1,6 +1,7 @@
-"""Quantization of a trained net's linears: to the nearest, by GPTQ, by AWQ, and composed.
+"""Quantization of a trained net's linears: to the nearest, by GPTQ, AWQ, SmoothQuant, and composed.
 
-Scales and clipping are Lin et al. 2024 (AWQ), rounding row by row Frantar et al. 2023 (GPTQ).
+Scales and clipping are Lin et al. 2024 (AWQ), rounding row by row Frantar et al. 2023 (GPTQ),
+inputs in 8 bits and scales for them Xiao et al. 2023 (SmoothQuant).
 """
 
 import jax
@@ -9,43 +10,38 @@ import numpy as np
 
 from reduction import tree
 from reduction.errors import require
-from reduction.models.served import Served
+from reduction.models.served import STEP, Served, step
 from reduction.net import Net
-from reduction.qtensor import QTensor, Scheme
-from reduction.quantize import awq
+from reduction.qtensor import Scheme
+from reduction.quantize import awq, kept
 from reduction.quantize.calibrate import calibrate
 from reduction.quantize.inputs import find
 from reduction.quantize.method import Method, packed, scales
+from reduction.quantize.smooth import errors
 from reduction.run import Run, Stage
 
 
 def quantize(
-  *,
-  bits: int,
-  group: int | str = 128,
-  symmetric: bool = False,
-  scaling: str = 'none',
-  clip: bool = False,
-  rounding: str = 'nearest',
-  damp: float = 0.01,
-  skip: tuple[str, ...] = ('^out$',),
-  stored: str = 'float16',
-  examples: int = 512,
-  batch: int = 64,
-  held: float = 0.25,
-) -> Stage:
+  *, bits: int, group: int | str = 128, symmetric: bool = False, scaling: str = 'none',
+  strength: float = 0.5, clip: bool = False, rounding: str = 'nearest', damp: float = 0.01,
+  activations: str = 'none', skip: tuple[str, ...] = ('^out$',), stored: str = 'float16',
+  examples: int = 512, batch: int = 64, held: float = 0.25,
+) -> Stage:  # fmt: skip
   """Packs the kernels of all `nn.Dense` of a net, whatever module holds them.
 
-  bits, group, symmetric: of `qtensor.Scheme`. scaling: 'awq', 'duo' or 'none'; clip, rounding,
-  damp, skip, stored: of `quantize.method.Method`. examples: training examples, the same for every
-  seed, whose inputs are looked at in batches of `batch`. held: the share of these batches on which
-  scales must beat plain rounding. What masks prune stays 0, in the codes; the net that comes out
-  has no masks. Rows: a 'quantized' for each linear, with its relative output `error` on the
-  examples and the `exponent` of its scales.
+  bits, group, symmetric: of `qtensor.Scheme`. scaling: 'awq', 'duo', 'smooth' or 'none'; strength,
+  clip, rounding, damp, activations, skip, stored: of `quantize.method.Method`. W8A8 is bits=8,
+  symmetric=True, group='channel' or 'tensor' with activations by 'token' or 'tensor'.
+  examples: training examples, the same for every seed, whose inputs are looked at in batches of
+  `batch`. held: the share of these batches on which searched scales must beat plain rounding. What
+  masks prune stays 0, in the codes; the net that comes out has no masks. Rows: a 'quantized' for
+  each linear, with its relative output `error` on the examples, what rounding its input adds to it
+  included, and the `exponent` (of 'smooth': the strength) of its scales.
   """
   method = Method(
-    Scheme(bits, group, symmetric), scaling, clip, rounding, damp, skip, stored=stored
-  )
+    Scheme(bits, group, symmetric), scaling, clip, rounding, damp, skip, stored=stored,
+    activations=activations, strength=strength,
+  )  # fmt: skip
   method.check()
   require(0 < batch <= examples, f'{batch=} must lie between 1 and {examples=}')
   require(0 <= held < 1, f'{held=} must lie in [0, 1)')
@@ -57,31 +53,18 @@ def quantize(
     order = jax.random.permutation(run.key('data')[0], len(run.data.train.x))
     chosen = run.data.train.x[np.sort(np.asarray(order)[: count * batch])]
     batches = np.split(chosen, count)
-    later = batches[len(batches) - int(held * count) :]
     params = tree.keep(net.params, net.masks)
     first = tree.map(lambda w: w[0], params)
     inputs = [i for i in find(net.module, first, chosen[:1]) if any(map(method.takes, i.linears))]
     require(inputs, f'{type(net.module).__name__} has no linear to quantize, or all match {skip=}')
 
     def of_seed(carry, r, run):
+      del run
       mine, masks = (
         None if t is None else dict(tree.named(tree.map(lambda w: w[r], t)))
         for t in (params, net.masks)
       )
-      look = lambda part: calibrate(net.module, tree.nest(mine), part, inputs, seen=_seen(chosen))
-      seen = look(batches)
-      best = scales(mine, inputs, seen, method, look(later) if later else None)
-      by = {name: one.scale for name, one in best.items()}
-      mine = awq.folded(mine, inputs, by)
-      seen = {n: awq.scaled(s, by[n]) if n in by else s for n, s in seen.items()}
-      out = dict(
-        weights=mine, packed={}, error={}, exponent={n: b.exponent for n, b in best.items()}
-      )
-      for linear, one in packed(mine, inputs, seen, method, masks):
-        del mine[f'{linear}/kernel']
-        out['packed'][linear] = {k: getattr(one.kernel, k) for k in ('data', 'scale', 'zero')}
-        out['error'][linear] = one.error
-      return carry, out
+      return carry, _quantized(net.module, mine, masks, inputs, method, batches, int(held * count))
 
     _, outs = run.fold('nets', of_seed, jnp.zeros(()), len(run.seeds))
     outs = [outs[r] for r in range(len(run.seeds))]
@@ -90,21 +73,45 @@ def quantize(
   return stage
 
 
+def _quantized(module, params, masks, inputs, method, batches, held: int) -> dict:
+  """What becomes of one replicate: its weights, packed kernels and errors by path.
+
+  params, masks: by path. held: so many batches at the end judge scales that are searched.
+  """
+  seen = _seen(batches[0])
+  look = lambda part: calibrate(module, tree.nest(params), part, inputs, seen=seen)
+  sums = look(batches)
+  judges = look(batches[len(batches) - held :]) if held and method.searches else None
+  best = scales(params, inputs, sums, method, judges)
+  by = {name: one.scale for name, one in best.items()}
+  params = awq.folded(params, inputs, by)
+  sums = {n: awq.scaled(s, by[n]) if n in by else s for n, s in sums.items()}
+  found = dict(packed(params, inputs, sums, method, masks))
+  error, steps = {linear: one.error for linear, one in found.items()}, {}
+  if method.activations != 'none':
+    if method.activations == 'tensor':
+      most = {name: one.most.max() for name, one in sums.items()}
+      steps = {n: step(most[one.linears[0]]) for one in inputs for n in one.linears if n in found}
+    kernels = {linear: (one.kernel, steps.get(linear)) for linear, one in found.items()}
+    error = errors(module, tree.nest(params), kernels, batches, seen=seen)
+  params |= {f'{linear}/kernel': one.kernel for linear, one in found.items()}
+  params |= {f'{linear}/{STEP}': by for linear, by in steps.items()}
+  exponent = {name: one.exponent for name, one in best.items()}
+  return dict(params=kept.arrays(tree.nest(params)), error=error, exponent=exponent)
+
+
 def _put_together(net, run, outs, inputs, method) -> Net:
   """The net of all seeds, from what the fold gave; logs its rows."""
   out = tree.map(lambda *leaves: jnp.stack(leaves), *outs)
-  flat = dict(out['weights'])
   for one in inputs:
     for linear in filter(method.takes, one.linears):
-      q = out['packed'][linear]
-      rows = one.rows
-      flat[f'{linear}/kernel'] = QTensor(**q, scheme=method.scheme, rows=rows)
       run.log(
-        kind='quantized', summary=True, seeds=run.seeds, linear=linear, rows=rows,
+        kind='quantized', summary=True, seeds=run.seeds, linear=linear, rows=one.rows,
         error=out['error'][linear], exponent=out['exponent'].get(one.linears[0]),
         scaled='yes' if one.sources else one.why,
       )  # fmt: skip
-  return Net(Served(net.module), tree.nest(flat), net.stats)
+  params = kept.packed(out['params'], method.scheme, inputs)
+  return Net(Served(net.module, method.activations), params, net.stats)
 
 
 def _seen(x):

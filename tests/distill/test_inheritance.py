@@ -1,15 +1,20 @@
 """Weights that a net starts from: whose, which, and what is refused."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from reduction import data, models, stages, tree
 from reduction.distill.inheritance import adopted, inherit
 from reduction.errors import MissingInput, UsageError
 from reduction.formats import huggingface
+from reduction.models import gpt_files
 from reduction.models.bert import weights
+from reduction.models.decoder_files import name_in_file
 from reduction.net import Net, all_kept
 from reduction.run import Run
 from tests import sentences
@@ -100,6 +105,31 @@ def test_another_size_and_kind_are_refused(tmp_path, texts):
   (sentences.model(tmp_path / 'm') / 'config.json').write_text('{"model_type": "gpt5"}')
   with pytest.raises(UsageError, match="is a model of type 'gpt5', not bert"):
     stages.pretrained(path=str(tmp_path / 'm'))(None, None)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_a_language_model_is_taken_whole(tied, tmp_path):
+  config = dict(
+    model_type='opt', num_hidden_layers=2, hidden_size=8, num_attention_heads=2, ffn_dim=12,
+    vocab_size=9, max_position_embeddings=6, activation_function='relu', tie_word_embeddings=tied,
+  )  # fmt: skip
+  sizes, rng = gpt_files.settings(config), np.random.default_rng(0)
+  draw = lambda *shape: rng.standard_normal(shape, np.float32)
+  tensors = {'model.decoder.embed_positions.weight': draw(8, 8)}
+  for path, shape in gpt_files.shapes(sizes).items():
+    name = name_in_file(path, gpt_files.MODULES['opt'])
+    tensors.setdefault(name, draw(*(shape[::-1] if path.endswith('kernel') else shape)))
+  save_file(tensors, tmp_path / 'model.safetensors')
+  (tmp_path / 'config.json').write_text(json.dumps(config))
+  module, run = models.gpt(**dict(sizes, layers=1)), Run(seeds=(0, 1))
+  blank = jax.eval_shape(module.init, jax.random.key(0), np.ones((1, 3), np.int32))['params']
+  net = Net(module, tree.map(lambda w: jnp.zeros((2, *w.shape), w.dtype), blank))
+  got = stages.pretrained(path=str(tmp_path), layers=dict(layer0='layer1'))(net, run)
+  source = gpt_files.weights(tensors, config)
+  for path, w in tree.named(got.params):
+    expected = source[path.replace('layer0', 'layer1')]
+    assert all(np.array_equal(one, expected) for one in w), path
+  assert run.rows[-1]['fresh'] == ''
 
 
 def test_a_student_starts_from_layers_of_its_teacher(tuned, same):

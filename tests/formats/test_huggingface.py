@@ -128,6 +128,7 @@ def test_numbers_that_are_none_are_found(folder):
   assert found['classifier.weight'].shape == (4, 24)
   with pytest.raises(DataError, match=r'classifier.bias holds NaN or infinity'):
     found['classifier.bias']
+  assert 'classifier.bias' in found and 'classifier' not in found  # which reads nothing
 
 
 def test_a_config_is_an_object_of_some_size(folder, tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from reduction import tree
 from reduction.errors import DataError, UsageError
 from reduction.formats import huggingface
-from reduction.models.llama import checked, frequencies, llama, parts
+from reduction.models.decoder import checked, parts
+from reduction.models.llama import frequencies, llama
 from reduction.models.llama_files import settings, shapes, weights
 from reduction.net import apply
 

@@ -7,18 +7,40 @@ import numpy as np
 import pytest
 
 from reduction import tree
-from reduction.models import bert, lenet
+from reduction.models import bert, gpt, lenet, llama
 from reduction.quantize import awq, inputs
 from tests.quantize.blocks import Block, Gain, filled
 
 X = jax.random.normal(jax.random.key(0), (2, 3, 16))
 NORM1 = ['norm1/scale', 'norm1/bias']
+SIZES = dict(layers=1, width=16, heads=4, inner=24, vocabulary=9, positions=4)
+READ = 'attention/query attention/key attention/value'
 
 
 def found(module, params, x):
   """{the linears of an input: the weights that make it}"""
   by = inputs.find(module, params, x)
   return {' '.join(one.linears): [s.path for s in one.sources] or one.why for one in by}
+
+
+def of_llama(value):
+  """What `found` gives for a block of `models.llama`. value: what makes the heads' output."""
+  return {
+    READ: ['attention_norm/scale'],
+    'attention/output': value,
+    'mlp/gate mlp/up': ['mlp_norm/scale'],
+    'mlp/down': ['mlp/up/kernel'],
+  }
+
+
+def of_gpt(inner):
+  """What `found` gives for a block of `models.gpt`. inner: what makes the input of 'outer'."""
+  return {
+    READ: ['attention_norm/scale', 'attention_norm/bias'],
+    'attention/output': ['attention/value/kernel', 'attention/value/bias'],
+    'mlp/inner': ['mlp_norm/scale', 'mlp_norm/bias'],
+    'mlp/outer': inner,
+  }
 
 
 @pytest.mark.parametrize(
@@ -60,8 +82,19 @@ def found(module, params, x):
         'down': ['gate/kernel', 'gate/bias'],
       },
     ),
+    (llama(**SIZES, kv_heads=2).layer, of_llama(['attention/value/kernel'])),
+    (
+      llama(**SIZES, kv_heads=1, size=8, bias=True).layer,
+      of_llama(['attention/value/kernel', 'attention/value/bias']),
+    ),
+    (
+      llama(**SIZES, kv_heads=2, size=8, head_norm=True).layer,
+      of_llama(['attention/value/kernel']),
+    ),
+    (gpt(**SIZES).layer, of_gpt('also read by integer_pow')),
+    (gpt(**SIZES, activation='relu').layer, of_gpt(['mlp/inner/kernel', 'mlp/inner/bias'])),
   ],
-  ids=['llama', 'opt', 'gemma fused', 'norms after'],
+  ids=['llama', 'opt', 'gemma fused', 'norms after', 'Llama', 'Qwen2', 'Qwen3', 'GPT-2', 'OPT'],
 )
 def test_what_makes_an_input_takes_its_scales(module, expected):
   params = filled(module, X)
@@ -80,9 +113,18 @@ def test_what_makes_an_input_takes_its_scales(module, expected):
   assert np.allclose(before, after, rtol=1e-5, atol=1e-5)
 
 
-def test_query_heads_of_one_value_head_share_its_scales():
-  by = inputs.find(Block(), filled(Block(), X), X)
-  ties = next(one.ties for one in by if one.linears == ('o',))
+@pytest.mark.parametrize(
+  'module, output',
+  [
+    (Block(), 'o'),
+    (llama(**SIZES, kv_heads=2).layer, 'attention/output'),
+    (llama(**SIZES, kv_heads=2, head_norm=True).layer, 'attention/output'),
+  ],
+  ids=['block', 'Llama', 'Qwen3'],
+)
+def test_query_heads_of_one_value_head_share_its_scales(module, output):
+  by = inputs.find(module, filled(module, X), X)
+  ties = next(one.ties for one in by if one.linears == (output,))
   heads = ties.reshape(4, 4)  # [heads, size]
   assert np.array_equal(heads[0], heads[1]) and np.array_equal(heads[2], heads[3])
   assert len(set(ties)) == 8  # two value heads of four channels

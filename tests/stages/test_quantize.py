@@ -1,7 +1,6 @@
 """Quantized nets: served without a change to their module, measured, saved, resumed."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -56,12 +55,41 @@ def test_a_chain_ends_in_a_packed_net(fresh, tmp_path):
   assert all(0 < e < 0.1 for r in rows for e in r['error'])
 
 
+EIGHT = dict(bits=8, group='channel', symmetric=True, examples=256, scaling='smooth')
+
+
+@pytest.mark.parametrize('activations', ['token', 'tensor'])
+def test_inputs_and_weights_of_8_bits(fresh, tmp_path, activations):
+  net, run = fresh((0, 1), workdir=tmp_path)
+  small = stages.quantize(**EIGHT, activations=activations)
+  packed = chain(train=TRAIN, quantize=small)(net, run)
+  x, before = run.data.test.x, run.nets['train']
+  exact, found = (logits(n, x) for n in (before, packed))
+  assert ((found.argmax(-1) == exact.argmax(-1)).mean(1) > 0.98).all()
+  assert 0 < ((found - exact) ** 2).sum() / (exact**2).sum() < 1e-3
+  again = saved.read(tmp_path / 'nets' / 'quantize', models)
+  assert again.module.activations == activations and np.array_equal(logits(again, x), found)
+  rows = [r for r in run.rows if r['kind'] == 'quantized']
+  assert [r['exponent'] for r in rows] == [None, [0.5, 0.5]]  # nothing makes the first input
+  assert all(1e-6 < e < 1e-3 for r in rows for e in r['error'])
+  row, dense = cost(packed, x[:1]), cost(before, x[:1])
+  steps = 2 if activations == 'tensor' else 0
+  assert row['params'] == dense['params'] + steps and row['macs'] == dense['macs']
+  weights, scales, rest = 64 * 24 + 24 * 12, 2 * (24 + 12), 4 * (24 + 12 + 12 * 10 + 10)
+  assert 0 <= weights + scales + rest + 4 * steps - row['bytes'][0] < 4 * 46  # biases of 0
+  assert row['energy_uj'][0] < 0.4 * dense['energy_uj'][0]
+  assert row['peak_sram'] < 3 * dense['peak_sram']  # no kernel opened
+
+
 @pytest.mark.parametrize(
   'bad, message',
   [
     (dict(bits=5), 'bits=5 must be one of'),
     (dict(scaling='awk'), "scales='awk' is unknown. Did you mean 'awq'"),
     (dict(rounding='gpt'), "rounding='gpt' is unknown. Did you mean 'gptq'"),
+    (dict(activations='tokens'), "activations='tokens' is unknown. Did you mean 'token'"),
+    (dict(activations='token'), "activations='token' needs bits=8, symmetric=True and group="),
+    (dict(scaling='smooth', strength=2.0), r'strength=2.0 must lie in \[0, 1\]'),
     (dict(examples=8), 'batch=64 must lie between 1 and examples=8'),
     (dict(skip=('.',)), 'MLP has no linear to quantize'),
   ],

@@ -1,0 +1,74 @@
+"""Training of a net in few bits (Jacob et al. 2018), with learned steps too (Esser et al. 2020)."""
+
+import jax
+import jax.numpy as jnp
+
+from reduction import tree
+from reduction.data.images import augmentation
+from reduction.errors import require
+from reduction.models.served import Served
+from reduction.net import Net
+from reduction.predict import logits, scores
+from reduction.qtensor import Scheme, is_packed, unpack
+from reduction.quantize.inputs import find
+from reduction.quantize.method import Method
+from reduction.quantize.qat import Plan, finished, prepared
+from reduction.run import Run, Stage
+from reduction.train import check_schedule, fit
+from reduction.update import optimizer as build_optimizer
+
+
+def qat(
+  *, bits: int, steps: int, batch: int, optimizer: dict, group: int | str = 128,
+  symmetric: bool = False, learned: bool = False, every: int = 100, best: bool = False,
+  augment: str | None = None, skip: tuple[str, ...] = ('^out$',), stored: str = 'float16',
+) -> Stage:  # fmt: skip
+  """Trains on for `steps` with rounded kernels of `nn.Dense`, then packs them.
+
+  bits, group, symmetric: of `qtensor.Scheme`. learned: trains the steps of the groups too (LSQ);
+  needs symmetric. steps, batch, optimizer, every, best, augment: as for `tune`. skip, stored: of
+  `quantize.method.Method`. What masks prune stays 0, in the codes; the net that comes out has no
+  masks. Rows: 'curve', of the rounded net, a 'quantized' for each linear, with the share of its
+  codes that training `changed`, and one 'qat'.
+  """
+  check_schedule(steps=steps, batch=batch, every=every)
+  tx, change = build_optimizer(**optimizer), augmentation(augment)
+  method = Method(Scheme(bits, group, symmetric), skip=skip, stored=stored)
+  method.check()
+  require(symmetric or not learned, f'{learned=} steps have no zero points: {symmetric=}')
+
+  def stage(net: Net, run: Run) -> Net:
+    require(not isinstance(net.module, Served), 'the net is quantized already')
+    first = tree.map(lambda w: w[0], net.params)
+    found = {n: i.rows for i in find(net.module, first, run.data.train.x[:1]) for n in i.linears}
+    kernels = tuple(filter(method.takes, found))
+    require(kernels, f'{type(net.module).__name__} has no linear to quantize, or all match {skip=}')
+    start = prepared(net, Plan(method.scheme, kernels, learned, stored))
+    splits = jax.device_put(run.data.splits())
+    last, early = fit(start, run, splits, tx, steps=steps, batch=batch, every=every,
+                      augment=change)  # fmt: skip
+    small = finished(last.replace(params=early.params, stats=early.stats) if best else last)
+    for linear, changed in _changed(finished(start), small).items():
+      run.log(
+        kind='quantized', summary=True, seeds=run.seeds, linear=linear, rows=found[linear],
+        changed=changed,
+      )  # fmt: skip
+    run.log(
+      kind='qat', summary=True, seeds=run.seeds, steps=steps,
+      early_stop_step=early.step, validation_loss=early.loss,
+      **scores(logits(small, splits['test'].x), splits['test'].y),
+    )  # fmt: skip
+    return small
+
+  return stage
+
+
+def _changed(before: Net, after: Net) -> dict:
+  """The share [R] of codes that differ, by linear."""
+  pairs = zip(tree.named(before.params, is_packed), tree.named(after.params, is_packed))
+  codes = lambda q: unpack(q.data, q.scheme.bits, q.rows)
+  return {
+    name.removesuffix('/kernel'): jnp.mean(codes(old) != codes(new), (1, 2))
+    for (name, old), (_, new) in pairs
+    if is_packed(new)
+  }

@@ -1,0 +1,109 @@
+"""A language model's blocks, packed one after another."""
+
+import jax
+import numpy as np
+import pytest
+
+from reduction import language, opened, stages, tree
+from reduction.data import passages
+from reduction.errors import DataError, MissingInput, UsageError
+from reduction.models.served import Served
+from reduction.net import Net
+from reduction.predict import logits
+from reduction.qtensor import dequantize, is_packed
+from reduction.run import Run
+
+AWQ = dict(bits=4, group=16)
+GPTQ = dict(AWQ, rounding='gptq', follows='packed')
+
+
+@pytest.fixture(scope='module')
+def model(decoder):
+  return opened.language_model('tiny', decoder)
+
+
+@pytest.fixture(scope='module')
+def data(decoder, model):
+  return texts(decoder, model)
+
+
+def texts(root, model, **change):
+  how = dict(calibration='text.txt', test='text.txt', examples=12, length=16, test_passages=6)
+  vocabulary = model.net.module.vocabulary
+  return passages(**how | change, encode=model.encode, vocabulary=vocabulary, data_dir=root)
+
+
+def test_losses_block_by_block_are_those_of_the_whole(model, data):
+  x = data.test.x
+  whole = jax.nn.log_softmax(logits(model.net, x)[0][:, :-1])
+  expected = -np.take_along_axis(np.asarray(whole), x[:, 1:, None], -1)[..., 0]
+  assert np.allclose(language.token_losses(model.net, x), expected, atol=1e-5)
+  found = language.perplexity(model.net, x, Run(data), batch=4)['perplexity'][0]
+  assert np.isclose(found, np.exp(expected.mean()), rtol=1e-5)
+
+
+def as_floats(net):
+  opened = jax.tree.map(
+    lambda w: dequantize(w) if is_packed(w) else w, net.params, is_leaf=is_packed
+  )
+  return Net(net.module.module, opened)
+
+
+@pytest.mark.parametrize('how', [AWQ, GPTQ], ids=['awq', 'both'])
+def test_packed_blocks_are_served(model, data, how):
+  run = Run(data)
+  packed = stages.awq(**how)(model.net, run)
+  assert isinstance(packed.module, Served)
+  kernels = [n for n, w in tree.named(packed.params, is_packed) if is_packed(w)]
+  assert len(kernels) == 2 * 7 and all('layer' in name for name in kernels)
+  losses = [language.token_losses(net, data.test.x) for net in (packed, as_floats(packed))]
+  assert np.allclose(*losses, atol=1e-4)
+  rows = [row for row in run.rows if row['kind'] == 'quantized']
+  assert len(rows) == 14 and all(0 < row['error'][0] < 0.05 for row in rows)
+  scaled = {row['linear'].split('/')[-1] for row in rows if row['exponent'] is not None}
+  assert scaled == {'query', 'key', 'value', 'output', 'gate', 'up', 'down'}
+
+
+def test_a_stop_at_a_block_changes_no_bit(model, data, tmp_path, same, monkeypatch):
+  whole = stages.awq(**GPTQ)(model.net, Run(data, workdir=tmp_path / 'whole', save_every=0))
+  took = language.block
+
+  def dies(net, name):
+    if name == 'layer1':
+      raise RuntimeError('crash')
+    return took(net, name)
+
+  monkeypatch.setattr(language, 'block', dies)
+  crashed = Run(data, workdir=tmp_path / 'crashed', save_every=0)
+  with pytest.raises(RuntimeError):
+    stages.awq(**GPTQ)(model.net, crashed)
+  monkeypatch.undo()
+  again = Run(data, workdir=tmp_path / 'crashed', save_every=0)
+  resumed = stages.awq(**GPTQ)(model.net, again)
+  assert same(resumed.params['layer0'], whole.params['layer0'])
+  assert same(resumed.params['layer1'], whole.params['layer1'])
+
+
+@pytest.mark.parametrize(
+  'change, error, message',
+  [
+    (dict(test='nowhere.txt'), MissingInput, "no text 'nowhere.txt'"),
+    (dict(examples=10_000), DataError, r'text.txt has 125 passages of 16 tokens, examples=10000'),
+    (dict(length=4_000), DataError, 'text.txt has 2000 tokens, but a passage is 4000'),
+    (dict(length=1), UsageError, 'length=1 is too few'),
+  ],
+)
+def test_texts_that_cannot_do_are_named(decoder, model, change, error, message):
+  with pytest.raises(error, match=message):
+    texts(decoder, model, **change)
+
+
+def test_a_tokenizer_of_another_model_is_found_out(decoder, model):
+  with pytest.raises(DataError, match=r'text.txt has token \d+, the model knows 0 to 9'):
+    passages(calibration='text.txt', test='text.txt', examples=2, length=16, encode=model.encode,
+             vocabulary=10, data_dir=decoder)  # fmt: skip
+
+
+def test_a_model_that_is_not_there_says_what_one_is(tmp_path):
+  with pytest.raises(MissingInput, match=r'name a folder with config.json, a .gguf file or a'):
+    opened.language_model('nothing', tmp_path)
