@@ -57,7 +57,7 @@ def get_config(variant: str = ''):
   if depth == 2:
     c.paper = claims.conv2(fast=0.088, best=0.046)
   if 'mini' in variants:
-    c.title = 'Lottery tickets: Conv-2 of 16 channels on CIFAR-10'
+    c.title = 'Lottery tickets: Conv-2 of 16 channels on CIFAR-10 (JPEG)'
     c.paper = claims.conv2(fast=0.07, best=0.036)
     c.seeds = SEEDS[:3]
     c.model.width = 16
