@@ -151,6 +151,7 @@ def _as_stored(step, dtype):
 _as_stored.defvjp(lambda step, dtype: (storable(step, dtype), None), lambda dtype, kept, g: (g,))
 
 
+@functools.partial(jax.jit, static_argnames='plan')
 def prepared(net: Net, plan: Plan) -> Net:
   """net [R] with a module that simulates what packing will do.
 
@@ -168,6 +169,7 @@ def prepared(net: Net, plan: Plan) -> Net:
   return Net(Simulated(net.module, plan), tree.nest(params), net.stats, masks and tree.nest(masks))
 
 
+@jax.jit
 def finished(net: Net) -> Net:
   """A net of `prepared` with its kernels packed, the same function; what masks prune is a code."""
   plan, flat = net.module.plan, dict(tree.named(tree.keep(net.params, net.masks)))

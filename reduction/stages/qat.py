@@ -48,10 +48,11 @@ def qat(
     last, early = fit(start, run, splits, tx, steps=steps, batch=batch, every=every,
                       augment=change)  # fmt: skip
     small = finished(last.replace(params=early.params, stats=early.stats) if best else last)
-    for linear, changed in _changed(finished(start), small).items():
+    changed = _changed(finished(start), small)
+    for linear in kernels:
       run.log(
         kind='quantized', summary=True, seeds=run.seeds, linear=linear, rows=found[linear],
-        changed=changed,
+        changed=changed[linear],
       )  # fmt: skip
     run.log(
       kind='qat', summary=True, seeds=run.seeds, steps=steps,
@@ -63,6 +64,7 @@ def qat(
   return stage
 
 
+@jax.jit
 def _changed(before: Net, after: Net) -> dict:
   """The share [R] of codes that differ, by linear."""
   pairs = zip(tree.named(before.params, is_packed), tree.named(after.params, is_packed))

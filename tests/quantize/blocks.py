@@ -53,6 +53,6 @@ class Block(nn.Module):
 
 def filled(module, x, seed=0):
   """Params of module in which no gain is 1 and no bias 0."""
-  params = module.init(jax.random.key(seed), x)['params']
   noise = lambda w: w + 0.1 * jax.random.normal(jax.random.key(w.size), w.shape)
-  return jax.tree.map(noise, params)
+  made = lambda key: jax.tree.map(noise, module.init(key, x)['params'])
+  return jax.jit(made)(jax.random.key(seed))

@@ -8,8 +8,9 @@ import pytest
 
 from reduction import tree
 from reduction.errors import UsageError
-from reduction.net import Net
-from reduction.qtensor import Scheme
+from reduction.net import Net, create
+from reduction.predict import logits
+from reduction.qtensor import Scheme, dequantize
 from reduction.quantize import Grid, grid, qat, snapped
 
 RNG = np.random.default_rng(0)
@@ -34,11 +35,22 @@ def groups(scheme):
   ]
 
 
+def pulled(f, *args):
+  """(f of args, the gradients that G gives them)"""
+
+  @jax.jit
+  def both(*args):
+    value, back = jax.vjp(f, *args)
+    return value, back(jnp.asarray(G))
+
+  return jax.tree.map(np.asarray, both(*args))
+
+
 @pytest.mark.parametrize('scheme', [Scheme(2, 5), Scheme(3, 8), Scheme(4, 'tensor', True)], ids=str)
 def test_forward_is_rounding_and_backward_is_the_identity(scheme):
-  value, back = jax.vjp(lambda w: qat.straight(w, grid(w, scheme), scheme), jnp.asarray(W))
-  assert np.array_equal(value, snapped(W, scheme))
-  assert np.array_equal(back(jnp.asarray(G))[0], G)  # the grid covers all weights
+  value, (slope,) = pulled(lambda w: qat.straight(w, grid(w, scheme), scheme), W)
+  assert np.array_equal(value, jax.jit(snapped, static_argnums=1)(W, scheme))
+  assert np.array_equal(slope, G)  # the grid covers all weights
 
 
 def test_no_gradient_where_codes_are_cut_off():
@@ -53,10 +65,9 @@ def test_no_gradient_where_codes_are_cut_off():
 @pytest.mark.parametrize('scheme', SCHEMES, ids=str)
 def test_lsq_is_the_papers(scheme):
   least, most = -(2 ** (scheme.bits - 1)), 2 ** (scheme.bits - 1) - 1
-  first = np.asarray(qat.first_step(jnp.asarray(W), scheme))
+  first = np.asarray(jax.jit(qat.first_step, static_argnums=1)(W, scheme))
   step = 0.3 * first  # so that weights of 4 bits are cut off too
-  value, back = jax.vjp(lambda w, s: qat.lsq(w, s, scheme), jnp.asarray(W), jnp.asarray(step))
-  by_weight, by_step = map(np.asarray, back(jnp.asarray(G)))
+  value, (by_weight, by_step) = pulled(lambda w, s: qat.lsq(w, s, scheme), W, step)
   for part, at in groups(scheme):
     w, g = W[part], G[part]
     assert np.isclose(first[at], 2 * abs(w).mean() / np.sqrt(most), rtol=1e-5)
@@ -73,25 +84,30 @@ def test_lsq_is_the_papers(scheme):
 def test_the_gradient_of_the_step_is_that_of_the_values_between_codes():
   # with codes held, value = code * step: a difference in step gives -Qn and Qp beyond the ends.
   # inside, round(v) - v is what moving v there costs: the straight-through part is taken off
-  scheme, h = Scheme(3, 'channel', True), 1e-3
-  w, step = jnp.asarray(W[:, :1]), jnp.full((1, 1), 0.37)
-  factor = 1 / np.sqrt(20 * 3)
-  analytic = jax.grad(lambda s: (qat.lsq(w, s, scheme) * G[:, :1]).sum())(step) / factor
-  codes = jnp.clip(jnp.round(w / step), -4, 3)
-  smoothed = lambda s: jnp.where(
-    (w / s > -4) & (w / s < 3), s * (codes + w / s - w / step), s * codes
-  )  # fmt: skip
-  numeric = ((smoothed(step + h) - smoothed(step - h)) / (2 * h) * G[:, :1]).sum()
-  assert np.isclose(analytic.item(), numeric, rtol=1e-2)
+  scheme, h, step = Scheme(3, 'channel', True), 1e-4, np.full((1, 6), 0.37)
+  _, (analytic,) = pulled(lambda s: qat.lsq(jnp.asarray(W), s, scheme), step.astype(np.float32))
+  w = W.astype(np.float64)
+  codes = np.clip(np.round(w / step), -4, 3)
+
+  def smoothed(s):
+    return np.where((w / step > -4) & (w / step < 3), s * (codes + w / s - w / step), s * codes)
+
+  numeric = ((smoothed(step + h) - smoothed(step - h)) / (2 * h) * G).sum(0, keepdims=True)
+  assert np.allclose(analytic, numeric / np.sqrt(20 * 3), rtol=1e-3, atol=1e-5)
 
 
 def test_a_step_descends_to_less_error():
   scheme, w = Scheme(3, 5, symmetric=True), jnp.asarray(W)
   loss = lambda s: jnp.square(qat.lsq(w, s, scheme) - w).sum()
-  step = first = 1.5 * qat.first_step(w, scheme)
-  for _ in range(150):
-    step = step - 0.02 * jax.grad(loss)(step)
-  assert loss(step) < 0.7 * loss(first)
+
+  @jax.jit
+  def descend():
+    first = 1.5 * qat.first_step(w, scheme)
+    last = jax.lax.fori_loop(0, 150, lambda i, s: s - 0.02 * jax.grad(loss)(s), first)
+    return loss(first), loss(last)
+
+  before, after = descend()
+  assert after < 0.7 * before
 
 
 def test_steps_begin_with_the_weights_that_pruning_left():
@@ -120,32 +136,26 @@ class Two(nn.Module):
 )
 def test_what_is_trained_is_what_is_packed(plan):
   x = RNG.normal(size=(9, 16)).astype(np.float32)
-  both = [Two().init(jax.random.key(i), x)['params'] for i in range(2)]
-  params = tree.map(lambda *w: jnp.stack(w), *both)
-  masks = tree.map(lambda w: jax.random.bernoulli(jax.random.key(1), 0.6, w.shape), params)
-  net = qat.prepared(Net(Two(), tree.keep(params, masks), masks=masks), plan)
+  net = create(Two(), jax.random.split(jax.random.key(0)), x)
+  masks = tree.map(lambda w: RNG.random(w.shape) < 0.6, net.params)
+  params = tree.map(lambda w, m: np.where(m, w, 0), net.params, masks)
+  net = qat.prepared(net.replace(params=params, masks=masks), plan)
   small = qat.finished(net)
-  one = lambda t, r: tree.map(lambda w: w[r], t)
-  for r in range(2):
-    exact = jax.jit(net.module.apply)(dict(params=one(net.params, r)), x)
-    assert np.allclose(small.module.apply(dict(params=one(small.params, r)), x), exact, atol=1e-5)
-    loose = Two().apply(dict(params=one(params, r)), x)
-    assert not np.allclose(exact, loose, atol=1e-2)
-  assert ('a/kernel_step' in dict(tree.named(net.params))) == plan.learned
-  # a gradient step: pruned weights of 0 stay 0 where they are rounded
-  rounded = qat.straight(net.params['a']['kernel'], grid(net.params['a']['kernel'], plan.scheme),
-                         plan.scheme)  # fmt: skip
-  assert not np.asarray(rounded)[~np.asarray(masks['a']['kernel'])].any()
+  exact = logits(net, x)
+  assert np.allclose(logits(small, x), exact, atol=1e-5)
+  assert not np.allclose(logits(Net(Two(), params), x), exact, atol=1e-2)
+  assert ('a/kernel_step' in tree.names(net.params)) == plan.learned
+  assert not np.asarray(dequantize(small.params['a']['kernel']))[~masks['a']['kernel']].any()
 
 
 def test_learned_steps_are_trained_with_the_weights():
   plan = qat.Plan(Scheme(2, 8, True), ('a', 'b'), learned=True)
   x = RNG.normal(size=(9, 16)).astype(np.float32)
-  params = tree.map(lambda w: w[None], Two().init(jax.random.key(0), x)['params'])
-  net = qat.prepared(Net(Two(), params), plan)
+  dense = create(Two(), jax.random.key(0)[None], x)
+  net = qat.prepared(dense, plan)
   loss = lambda p: jnp.square(net.module.apply(dict(params=p), x)).sum()
-  slopes = dict(tree.named(jax.grad(loss)(tree.map(lambda w: w[0], net.params))))
+  slopes = dict(tree.named(jax.jit(jax.grad(loss))(tree.map(lambda w: w[0], net.params))))
   assert slopes['a/kernel_step'].shape == (2 * 20,) and slopes['b/kernel_step'].shape == (3 * 6,)
   assert all(np.asarray(g).any() for g in slopes.values())
   with pytest.raises(UsageError, match='learned steps have no zero'):
-    qat.prepared(Net(Two(), params), plan._replace(scheme=Scheme(2, 8)))
+    qat.prepared(dense, plan._replace(scheme=Scheme(2, 8)))

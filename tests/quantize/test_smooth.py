@@ -67,32 +67,52 @@ def outliers():
   return dict(tree.named(params)), by, calibrate(BLOCK, params, TOKENS, by)
 
 
+@functools.cache
 def smoothed():
+  """(params by path, statistics) after smoothing"""
   flat, by, sums = outliers()
-  kernels = lambda one: [flat[f'{linear}/kernel'] for linear in one.linears]
-  scales = {
-    one.linears[0]: smooth.scale(sums[one.linears[0]], kernels(one), ties=jnp.asarray(one.ties))
-    for one in by
-    if one.sources
-  }
-  return awq.folded(flat, by, scales), {
-    name: awq.scaled(one, scales[name]) if name in scales else one for name, one in sums.items()
-  }
+
+  @jax.jit
+  def smoothed(flat, sums):
+    kernels = lambda one: [flat[f'{linear}/kernel'] for linear in one.linears]
+    scales = {
+      one.linears[0]: smooth.scale(sums[one.linears[0]], kernels(one), ties=jnp.asarray(one.ties))
+      for one in by
+      if one.sources
+    }
+    divided = {n: awq.scaled(s, scales[n]) if n in scales else s for n, s in sums.items()}
+    return awq.folded(flat, by, scales), divided
+
+  return smoothed(flat, sums)
+
+
+@functools.cache
+def rounding(scheme):
+  return jax.jit(
+    lambda kernels: {n: quantize(w, scheme, dtype=jnp.float16) for n, w in kernels.items()}
+  )
 
 
 def packed(flat, sums, activations, scheme=EIGHT):
   """(module, params) of the block in 8 bits."""
   flat = dict(flat)
+  kernels = {n: flat[f'{n}/kernel'] for one in outliers()[1] for n in one.linears}
+  rounded = rounding(scheme)(kernels)
   for one in outliers()[1]:
     for linear in one.linears:
-      flat[f'{linear}/kernel'] = quantize(flat[f'{linear}/kernel'], scheme, dtype=jnp.float16)
+      flat[f'{linear}/kernel'] = rounded[linear]
       if activations == 'tensor':
         flat[f'{linear}/input_step'] = served.step(sums[one.linears[0]].most.max())
   return Served(BLOCK, activations), tree.nest(flat)
 
 
+@functools.cache
+def applied(module):
+  return jax.jit(lambda params: module.apply({'params': params}, np.concatenate(TOKENS)))
+
+
 def output(module, params):
-  return np.concatenate([module.apply({'params': params}, x) for x in TOKENS])
+  return np.asarray(applied(module)(params))
 
 
 def test_smoothing_changes_no_function():
@@ -161,7 +181,7 @@ def test_a_linear_is_numpys_integers_bit_for_bit(activations, scheme):
   expected = sums.astype(np.float32) * by * np.asarray(kernel.scale, np.float32)
   params = dict(kernel=kernel, **dict(input_step=by) if activations == 'tensor' else {})
   module = Served(One(), activations)
-  for apply in module.apply, jax.jit(module.apply):
+  for apply in module.apply, jax.jit(module.apply):  # as operations alone, and as a program
     assert np.array_equal(apply(dict(params=dict(one=params)), x), expected)
   assert abs(w8).max() == abs(x8).max() == 127
   assert np.allclose(expected, x @ W, atol=0.02 * abs(x @ W).max())
@@ -182,7 +202,7 @@ def test_errors_are_those_of_each_linear(activations):
   assert list(found) == list(kernels)
   normed = nn.LayerNorm().apply({'params': tree.nest(flat)['norm1']}, np.concatenate(TOKENS))
   exact = normed @ flat['q/kernel']
-  change = served.product(normed, *kernels['q']) - exact
+  change = jax.jit(served.product)(normed, *kernels['q']) - exact
   assert np.isclose(found['q'], (change**2).sum() / (exact**2).sum(), rtol=1e-3)
   assert 1e-6 < found['q'] < 0.1
 
@@ -196,8 +216,8 @@ def test_errors_are_those_of_each_linear(activations):
     (lambda: served.product(X, quantize(W, Scheme(4, 'channel', True))), 'not of integer prod'),
     (lambda: served.product(X, quantize(W, EIGHT), np.ones(48)), r'steps \(48,\) for one input'),
     (
-      lambda: served.product(
-        jnp.zeros((1, 140_000)), quantize(jnp.zeros((140_000, 1)), EIGHT)
+      lambda: jax.eval_shape(
+        lambda w: served.product(w.T, quantize(w, EIGHT)), jnp.zeros((140_000, 1))
       ),
       'sums of 140000 products overflow 32 bits',
     ),

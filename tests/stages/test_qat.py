@@ -1,15 +1,17 @@
 """Training in few bits: what rounding loses comes back, and what was trained is what is served."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import losses, models, saved, stages, tree
+from reduction import losses, models, prune, saved, stages, tree
 from reduction.cost import cost
 from reduction.errors import UsageError
 from reduction.models.served import Served
 from reduction.predict import logits
-from reduction.qtensor import dequantize, is_packed
+from reduction.qtensor import Scheme, dequantize, is_packed
+from reduction.quantize.qat import Plan, finished, prepared
 from reduction.run import chain
 
 ADAM = dict(name='adam', learning_rate=2e-3)
@@ -26,7 +28,7 @@ def accuracy(net, run):
 def test_training_gets_back_what_rounding_loses(fresh, learned):
   net, run = fresh((0, 1))
   net = chain(train=TRAIN)(net, run)
-  nearest = stages.quantize(**TWO)(net, run.child('rounded'))
+  nearest = finished(prepared(net, Plan(Scheme(**TWO), ('fc1', 'fc2'))))
   small = stages.qat(**TWO, **SHORT, learned=learned)(net, run.child('qat'))
   exact, lost, back = (accuracy(n, run) for n in (net, nearest, small))
   assert (lost < exact - 0.15).all() and (exact - back < 0.2 * (exact - lost)).all()
@@ -45,12 +47,12 @@ def test_training_gets_back_what_rounding_loses(fresh, learned):
 
 def test_pruned_weights_are_codes_of_0_and_the_net_is_saved_as_it_is(fresh, tmp_path):
   net, run = fresh((0, 1), workdir=tmp_path)
-  brief = dict(steps=100, batch=60, every=50, optimizer=ADAM)
-  prune = stages.lottery(rounds=1, rates=(('kernel', 0.5),), **brief)
-  four = dict(TWO, **brief) | dict(bits=4, optimizer=dict(ADAM, l2=1e-4, max_norm=3.0))
-  small = stages.qat(**four, learned=True, best=True)
-  packed = chain(lottery=prune, qat=small)(net, run)
-  masks = dict(tree.named(run.nets['lottery'].masks))
+  cut = lambda w: prune.smallest(prune.magnitude(w), prune.all_kept(w), 0.5)
+  net = net.replace(masks=jax.jit(jax.vmap(cut))(net.params))
+  brief = dict(steps=100, batch=60, every=50, optimizer=dict(ADAM, l2=1e-4, max_norm=3.0))
+  small = stages.qat(**(TWO | brief | dict(bits=4)), learned=True, best=True)
+  packed = chain(qat=small)(net, run)
+  masks = dict(tree.named(net.masks))
   for name, w in tree.named(packed.params, is_packed):
     w = dequantize(w) if is_packed(w) else w
     assert not np.asarray(w)[~np.asarray(masks[name])].any(), name
@@ -101,6 +103,6 @@ def test_what_cannot_be_is_one_line(fresh, bad, message):
 
 def test_a_packed_net_is_trained_no_further(fresh):
   net, run = fresh((0,))
-  small = stages.quantize(**TWO)(net, run)
+  small = finished(prepared(net, Plan(Scheme(**TWO), ('fc1',))))
   with pytest.raises(UsageError, match='the net is quantized already'):
     stages.qat(**TWO, **SHORT)(small, run)
