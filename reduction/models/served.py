@@ -45,7 +45,7 @@ def linears(replacement: Replacement) -> Iterator[None]:
 
 def step(most) -> jax.Array:
   """What 1 stands for in 8 bits where the largest |x| is most, float32 of its shape."""
-  # XLA divides by a constant by its rounded inverse: written out, the bits are the same everywhere
+  # compiled, a division by a constant is by its rounded inverse: written out, it is always that
   return jnp.where(most == 0, 1.0, most.astype(jnp.float32) * (1 / MOST))
 
 

@@ -225,7 +225,8 @@ def brief(rows: list[dict]) -> Table:
     })  # fmt: skip
   columns = dict.fromkeys(key for line in lines for key in line)
   lines = [{key: line.get(key, NONE) for key in columns} for line in lines]
-  return _table('', lines, 'Mean [least, greatest] over seeds; test accuracy at the end.')
+  told = '; test accuracy at the end' if 'accuracy (%)' in columns else ''
+  return _table('', lines, f'Mean [least, greatest] over seeds{told}.')
 
 
 def numeric(table: Table, column: int) -> bool:
