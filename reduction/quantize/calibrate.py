@@ -66,6 +66,12 @@ def added(sums: Statistics, x, seen=None) -> Statistics:
   )
 
 
+def merged(one: Statistics, other: Statistics) -> Statistics:
+  """The statistics of the tokens of both."""
+  both = jax.tree.map(jnp.add, one, other)
+  return both._replace(most=jnp.maximum(one.most, other.most))
+
+
 def nbytes(inputs: Sequence[Input], block: int | None = None) -> int:
   """Bytes that the statistics of these inputs will take: known before any work."""
   sums = [jax.eval_shape(functools.partial(empty, i.rows, block)) for i in inputs]

@@ -12,7 +12,7 @@ from reduction.net import Net
 from reduction.qtensor import Scheme
 from reduction.quantize import awq as search
 from reduction.quantize import kept
-from reduction.quantize.calibrate import calibrate
+from reduction.quantize.calibrate import calibrate, merged
 from reduction.quantize.inputs import find
 from reduction.quantize.method import Method, packed, scales
 from reduction.run import Run, Stage
@@ -21,19 +21,10 @@ FOLLOWS = 'float', 'packed'
 
 
 def awq(
-  *,
-  bits: int = 4,
-  group: int | str = 128,
-  symmetric: bool = False,
-  scaling: str = 'awq',
-  clip: bool = True,
-  rounding: str = 'nearest',
-  damp: float = 0.01,
-  stored: str = 'float16',
-  batch: int = 4,
-  held: float = 0.25,
-  follows: str = 'float',
-) -> Stage:
+  *, bits: int = 4, group: int | str = 128, symmetric: bool = False, scaling: str = 'awq',
+  clip: bool = True, rounding: str = 'nearest', damp: float = 0.01, stored: str = 'float16',
+  batch: int = 4, held: float = 0.25, follows: str = 'float',
+) -> Stage:  # fmt: skip
   """Packs the linears of all blocks; embeddings, norms and the last layer stay as they are.
 
   bits, group, symmetric: of `qtensor.Scheme`. scaling, clip, rounding, damp, stored: of
@@ -58,15 +49,18 @@ def awq(
     states = np.concatenate([np.asarray(embed(start, part)) for part in tokens])
     first = language.block(net, 'layer0')
     inputs = find(layer, first, jax.ShapeDtypeStruct((1, 2, states.shape[-1]), states.dtype))
-    later = int(held * len(cut))
+    early = len(cut) - (int(held * len(cut)) if method.searches else 0)
 
     def one_block(states, i, run):
       batches = [states[at : at + batch] for at in cut]
       params = language.block(net, f'layer{i}')
       flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
       look = lambda part: calibrate(layer, tree.nest(flat), part, inputs)
-      seen = look(batches) if method.looks else {}
-      best = scales(flat, inputs, seen, method, look(batches[-later:]) if later else None)
+      seen = look(batches[:early]) if method.looks else {}
+      judges = look(batches[early:]) if early < len(cut) else None
+      best = scales(flat, inputs, seen, method, judges)
+      if judges:
+        seen = {name: merged(one, judges[name]) for name, one in seen.items()}
       by = {name: one.scale for name, one in best.items()}
       new = search.folded(flat, inputs, by)
       seen = {n: search.scaled(s, by[n]) if n in by else s for n, s in seen.items()}

@@ -14,7 +14,7 @@ from reduction.models.served import STEP, Served, step
 from reduction.net import Net
 from reduction.qtensor import Scheme
 from reduction.quantize import awq, kept
-from reduction.quantize.calibrate import calibrate
+from reduction.quantize.calibrate import calibrate, merged
 from reduction.quantize.inputs import find
 from reduction.quantize.method import Method, packed, scales
 from reduction.quantize.smooth import errors
@@ -80,9 +80,11 @@ def _quantized(module, params, masks, inputs, method, batches, held: int) -> dic
   """
   seen = _seen(batches[0])
   look = lambda part: calibrate(module, tree.nest(params), part, inputs, seen=seen)
-  sums = look(batches)
-  judges = look(batches[len(batches) - held :]) if held and method.searches else None
+  early = len(batches) - (held if method.searches else 0)
+  sums, judges = look(batches[:early]), look(batches[early:]) if early < len(batches) else None
   best = scales(params, inputs, sums, method, judges)
+  if judges:
+    sums = {name: merged(one, judges[name]) for name, one in sums.items()}
   by = {name: one.scale for name, one in best.items()}
   params = awq.folded(params, inputs, by)
   sums = {n: awq.scaled(s, by[n]) if n in by else s for n, s in sums.items()}

@@ -11,7 +11,7 @@ from reduction import tree
 from reduction.errors import DataError, UsageError
 from reduction.qtensor import Scheme
 from reduction.quantize import awq, inputs
-from reduction.quantize.calibrate import added, calibrate, empty, nbytes
+from reduction.quantize.calibrate import added, calibrate, empty, merged, nbytes
 from reduction.quantize.clip import CLIPS, clip, clipped
 from reduction.quantize.gptq import gptq
 from reduction.quantize.rtn import grid, snapped
@@ -52,6 +52,13 @@ def test_sums_are_those_of_the_tokens(block):
     assert not gram[size:].any() and not gram[:, size:].any()
   assert np.allclose(sums.mean, abs(x).mean(0), rtol=1e-5)
   assert np.array_equal(sums.most, abs(x).max(0)) and sums.count == TOKENS
+
+
+def test_statistics_merge_as_their_tokens_do():
+  x = tokens()
+  apart = merged(statistics(x[:30]), statistics(x[30:]))
+  for one, other in zip(apart, statistics(x)):
+    assert np.allclose(one, other, rtol=1e-4, atol=1e-2)
 
 
 def test_the_gram_matrix_gives_the_output_error():
