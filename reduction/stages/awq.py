@@ -43,10 +43,9 @@ def awq(
     embed, apply, _ = language.programs(net.module)
     _, serve, _ = language.programs(Served(net.module))
     layer = parts(net.module)[1]
-    cut = range(0, len(run.data.train.x), batch)
-    tokens = [run.data.train.x[i : i + batch] for i in cut]
-    start = language.outside(net, 'embed', 'positions')
-    states = np.concatenate([np.asarray(embed(start, part)) for part in tokens])
+    x, start = run.data.train.x, language.outside(net, 'embed', 'positions')
+    cut = range(0, len(x), batch)
+    states = np.concatenate([np.asarray(embed(start, x[i : i + batch])) for i in cut])
     first = language.block(net, 'layer0')
     inputs = find(layer, first, jax.ShapeDtypeStruct((1, 2, states.shape[-1]), states.dtype))
     early = len(cut) - (int(held * len(cut)) if method.searches else 0)
@@ -66,12 +65,8 @@ def awq(
       seen = {n: search.scaled(s, by[n]) if n in by else s for n, s in seen.items()}
       for linear, one in packed(new, inputs, seen, method):
         new[f'{linear}/kernel'] = one.kernel
-        which = next(one.linears[0] for one in inputs if linear in one.linears)
-        run.log(
-          kind='quantized', summary=True, seeds=run.seeds, linear=f'layer{i}/{linear}',
-          rows=one.kernel.rows, error=[one.error],
-          exponent=[best[which].exponent] if which in best else None,
-        )  # fmt: skip
+        of = next(best.get(one.linears[0]) for one in inputs if linear in one.linears)
+        _log(run, f'layer{i}/{linear}', one, of)
       small = tree.nest(new)
       through = (apply, params) if follows == 'float' else (serve, small)
       states = np.concatenate([np.asarray(through[0](through[1], part)) for part in batches])
@@ -85,3 +80,10 @@ def awq(
     return Net(Served(net.module), {**net.params, **blocks})
 
   return stage
+
+
+def _log(run, linear, one, scales):
+  run.log(
+    kind='quantized', summary=True, seeds=run.seeds, linear=linear, rows=one.kernel.rows,
+    error=[one.error], exponent=scales and [scales.exponent],
+  )  # fmt: skip
