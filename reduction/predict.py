@@ -35,14 +35,17 @@ def logits(net: Net, x) -> np.ndarray:
   return np.asarray(found, np.float32)
 
 
-def scores(logits, labels, missing: tuple[int, ...] = ()) -> dict:
+def scores(logits, labels, missing: tuple[int, ...] = (), *, split: str = 'test') -> dict:
   """test_accuracy [R], test_errors [R] and, of the classes missing, missing_accuracy [R].
 
-  logits: [R, n, classes] on all test examples; labels: int [n].
+  logits: [R, n, classes] on all examples of the split; labels: int [n].
   """
   labels = np.asarray(labels)
   right = np.asarray(logits).argmax(-1) == labels
-  found = dict(test_accuracy=right.mean(1, dtype=np.float32), test_errors=(~right).sum(1))
+  found = {
+    f'{split}_accuracy': right.mean(1, dtype=np.float32),
+    f'{split}_errors': (~right).sum(1),
+  }
   if missing:
     of_these = np.isin(labels, missing)
     found['missing_accuracy'] = right[:, of_these].mean(1, dtype=np.float32)

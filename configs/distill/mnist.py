@@ -10,7 +10,8 @@ data hard labels reach 44.5 % of frames, soft targets 57.0 of the 58.9 of all da
 
 The paper chose the biases by test errors ('test'); 'prior' needs no labels: each class as often as
 it occurs. Three seeds of every student from one teacher's kept logits, without jitter or dropout.
-Variant 'quick': a narrow teacher and students of two epochs in one run, a minute.
+Variants: 'rates' holds 5,000 images back and shows by which rate and epochs hard labels were given
+their best chance; 'quick' is a narrow teacher and students of two epochs in one run, a minute.
 """
 
 from ml_collections import config_dict
@@ -21,28 +22,39 @@ from configs.distill.setting import errors
 from configs.variants import split
 
 T = 20.0
-ALL = 100 * setting.EPOCH  # 100 epochs
-NO_THREES = 100 * (53_869 // setting.BATCH)
+HARD = 50 * setting.EPOCH  # 50 epochs
+SOFT = 100 * setting.EPOCH
+NO_THREES = 50 * (53_869 // setting.BATCH)
 SEVENS_EIGHTS = 100 * (12_116 // setting.BATCH)
 FEW = 300 * (1_800 // setting.BATCH)
+HELD = 5_000  # images, to choose by
+RATES, EPOCHS = (3e-4, 1e-3, 3e-3), (20, 50)
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'quick'."""
-  quick = bool(split(variant, ('quick',)))
+  """variant: '', 'rates' or 'quick'."""
+  variants = split(variant, ('rates', 'quick'))
   c = config_dict.ConfigDict()
   c.title = 'Students of one teacher: 800-800 on MNIST'
   c.seeds = setting.SEEDS
   c.data = dict(name='mnist', validation=0)
   c.model = setting.STUDENT
   c.paper = claims()
-  parts = stages(setting.STUDENT, setting.TAUGHT_BY, ALL, NO_THREES)
+  parts = stages(setting.STUDENT, setting.TAUGHT_BY, HARD, SOFT, NO_THREES)
   chosen = tuple(parts)
-  if quick:
+  if 'rates' in variants:
+    c.title = 'Hard labels at several rates: 800-800 on MNIST'
     c.seeds = setting.SEEDS[:1]
+    c.data.validation = HELD
+    c.paper = {}
+    parts = rates()
+    chosen = tuple(parts)
+  if 'quick' in variants:
+    c.seeds = setting.SEEDS[:1]
+    c.data.validation = 0
     c.model = dict(setting.TEACHER, widths=(200, 200))
     c.paper = {}
-    parts = stages(dict(setting.STUDENT, widths=(100, 100)), ('teacher',), 1_000, 1_000)
+    parts = stages(dict(setting.STUDENT, widths=(100, 100)), ('teacher',), 1_000, 1_000, 1_000)
     parts['teacher'] = dict(setting.teaching(2), stage='tune')
     chosen = 'teacher', 'hard', 'soft', 'no_threes', 'no_threes_test', 'no_threes_prior'
   c.stages = chosen
@@ -51,7 +63,20 @@ def get_config(variant: str = ''):
   return c
 
 
-def stages(student: dict, teachers: tuple[str, ...], steps: int, steps_no_threes: int):
+def rates():
+  """Name -> settings of a student of hard labels at each rate, for each number of epochs."""
+  hard = dict(stage='distill', student=setting.STUDENT, soft=0.0, hard=1.0)
+  parts = {}
+  for rate in RATES:
+    for epochs in EPOCHS:
+      steps = epochs * ((60_000 - HELD) // setting.BATCH)
+      learn = setting.learning(steps, steps // 10)
+      learn['optimizer']['learning_rate'] = rate
+      parts[f'at_{rate:g}_for_{epochs}'] = dict(hard, **learn)
+  return parts
+
+
+def stages(student: dict, teachers: tuple[str, ...], hard_steps: int, steps: int, no_threes: int):
   """Name -> settings of each student and each correction, in order."""
   learn = lambda steps: setting.learning(steps, steps // 20)
   hard = dict(stage='distill', student=student, soft=0.0, hard=1.0)
@@ -61,9 +86,9 @@ def stages(student: dict, teachers: tuple[str, ...], steps: int, steps_no_threes
   two, others = 'sevens_eights', (0, 1, 2, 3, 4, 5, 6, 9)
   few = dict(learn(FEW), transfer=dict(share=0.03))
   return {
-    'hard': dict(hard, **learn(steps)),
+    'hard': dict(hard, **learn(hard_steps)),
     'soft': dict(soft, **learn(steps)),
-    'no_threes': dict(soft_only, transfer=dict(omit=(3,)), **learn(steps_no_threes)),
+    'no_threes': dict(soft_only, transfer=dict(omit=(3,)), **learn(no_threes)),
     'no_threes_test': correct('no_threes', 'test', 3),
     'no_threes_prior': correct('no_threes', 'prior', 3),
     two: dict(soft_only, transfer=dict(only=(7, 8)), **learn(SEVENS_EIGHTS)),

@@ -25,6 +25,7 @@ LESSONS = dict(  # kind -> what the row is of, or the field that says it
 )  # fmt: skip
 LESSON = dict(  # key -> heading
   temperature='T', soft='soft', hard='hard', examples='examples', shift='added to biases',
+  validation_errors='errors on held-out images',
   test_errors='test errors', test_accuracy='test accuracy (%)',
   missing_accuracy='of classes not seen (%)', word_error='word errors (%)',
 )  # fmt: skip

@@ -133,10 +133,14 @@ def teach(course: Course, net: Net, run: Run) -> Net:
   taught = Net(pupil.module, params, stats, pupil.masks)
   told = {name: value for name, value in lesson.numbers.items() if not callable(value)}
   missing = absent(splits['train'].y, chosen)
+  held = {}
+  if watched:
+    seen = splits['validation']
+    held = scores(logits(taught, seen.x), seen.y, split='validation')
   run.log(
     kind='distill', summary=True, student=course.named, seeds=run.seeds, **told,
     steps=course.timing['steps'], examples=len(y), early_stop_step=found.step,
-    validation_loss=found.loss,
+    validation_loss=found.loss, **held,
     **scores(logits(taught, splits['test'].x), splits['test'].y, missing),
   )  # fmt: skip
   return taught
