@@ -28,7 +28,7 @@ NO_THREES = 50 * (53_869 // setting.BATCH)
 SEVENS_EIGHTS = 100 * (12_116 // setting.BATCH)
 FEW = 300 * (1_800 // setting.BATCH)
 HELD = 5_000  # images, to choose by
-RATES, EPOCHS = (3e-4, 1e-3, 3e-3), (20, 50)
+RATES, EPOCHS = dict(low=3e-4, middle=1e-3, high=3e-3), (20, 50)
 
 
 def get_config(variant: str = ''):
@@ -67,12 +67,12 @@ def rates():
   """Name -> settings of a student of hard labels at each rate, for each number of epochs."""
   hard = dict(stage='distill', student=setting.STUDENT, soft=0.0, hard=1.0)
   parts = {}
-  for rate in RATES:
+  for name, rate in RATES.items():
     for epochs in EPOCHS:
       steps = epochs * ((60_000 - HELD) // setting.BATCH)
       learn = setting.learning(steps, steps // 10)
       learn['optimizer']['learning_rate'] = rate
-      parts[f'at_{rate:g}_for_{epochs}'] = dict(hard, **learn)
+      parts[f'{name}_{epochs}'] = dict(hard, **learn)
   return parts
 
 
@@ -124,6 +124,7 @@ def claims():
 
 
 def sweep():
-  """One line a seed."""
+  """The choice of a rate, then one line a seed."""
+  yield {'variant': 'rates'}
   for seed in setting.SEEDS:
     yield {'seeds': (seed,)}
