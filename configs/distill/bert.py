@@ -5,6 +5,7 @@ DistilBERT in its own paper): BERT-base 93.4 %, DistilBERT 91.4, BERT-PKD 89.4, 
 These are other sentences (67 thousand phrases), a larger teacher and pretrained students: shapes to
 compare, not numbers to reach.
 
+    python -m launch.run --config=configs/distill/bert.py:teacher --workdir=runs/distill-bert-teacher
     python -m launch.run --config=configs/distill/bert.py --workdir=runs/distill-bert
     python -m launch.run --config=configs/distill/bert.py:four --workdir=runs/distill-bert-four
 
@@ -14,8 +15,8 @@ it is said where it is missing. Students of one teacher, three seeds of data ord
 second or third one, and learns labels in place of masked words, for it is distilled on the task
 alone; TinyBERT's starts from the same layers as PKD's for want of a pretrained one, learns hidden
 layers first, then logits at T = 1, without its augmented sentences. Weights are the authors', T = 2
-for the soft targets of all but TinyBERT. Variants: 'four' layers; 'quick' is a teacher of two
-layers and its student of one, a minute.
+for the soft targets of all but TinyBERT. Variants: 'teacher' tunes the teacher; 'four' layers;
+'quick' is a teacher of two layers and its student of one in one run, a minute.
 """
 
 from ml_collections import config_dict
@@ -25,6 +26,7 @@ from configs.variants import split
 
 MODEL = 'all-MiniLM-L6-v2'
 SIZES = dict(width=384, heads=12, inner=1_536, vocabulary=30_522, positions=512)
+TAUGHT_BY = 'runs/distill-bert-teacher'  # the workdir of the variant 'teacher'
 BATCH = 32
 EPOCH = 6_920 // BATCH  # steps
 SEEDS = (0, 1, 2)
@@ -34,8 +36,8 @@ EVENLY = {2: (2, 5), 4: (1, 2, 4, 5), 1: (1,)}  # layers that TinyBERT's look at
 
 
 def get_config(variant: str = ''):
-  """variant: '', 'four' or 'quick'."""
-  chosen = split(variant, ('four', 'quick'))
+  """variant: '', 'teacher', 'four' or 'quick'."""
+  chosen = split(variant, ('teacher', 'four', 'quick'))
   quick = 'quick' in chosen
   c = config_dict.ConfigDict()
   layers = 1 if quick else 4 if 'four' in chosen else 2
@@ -44,17 +46,22 @@ def get_config(variant: str = ''):
   c.data = dict(name='sst2', tokenizer=MODEL, length=48)
   c.model = dict(SIZES, name='bert', layers=2 if quick else 6)
   epochs = 0.1 if quick else 3
-  parts = dict(
-    pretrained=dict(path=MODEL),
-    teacher=dict(training(epochs, 5e-5), stage='tune', best=True),
-    **students(dict(SIZES, name='bert', layers=layers), epochs),
+  teacher = dict(
+    pretrained=dict(path=MODEL), teacher=dict(training(epochs, 5e-5), stage='tune', best=True)
   )
+  parts = students(dict(SIZES, name='bert', layers=layers), 'teacher' if quick else TAUGHT_BY, epochs)
+  c.paper = claims()
   if quick:
-    parts = {name: parts[name] for name in ('pretrained', 'teacher', 'distilbert')}
+    parts = dict(teacher, distilbert=parts['distilbert'])
+    c.paper = {}
+  elif 'teacher' in chosen:
+    c.title = 'BERT of 6 layers: SST-2'
+    c.seeds = SEEDS[:1]
+    parts = teacher
+    c.paper = lines(D30=('the teacher', '93.4 %', accuracy('teacher', 'tune', how='value')))
   c.stages = tuple(parts)
   for name, settings in parts.items():
     c[name] = settings
-  c.paper = {} if quick else claims()
   return c
 
 
@@ -68,7 +75,7 @@ def training(epochs: float, rate: float):
   )  # fmt: skip
 
 
-def students(model: dict, epochs: float):
+def students(model: dict, teacher: str, epochs: float):
   """Name -> settings of each student; 'tinybert' goes on from where 'tinybert_layers' came."""
   layers = model['layers']
   named = lambda where, numbers: {f'{where}{i}': f'{where}{n}' for i, n in enumerate(numbers)}
@@ -76,11 +83,11 @@ def students(model: dict, epochs: float):
     dict(student=f'{one}/{part}', teacher=f'{other}/{part}', loss=loss)
     for one, other in named('layer', numbers).items()
   )
-  first = dict(of='teacher', fresh=('out',))
+  first = dict(of=teacher, fresh=('out',))
   student = dict(
     training(epochs, 1e-4), stage='distill', student=model, inherits=first, best=True, hard=1.0
   )
-  soft = dict(student, teachers=('teacher',), temperature=2.0)
+  soft = dict(student, teachers=(teacher,), temperature=2.0)
   last = (dict(student=f'layer{layers - 1}/states', teacher=f'layer{EVENLY[layers][-1]}/states',
                loss='cosine'),)  # fmt: skip
   embedded = (dict(student='embeddings/states', teacher='embeddings/states', loss='tinybert'),)
@@ -100,14 +107,15 @@ def students(model: dict, epochs: float):
   }
 
 
+def accuracy(stage: str, kind: str = 'distill', **how):
+  """A claim's measure."""
+  return dict(kind=kind, stage=stage, key='test_accuracy', **how)
+
+
 def claims():
   """Accuracy of each, and against plain soft targets."""
-  accuracy = lambda stage, kind='distill', **how: dict(
-    kind=kind, stage=stage, key='test_accuracy', **how
-  )
   against = dict(how='difference', against=dict(stage='soft'))
   return lines(
-    D30=('the teacher', '93.4 %', accuracy('teacher', 'tune', how='value')),
     D31=('hard labels', 'not in the papers', accuracy('hard', how='value')),
     D32=('soft targets', 'not in the papers', accuracy('soft', how='value')),
     D33=('DistilBERT', '91.4 %', accuracy('distilbert', how='value')),
@@ -122,6 +130,7 @@ def claims():
 
 
 def sweep():
-  """The two depths are variants; here one line a seed."""
+  """The teacher, then both depths, a line a seed."""
+  yield {'variant': 'teacher'}
   for seed in SEEDS:
     yield {'seeds': (seed,)}
