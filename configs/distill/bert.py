@@ -5,9 +5,9 @@ DistilBERT in its own paper): BERT-base 93.4 %, DistilBERT 91.4, BERT-PKD 89.4, 
 These are other sentences (67 thousand phrases), a larger teacher and pretrained students: shapes to
 compare, not numbers to reach.
 
-    python -m launch.run --config=configs/distill/bert.py:teacher --workdir=runs/distill-bert-teacher
-    python -m launch.run --config=configs/distill/bert.py --workdir=runs/distill-bert
-    python -m launch.run --config=configs/distill/bert.py:four --workdir=runs/distill-bert-four
+    python -m launch.run --config=configs/distill/bert.py:teacher --workdir=runs/bert-teacher
+    python -m launch.run --config=configs/distill/bert.py --workdir=runs/bert
+    python -m launch.run --config=configs/distill/bert.py:four --workdir=runs/bert-four
 
 The teacher is all-MiniLM-L6-v2, six layers of 384, tuned on the 6,920 whole sentences; where to get
 it is said where it is missing. Students of one teacher, three seeds of data order and dropout:
@@ -26,7 +26,7 @@ from configs.variants import split
 
 MODEL = 'all-MiniLM-L6-v2'
 SIZES = dict(width=384, heads=12, inner=1_536, vocabulary=30_522, positions=512)
-TAUGHT_BY = 'runs/distill-bert-teacher'  # the workdir of the variant 'teacher'
+TAUGHT_BY = 'runs/bert-teacher'  # the workdir of the variant 'teacher'
 BATCH = 32
 EPOCH = 6_920 // BATCH  # steps
 SEEDS = (0, 1, 2)
@@ -49,7 +49,8 @@ def get_config(variant: str = ''):
   teacher = dict(
     pretrained=dict(path=MODEL), teacher=dict(training(epochs, 5e-5), stage='tune', best=True)
   )
-  parts = students(dict(SIZES, name='bert', layers=layers), 'teacher' if quick else TAUGHT_BY, epochs)
+  student = dict(SIZES, name='bert', layers=layers)
+  parts = students(student, 'teacher' if quick else TAUGHT_BY, epochs)
   c.paper = claims()
   if quick:
     parts = dict(teacher, distilbert=parts['distilbert'])
