@@ -48,7 +48,7 @@ def cost(net: Net, x) -> dict:
 
 def _counts(leaf):
   """(weights, those not 0 [R], bytes [R]) of a leaf: packed, dense, or a bit each and the rest."""
-  w = np.asarray(dequantize(leaf) if is_packed(leaf) else leaf)
+  w = np.asarray(dequantize(jax.tree.map(np.asarray, leaf)) if is_packed(leaf) else leaf)
   size, nonzero = w[0].size, np.count_nonzero(w.reshape(len(w), -1), axis=1)
   if is_packed(leaf):
     return size, nonzero, np.full(len(w), leaf.nbytes // len(w))

@@ -1,19 +1,31 @@
-"""tokenizer.json of a model folder."""
+"""tokenizer.json of a model folder, and the files beside it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from reduction.errors import DataError, MissingInput
+
+FILES = (
+  'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
+  'generation_config.json', 'chat_template.jinja', 'tokenizer.model', 'vocab.json', 'merges.txt',
+)  # fmt: skip
+
+
+def package():
+  """The package tokenizers. Raises MissingInput without it."""
+  try:
+    import tokenizers
+  except ModuleNotFoundError as error:
+    raise MissingInput('texts need the package tokenizers: pip install -e .[llm]') from error
+  return tokenizers
 
 
 def load(path: Path):
   """The `tokenizers.Tokenizer` of a file. Raises MissingInput where it or the package lacks,
   DataError where it is damaged.
   """
-  try:
-    import tokenizers
-  except ModuleNotFoundError as error:
-    raise MissingInput('texts need the package tokenizers: pip install -e .[llm]') from error
+  tokenizers = package()
   if not path.is_file():
     raise MissingInput(f'{path} is not there: name a model folder that has it')
   try:
@@ -27,3 +39,29 @@ def coder(path: Path) -> tuple[Callable, Callable]:
   tokenizer = load(path)
   encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
   return encode, lambda tokens: tokenizer.decode(list(tokens), skip_special_tokens=False)
+
+
+def beside(folder: Path) -> dict[str, Path]:
+  """The files of a model folder that go with its weights, by name."""
+  return {name: folder / name for name in FILES if (folder / name).is_file()}
+
+
+def files(made, config: dict, template: str | None = None) -> dict[str, str]:
+  """Such files, by name, of a `tokenizers.Tokenizer` that came out of another format.
+
+  config: as config.json has it, which names the tokens that begin and end a text. template: for
+  chats, in Jinja.
+  """
+  ends = {f'{name}_token_id': config.get(f'{name}_token_id') for name in ('bos', 'eos')}
+  ends = {name: token for name, token in ends.items() if token is not None}
+  told = dict(
+    tokenizer_class='PreTrainedTokenizerFast', clean_up_tokenization_spaces=False,
+    model_max_length=config['max_position_embeddings'],
+    **{name.removesuffix('_id'): made.id_to_token(token) for name, token in ends.items()},
+  ) | ({} if template is None else dict(chat_template=template))  # fmt: skip
+  text = lambda content: json.dumps(content, indent=2) + '\n'
+  return {
+    'tokenizer.json': made.to_str(),
+    'tokenizer_config.json': text(told),
+    'generation_config.json': text(ends),
+  }

@@ -1,12 +1,11 @@
-"""A tiny Llama with a tokenizer, and texts of its words, in their folders."""
+"""Tiny language models of any family, and texts of the words of one, in their folders."""
 
 import json
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from reduction.models.decoder_files import name_in_file
-from reduction.models.llama_files import MODULES, settings, shapes
+from reduction.models.language import family
 from tests.sentences import tokenizer
 
 CONFIG = dict(
@@ -19,17 +18,46 @@ WORDS = ['a', 'the', 'film', 'plot', 'was', 'is', 'and', 'very', 'not', 'good', 
 
 def write(root):
   """Fills a data directory: tiny/, a model folder of random weights, and text.txt."""
-  folder, random = root / 'tiny', np.random.default_rng(0)
+  model(root / 'tiny', CONFIG)
+  words = np.random.default_rng(0).choice(WORDS, 2_000)
+  (root / 'text.txt').write_text(' '.join(words))
+
+
+def model(folder, config, words=None):
+  """A model folder of random weights. words: a `tokenizers.Tokenizer`; by default of 50 words."""
   folder.mkdir()
-  (folder / 'config.json').write_text(json.dumps(CONFIG))
-  tensors = {}
-  for path, shape in shapes(settings(CONFIG)).items():
-    w = random.standard_normal(shape, np.float32)
-    if len(shape) == 1:
-      w = 1 + w / 4
+  (folder / 'config.json').write_text(json.dumps(config))
+  tensors, random = {}, np.random.default_rng(0)
+  for path, place in family(config).places(config).items():
+    w = random.standard_normal(place.shape, np.float32)
+    if len(w.shape) == 1:
+      w = w / 4 + (path.endswith('scale') and config['model_type'] != 'gemma')
     elif path.endswith('kernel'):
-      w = np.ascontiguousarray(w.T) * shape[0] ** -0.5
-    tensors[name_in_file(path, MODULES)] = w
+      w *= place.shape[-1 if place.linear else 0] ** -0.5
+    tensors[place.name] = w
   save_file(tensors, folder / 'model.safetensors')
-  (folder / 'tokenizer.json').write_text(tokenizer().to_str())
-  (root / 'text.txt').write_text(' '.join(random.choice(WORDS, 2_000)))
+  (folder / 'tokenizer.json').write_text((words or tokenizer()).to_str())
+  return folder
+
+
+def bytes_and_words(regex=None):
+  """A `tokenizers.Tokenizer` of 300 tokens: bytes, a few unions of them, special ones.
+
+  regex: how it cuts texts first; by default as SmolLM does, each digit for itself.
+  """
+  import tokenizers
+  from tokenizers import decoders, models, pre_tokenizers, processors
+
+  merges = [('\u0120', 'a'), ('a', 'b'), ('\u0120a', 'b'), ('i', 't'), ('1', '2'), ('\u0120', '1')]
+  words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map(''.join, merges)]
+  special = [f'<|{i}|>' for i in range(300 - len(words))]
+  number = {word: i for i, word in enumerate([*words, *special])}
+  made = tokenizers.Tokenizer(models.BPE(vocab=number, merges=merges))
+  first = pre_tokenizers.Digits(individual_digits=True)
+  if regex:
+    first = pre_tokenizers.Split(tokenizers.Regex(regex), 'isolated')
+  bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not regex)
+  made.pre_tokenizer = pre_tokenizers.Sequence([first, bytelevel])
+  made.decoder, made.post_processor = decoders.ByteLevel(), processors.ByteLevel()
+  made.add_special_tokens(special)
+  return made

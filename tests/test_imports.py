@@ -7,7 +7,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = [  # top to bottom; folders of one layer do not import each other
   {'launch', 'configs'},
   {'stages', 'chat'},
-  {'prune', 'quantize', 'distill', 'federate', 'search', 'opened'},
+  {'prune', 'quantize', 'distill', 'federate', 'search', 'opened', 'written'},
   {'formats', 'mcu', 'data'},
   {'models', 'language', 'path', 'predict', 'train', 'update'},
   {'net', 'run', 'fold', 'cost', 'report', 'checkpoint', 'config', 'progress', 'rows', 'signals'}

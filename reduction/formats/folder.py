@@ -8,7 +8,7 @@ import json
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -40,18 +40,20 @@ def fill(
   tensors: Named,
   *,
   quantization: dict | None = None,
-  copies: Iterable[pathlib.Path] = (),
+  files: Mapping[str, str | pathlib.Path] | None = None,
   shard: int = 2 * 10**9,
 ):
   """Puts a model into a folder that is empty and becomes whole only later.
 
   config: the content of config.json; quantization: its quantization_config, if any. tensors: names
-  and arrays, one at a time: at most one shard of them is held in memory. copies: files that go with
-  them (tokenizer.json). shard: bytes of a file; more make several and an index.
+  and arrays, one at a time: at most one shard of them is held in memory. files: what goes with them
+  (tokenizer.json) by name, texts or files to copy. shard: bytes of a file; more make several and an
+  index.
   Raises UsageError for names that are not plain or come twice and for what JSON lacks, MissingInput
   for a file that is not there, DataError for numbers that are not finite.
   """
-  copies = _plain_files(copies)
+  files = files or {}
+  _check(files)
   config = config | (dict(quantization_config=quantization) if quantization else {})
   text = _text(config)
   places, total = {}, 0
@@ -63,8 +65,7 @@ def fill(
     _save(folder / f'{number}.part', group)
   require(places, 'a model without tensors')
   _name(folder, places, total)
-  for file in copies:
-    shutil.copyfile(file, folder / file.name)
+  put(folder, files)
   write_atomic(folder / CONFIG, text)
 
 
@@ -123,16 +124,23 @@ def _name(folder, places, total):
     write_atomic(folder / INDEX, _text(dict(metadata=dict(total_size=total), weight_map=places)))
 
 
-def _plain_files(files) -> list[pathlib.Path]:
-  """Files that are there and whose names are theirs alone."""
-  files, seen = [pathlib.Path(file) for file in files], {CONFIG, INDEX}
-  for file in files:
-    if not file.is_file():
-      raise MissingInput(f'{file} is not there')
-    taken = file.name in seen or file.suffix in ('.safetensors', '.part')
-    require(not taken, f'{file} would take the place of another file of the model')
-    seen.add(file.name)
-  return files
+def put(folder: pathlib.Path, files: Mapping[str, str | pathlib.Path]):
+  """Writes texts and copies files into a folder, under their names there."""
+  for name, content in files.items():
+    if isinstance(content, str):
+      write_atomic(folder / name, content)
+    else:
+      shutil.copyfile(content, folder / name)
+
+
+def _check(files):
+  """Raises unless the files are there and their names are theirs alone."""
+  for name, content in files.items():
+    if not isinstance(content, str) and not content.is_file():
+      raise MissingInput(f'{content} is not there')
+    taken = name in (CONFIG, INDEX) or name.endswith(('.safetensors', '.part'))
+    good = name and pathlib.Path(name).name == name and not taken
+    require(good, f'{name!r} would take the place of another file of the model')
 
 
 def _text(content: dict) -> str:

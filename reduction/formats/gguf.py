@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from reduction.errors import DataError, MissingInput, require
+from reduction import tokenizer as words
+from reduction.errors import DataError, require
 from reduction.formats.gguf_header import File, Packed, package
 from reduction.formats.gguf_header import read as read
 from reduction.formats.tensors import Tensors, halves
@@ -107,19 +108,15 @@ def _reader(path, name, packed: Packed, turned) -> Callable[[], np.ndarray]:
   return read
 
 
-def tokenizer(file: File) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
-  """(encode, decode) of a byte-level BPE whose digits stand alone; nothing is put before a text.
+def made(file: File):
+  """The `tokenizers.Tokenizer`, a byte-level BPE whose digits stand alone.
 
-  Special tokens are found in the text too, '<|im_start|>': take them out of what others wrote.
-  Control characters that it has no token for are left out, as llama.cpp does.
   Raises UsageError for other kinds of tokenizers, MissingInput without the package tokenizers,
-  DataError where tokens and merges do not fit, and for tokens that it does not have.
+  DataError where tokens and merges do not fit.
   """
-  try:
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-  except ModuleNotFoundError as error:
-    raise MissingInput('texts need the package tokenizers: pip install -e .[llm]') from error
+  tokenizers = words.package()
+  from tokenizers import decoders, models, pre_tokenizers
+
   given = lambda name, *default: _field(file, f'tokenizer.ggml.{name}', *default)
   kind = given('model', None), given('pre', None), given('add_bos_token', False)
   require(
@@ -136,26 +133,43 @@ def tokenizer(file: File) -> tuple[Callable[[str], list[int]], Callable[[list[in
   if not isinstance(kinds, list) or len(kinds) not in (0, len(tokens)):
     raise DataError(f'{file.path}: tokenizer.ggml.token_type is no list of a kind for each token')
   try:
-    made = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    found = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
   except Exception as error:  # the package raises nothing narrower
     raise DataError(f'{file.path}: merges do not fit the tokens ({str(error)!r:.99})') from error
   digits = pre_tokenizers.Digits(individual_digits=True)
   bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-  made.pre_tokenizer = pre_tokenizers.Sequence([digits, bytelevel])
-  made.decoder = decoders.ByteLevel()
+  found.pre_tokenizer = pre_tokenizers.Sequence([digits, bytelevel])
+  found.decoder = decoders.ByteLevel()
   special = [token for token, kind in zip(tokens, kinds) if kind in (3, 4)]  # control, user's
-  made.add_special_tokens(special)
+  found.add_special_tokens(special)
+  return found
+
+
+def tokenizer(file: File) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
+  """(encode, decode) of what `made` gives; nothing is put before a text.
+
+  Special tokens are found in the text too, '<|im_start|>': take them out of what others wrote.
+  Control characters that it has no token for are left out, as llama.cpp does.
+  Raises as `made`, and DataError for tokens that it does not have.
+  """
+  found = made(file)
+  size = found.get_vocab_size()
 
   def encode(text: str) -> list[int]:
-    return made.encode(text, add_special_tokens=False).ids
+    return found.encode(text, add_special_tokens=False).ids
 
   def decode(numbers: list[int]) -> str:
     for number in numbers:
-      if not 0 <= number < len(tokens):
-        raise DataError(f'token {number} is none of 0..{len(tokens) - 1} in {file.path}')
-    return made.decode(list(map(int, numbers)), skip_special_tokens=False)
+      if not 0 <= number < size:
+        raise DataError(f'token {number} is none of 0..{size - 1} in {file.path}')
+    return found.decode(list(map(int, numbers)), skip_special_tokens=False)
 
   return encode, decode
+
+
+def files(file: File) -> dict[str, str]:
+  """What goes with the weights in a model folder: see `tokenizer.files`."""
+  return words.files(made(file), config(file), file.fields.get('tokenizer.chat_template'))
 
 
 def _field(file: File, name: str, *default):

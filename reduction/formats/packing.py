@@ -121,6 +121,14 @@ def exactly(scale, dtype) -> np.ndarray:
   return kept
 
 
+def dequantized(linear: Linear, bits: int) -> np.ndarray:
+  """What the codes stand for, float32 [in, out]."""
+  codes, scale, zero, index = linear
+  of = np.arange(len(codes)) // (len(codes) // len(scale)) if index is None else index
+  zero = middle_for(zero, bits, scale)
+  return (codes - zero[of].astype(np.float32)) * scale[of].astype(np.float32)
+
+
 def by_group(linear: Linear) -> tuple[Linear, np.ndarray]:
   """(the layer with each group's rows together, their order): x[:, order] is its input then."""
   if linear.index is None:

@@ -1,15 +1,24 @@
 """The `quantization_config` of a model's config.json, written and read, and the layers it is of."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
-from reduction.errors import DataError, did_you_mean, require
+import numpy as np
+
+from reduction.errors import DataError, UserError, did_you_mean, require
 from reduction.formats import awq, compressed, gptq
-from reduction.formats.packing import Linear, known_group
+from reduction.formats.packing import Linear, dequantized, known_group
+from reduction.formats.tensors import Tensors
 
 GPTQ = {'gptq': 1, 'gptq_v2': 2}
 FORMATS = 'awq-gemm', 'awq-gemv', *GPTQ, 'compressed-tensors'
+PARTS = (
+  'qweight', 'qzeros', 'scales', 'g_idx', 'weight_packed', 'weight_scale', 'weight_zero_point',
+  'weight_shape', 'weight_g_idx',
+)  # fmt: skip
 
 
 class Packing(NamedTuple):
@@ -63,6 +72,41 @@ def unpack(packing: Packing, tensors: Mapping) -> Linear:
     hint = '; these may be gptq_v2' if form == 'gptq' and (layer.zero == middle + 1).all() else ''
     raise DataError(f'{packing} has zero points other than {middle}{hint}')
   return layer._replace(zero=None)
+
+
+class Quantized(Tensors):
+  """Weights by name of a folder whose layers are packed: floats under their '.weight' too.
+
+  layers: the names of the packed ones, 'model.layers.0.mlp.up_proj'. Raises UsageError or DataError
+  where the parts of one are none of its packing.
+  """
+
+  def __init__(self, path: Path, tensors: Mapping[str, np.ndarray], packing: Packing):
+    mark = '.weight_packed' if packing.format == 'compressed-tensors' else '.qweight'
+    self.layers = {name.removesuffix(mark) for name in tensors if name.endswith(mark)}
+    self.packing, self._parts = packing, {layer: {} for layer in self.layers}
+    self.linear = functools.lru_cache(maxsize=1)(self._linear)  # its parts are asked for in turn
+    readers = {}
+    for name in tensors:
+      layer, _, last = name.rpartition('.')
+      within = layer in self.layers and last in PARTS
+      of, key = (self._parts[layer], last) if within else (readers, name)
+      of[key] = functools.partial(tensors.__getitem__, name)
+    floats = lambda layer: dequantized(self.linear(layer), packing.bits).T
+    readers |= {f'{layer}.weight': functools.partial(floats, layer) for layer in self.layers}
+    super().__init__(path, readers)
+
+  def _linear(self, layer: str) -> Linear:
+    """The packed layer of that name."""
+    try:
+      return unpack(self.packing, {last: read() for last, read in self._parts[layer].items()})
+    except UserError as error:
+      raise type(error)(f'{self._path}: {layer}: {error}') from error
+
+  def in_order(self, layer: str) -> bool:
+    """Whether neighboring rows share a scale; not so in act order."""
+    parts = self._parts[layer]
+    return not any((np.diff(parts[i]()) < 0).any() for i in ('g_idx', 'weight_g_idx') if i in parts)
 
 
 def known(packing: Packing):

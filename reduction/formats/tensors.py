@@ -37,3 +37,8 @@ def halves(w: np.ndarray, heads: int) -> np.ndarray:
   Hugging Face's the two halves. heads must divide the rows in even parts.
   """
   return w.reshape(heads, -1, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def pairs(w: np.ndarray, heads: int) -> np.ndarray:
+  """The way back from `halves`."""
+  return w.reshape(heads, 2, -1, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)

@@ -87,12 +87,17 @@ def weights(tensors: Mapping[str, np.ndarray], config: dict, *, dtype=np.float32
 
   Nothing is read yet. Raises DataError, in one line, where some are missing or of another model.
   """
-  sizes, family = settings(config), config['model_type']
-  places = {path: _place(path, shape, family) for path, shape in shapes(sizes).items()}
+  where, family = places(config), config['model_type']
   return Weights(
-    tensors, places, of=dict(gpt2='a gpt2', opt='an opt')[family], prefix=PREFIX[family],
+    tensors, where, of=dict(gpt2='a gpt2', opt='an opt')[family], prefix=PREFIX[family],
     unused=UNUSED[family], dtype=dtype,
   )  # fmt: skip
+
+
+def places(config: dict) -> dict[str, Place]:
+  """Where each weight is in a file of such a config.json, by path."""
+  sizes, family = settings(config), config['model_type']
+  return {path: _place(path, shape, family) for path, shape in shapes(sizes).items()}
 
 
 def shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
@@ -117,9 +122,10 @@ def _place(path: str, shape: tuple[int, ...], family: str) -> Place:
   """Where a weight of this shape is in a file."""
   name, (*_, module, last) = name_in_file(path, MODULES[family]), path.split('/')
   if family == 'opt' and module == 'positions':
-    return Place(name, (shape[0] + PADDING, shape[1]), lambda w: w[PADDING:])
+    padded = lambda w: np.pad(w, [(PADDING, 0), (0, 0)])
+    return Place(name, (shape[0] + PADDING, shape[1]), lambda w: w[PADDING:], padded)
   if last == 'kernel' and (family == 'opt' or module == 'out'):
-    return Place(name, shape[::-1], np.transpose)
+    return Place(name, shape[::-1], np.transpose, np.transpose)
   if family == 'gpt2' and module in READ:
     *rows, units = shape
     first = READ.index(module) * units

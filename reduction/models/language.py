@@ -13,17 +13,20 @@ class Family(NamedTuple):
   """How a family of models is made and read.
 
   make(**sizes) -> module; settings(config) -> sizes; shapes(sizes) -> {path: shape};
-  weights(tensors, config, *, dtype) -> {path: array}, each read when asked for.
+  weights(tensors, config, *, dtype) -> {path: array}, each read when asked for;
+  places(config) -> {path: Place}.
   """
 
   make: Callable
   settings: Callable
   shapes: Callable
   weights: Callable
+  places: Callable
 
 
 def _family(make, files) -> dict[str, Family]:
-  return dict.fromkeys(files.FAMILIES, Family(make, files.settings, files.shapes, files.weights))
+  of = Family(make, files.settings, files.shapes, files.weights, files.places)
+  return dict.fromkeys(files.FAMILIES, of)
 
 
 FAMILIES = _family(llama, llama_files) | _family(gpt, gpt_files)

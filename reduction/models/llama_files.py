@@ -110,9 +110,14 @@ def weights(tensors: Mapping[str, np.ndarray], config: dict, *, dtype=np.float32
 
   Nothing is read yet. Raises DataError, in one line, where some are missing or of another model.
   """
+  where, of = places(config), f'a {config["model_type"]}'
+  return Weights(tensors, where, of=of, prefix='model.', unused=UNUSED, dtype=dtype)
+
+
+def places(config: dict) -> dict[str, Place]:
+  """Where each weight is in a file of such a config.json, by path."""
   sizes, family = settings(config), config['model_type']
-  places = {path: _place(path, shape, family) for path, shape in shapes(sizes).items()}
-  return Weights(tensors, places, of=f'a {family}', prefix='model.', unused=UNUSED, dtype=dtype)
+  return {path: _place(path, shape, family) for path, shape in shapes(sizes).items()}
 
 
 def shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
@@ -140,9 +145,10 @@ def shapes(sizes: dict) -> dict[str, tuple[int, ...]]:
 def _place(path: str, shape: tuple[int, ...], family: str) -> Place:
   """Where a weight of this shape is in a file."""
   if path.endswith('/kernel'):
-    return Place(_theirs(path), shape[::-1], np.transpose)
+    return Place(_theirs(path), shape[::-1], np.transpose, np.transpose)
   if path.endswith('/scale') and family == 'gemma':
-    return Place(_theirs(path), shape, lambda w: w.astype(np.float32) + 1)
+    whole, less = (lambda w, by=by: w.astype(np.float32) + by for by in (1, -1))
+    return Place(_theirs(path), shape, whole, less)
   return Place(_theirs(path), shape)
 
 

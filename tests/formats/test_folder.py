@@ -92,9 +92,10 @@ def test_one_shard_at_a_time_is_in_memory(tmp_path):
 
 
 def test_other_files_go_with_it(tmp_path):
-  (tmp_path / 'tokenizer.json').write_text('{}')
-  write(tmp_path / 'model', copies=[tmp_path / 'tokenizer.json'])
+  (tmp_path / 'there').write_text('{}')
+  write(tmp_path / 'model', files={'tokenizer.json': tmp_path / 'there', 'more.json': '[]'})
   assert (tmp_path / 'model' / 'tokenizer.json').read_text() == '{}'
+  assert (tmp_path / 'model' / 'more.json').read_text() == '[]'
 
 
 def test_a_folder_that_is_there_is_kept(tmp_path):
@@ -174,11 +175,12 @@ def test_what_a_folder_does_not_hold_is_refused(tmp_path, config, named, error, 
   assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('name', ['config.json', 'x.safetensors', 'model.safetensors.index.json'])
+@pytest.mark.parametrize(
+  'name', ['config.json', 'x.safetensors', 'model.safetensors.index.json', '../x', 'a/b', '']
+)
 def test_other_files_take_no_place(tmp_path, name):
-  (tmp_path / name).write_text('{}')
   with pytest.raises(UsageError, match='would take the place of another file of the model'):
-    write(tmp_path / 'model', copies=[tmp_path / name])
+    write(tmp_path / 'model', files={name: '{}'})
   with pytest.raises(MissingInput, match='none is not there'):
-    write(tmp_path / 'model', copies=[tmp_path / 'none'])
+    write(tmp_path / 'model', files=dict(none=tmp_path / 'none'))
   assert not (tmp_path / 'model').exists()

@@ -1,0 +1,211 @@
+"""A language model's net as the files that others load: vLLM, Transformers, llama.cpp.
+
+Packed layers come out in the layouts of AutoAWQ, GPTQ and compressed-tensors, with the very codes
+and scales that the net has, or in GGUF's blocks. `opened.language_model` reads all of them back.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from reduction import tree
+from reduction.errors import UserError, did_you_mean, require
+from reduction.formats import folder, ggml, llama_cpp, packing, quantization
+from reduction.formats.quantization import FORMATS, Packing
+from reduction.models import decoder_files, language
+from reduction.models.served import Served
+from reduction.net import Net
+from reduction.qtensor import QTensor, dequantize, is_packed, unpack
+
+PLAIN = 'float16', 'bfloat16', 'float32'
+BLOCKS = {(4, True): 'q4_0', (4, False): 'q4_1', (8, True): 'q8_0'}  # (bits, symmetric) -> kind
+GGUF = {**dict.fromkeys(BLOCKS.values()), 'f16': 'float16', 'f32': 'float32'}
+ARCHITECTURES = dict(
+  llama='LlamaForCausalLM', mistral='MistralForCausalLM', qwen2='Qwen2ForCausalLM',
+  qwen3='Qwen3ForCausalLM', gemma='GemmaForCausalLM', gpt2='GPT2LMHeadModel',
+  opt='OPTForCausalLM',
+)  # fmt: skip
+
+
+class Format(NamedTuple):
+  """What a net is written as.
+
+  name: of FORMATS, for packed nets; of PLAIN, unpacked; of GGUF, a file model.gguf, where kernels
+  of a float net are rounded to blocks and a packed net's groups are multiples of 32. dtype: of what
+  is not packed. shard: bytes of a safetensors file.
+  """
+
+  name: str = 'compressed-tensors'
+  dtype: str = 'float16'
+  shard: int = 2 * 10**9
+
+  def check(self):
+    """Raises UsageError for what is none."""
+    known = (*FORMATS, *PLAIN, *GGUF)
+    require(self.name in known, f'format={self.name!r} is unknown.{did_you_mean(self.name, known)}')
+    require(self.dtype in PLAIN, f'dtype={self.dtype!r} must be one of {", ".join(PLAIN)}')
+    fits = self.name not in GGUF or self.dtype != 'bfloat16'
+    require(fits, f'GGUF files are not written in dtype={self.dtype!r}; float16 and float32 are')
+    require(self.shard > 0, f'shard={self.shard} must be above 0')
+
+  @property
+  def rest(self) -> str:
+    """The type of what is not packed."""
+    return self.name if self.name in PLAIN else GGUF.get(self.name) or self.dtype
+
+
+def write(
+  place: Path, net: Net, config: dict, files: Mapping[str, str | Path], form: Format | None = None
+):
+  """Fills an empty folder with a net of one replicate, reading its weights one at a time.
+
+  config: as config.json has it; files: what goes with the weights, by name (`Opened` has both).
+  Raises UsageError, with the name of the layer, for what the format does not hold.
+  """
+  form = form or Format()
+  form.check()
+  of, served = language.family(config), isinstance(net.module, Served)
+  module = net.module.module if served else net.module
+  same = module == of.make(**of.settings(config))
+  require(same, f'the net is no longer the {config["model_type"]} that its config.json describes')
+  integers = served and net.module.activations != 'none'
+  require(not integers, 'inputs in 8 bits are in none of these formats; use activations="none"')
+  leaves = dict(tree.named(net.params, is_packed))
+  schemes = {leaf.scheme for leaf in leaves.values() if is_packed(leaf)}
+  alike = len(schemes) < 2
+  require(alike, f'a folder packs all layers in one way, not in {sorted(map(str, schemes))}')
+  masks = {} if net.masks is None else dict(tree.named(net.masks))
+
+  def weight(path: str) -> np.ndarray:
+    w = np.asarray(dequantize(_one(leaves[path])) if is_packed(leaves[path]) else leaves[path][0])
+    return np.where(masks[path][0], w, 0) if path in masks else w
+
+  parts = _Parts(config, of.settings(config), of.places(config), leaves, weight)
+  scheme = next(iter(schemes), None)
+  if form.name in GGUF:
+    _gguf(place, parts, files, scheme, form)
+  else:
+    _folder(place, parts, files, scheme, form)
+
+
+class _Parts(NamedTuple):
+  """config: as config.json has it; sizes: of the net; by path, places in a file and leaves; weight:
+  path -> floats."""
+
+  config: dict
+  sizes: dict
+  places: dict[str, decoder_files.Place]
+  leaves: dict
+  weight: Callable[[str], np.ndarray]
+
+
+def _folder(place, parts, files, scheme, form):
+  packed = None
+  if form.name in FORMATS:
+    some = scheme is not None
+    require(some, f'{form.name} is for packed nets; put a stage such as awq before it')
+    require(scheme.group != 'tensor', "group='tensor' is in none of these formats; use 'channel'")
+    symmetric = scheme.symmetric and not form.name.startswith('awq')  # which has zero points always
+    packed = Packing(form.name, scheme.bits, scheme.group, symmetric)
+    quantization.known(packed)
+  settings = None
+  if packed:
+    linear = lambda path: path.endswith('/kernel') and not is_packed(parts.leaves[path])
+    skip = [p.name.removesuffix('.weight') for path, p in parts.places.items() if linear(path)]
+    settings = quantization.settings(packed, skip=dict.fromkeys([*skip, 'lm_head']))
+  config = {key: value for key, value in parts.config.items() if value is not None}
+  config = {'architectures': [ARCHITECTURES[config['model_type']]], **config}
+  config.pop('dtype', None)  # the newer name of the same
+  config['torch_dtype'] = form.rest
+  tensors = _tensors(parts, packed, form.rest)
+  folder.fill(place, config, tensors, quantization=settings, files=files, shard=form.shard)
+
+
+def _tensors(parts, packed: Packing | None, dtype) -> Iterator[tuple[str, np.ndarray]]:
+  """Names and arrays of a model folder."""
+  _, _, places, leaves, weight = parts
+  apart = {path for path, leaf in leaves.items() if packed and is_packed(leaf)}
+  rest = {path: place for path, place in places.items() if path not in apart}
+  for name, w in decoder_files.tensors(rest, weight):
+    yield name, _as(dtype, name, w)
+  for path in sorted(apart, key=list(places).index):
+    layer = places[path].name.removesuffix('.weight')
+    require(
+      places[path].linear, f'{layer} has no layout in {packed.format}: it is no linear layer '
+      '[out, in]; use float16'
+    )  # fmt: skip
+    linear = _linear(leaves[path])
+    if not packed.symmetric:
+      linear = linear._replace(zero=packing.middle_for(linear.zero, packed.bits, linear.scale))
+    for last, tensor in _named(layer, quantization.pack, packed, linear).items():
+      yield f'{layer}.{last}', tensor
+
+
+def _gguf(place, parts, files, scheme, form):
+  config, sizes, places, leaves, weight = parts
+  blocks = form.name in BLOCKS.values()
+  if scheme and blocks:
+    fits = BLOCKS.get((scheme.bits, scheme.symmetric))
+    what = f'{scheme.bits} bits with{"out" * scheme.symmetric} zero points'
+    require(fits == form.name, f'{form.name} does not hold {what}; {fits or "f16"} does')
+  turned = lambda name, w: llama_cpp.turned(name, w, sizes, config)
+
+  def tensors():
+    for path, (name, *_) in places.items():
+      theirs = llama_cpp.name(name)
+      if blocks and is_packed(leaves[path]):
+        codes, scale, zero, _ = (
+          x if x is None else turned(name, x.T).T for x in _linear(leaves[path])
+        )
+        how = dict(bits=scheme.bits, group=scheme.group, rounded=True)
+        yield theirs, _named(name, ggml.from_codes, codes, scale, zero, **how)
+        continue
+      w = turned(name, places[path].stored(weight(path)))
+      if blocks and not scheme and path.startswith('layer') and path.endswith('/kernel'):
+        yield theirs, _named(name, ggml.quantize, w, form.name.upper())
+      else:
+        yield theirs, _as('float32' if w.ndim == 1 else form.rest, name, w)
+
+  content = lambda name: files[name] if isinstance(files[name], str) else files[name].read_text()
+  template = None
+  if 'tokenizer_config.json' in files:
+    found = json.loads(content('tokenizer_config.json')).get('chat_template')
+    template = found if isinstance(found, str) else None
+  if 'chat_template.jinja' in files:
+    template = content('chat_template.jinja')
+  fields = llama_cpp.metadata(sizes, config, form.name)
+  tokenizer = json.loads(content('tokenizer.json'))
+  fields |= llama_cpp.vocabulary(tokenizer, config, sizes['vocabulary'], template)
+  ggml.write(place / 'model.gguf', fields, tensors())
+
+
+def _one(leaf: QTensor) -> QTensor:
+  """The one replicate of a packed leaf, in memory."""
+  return tree.map(lambda x: np.asarray(x[0]), leaf)
+
+
+def _linear(leaf: QTensor) -> packing.Linear:
+  """A packed leaf in the formats' terms."""
+  q = _one(leaf)
+  return packing.Linear(np.asarray(unpack(q.data, q.scheme.bits, q.rows)), q.scale, q.zero)
+
+
+def _as(dtype: str, name: str, w: np.ndarray) -> np.ndarray:
+  """w in a type. Raises UsageError where that has no such numbers."""
+  with np.errstate(over='ignore'):
+    new = w.astype(dtype)
+  fits = np.isfinite(new.astype(np.float32)).all()
+  most = abs(w).max()
+  require(fits, f'{name} has numbers up to {most:.3g}, too large for {dtype}; use bfloat16')
+  return new
+
+
+def _named(layer: str, pack: Callable, *args, **how):
+  """pack(*args, **how); its errors name the layer."""
+  try:
+    return pack(*args, **how)
+  except UserError as error:
+    raise type(error)(f'{layer}: {error}') from error
