@@ -51,7 +51,7 @@ def build(config: dict, data_dir: str | None = None) -> Job:
     known = (*PARTS, *config['stages'])
     require(key in known, f'config.{key} is no part of a run, nor in config.stages')
   report.check(config)
-  offered = dict(data_dir=data_dir)
+  offered, found = dict(data_dir=data_dir), None
   if 'path' in config['model']:  # a language model and its own tokenizer
     named = dict(config['model'], name='language_model')
     found = call(opened, named, 'model', data_dir=data_dir)
@@ -62,7 +62,8 @@ def build(config: dict, data_dir: str | None = None) -> Job:
     start = functools.partial(create, module)
   steps = {}
   for name in config['stages']:
-    steps[name] = call(stages, config[name], name, key='stage', data_dir=data_dir)
+    given = dict(data_dir=data_dir, source=found)
+    steps[name] = call(stages, config[name], name, key='stage', **given)
   seeds = config['seeds']
   require(len(set(seeds)) == len(seeds) > 0, f'seeds={seeds} must differ')
   return Job(call(data, config['data'], 'data', **offered), module, start, chain(**steps))

@@ -43,8 +43,11 @@ def get_config(variant: str = ''):
     length=512,
     test_passages=4 if quick else 32 if 'part' in variants else None,
   )
-  c.stages = ('awq',)
+  c.stages = ('awq', 'folder')
   c.awq = dict(bits=3 if 'int3' in variants else 4, group=64, **METHODS[method])
+  # what vLLM and Transformers load without more than their own parts; 3 bits with zero points they
+  # know of GPTQ alone
+  c.folder = dict(format='gptq_v2' if 'int3' in variants else 'compressed-tensors')
   return c
 
 

@@ -31,6 +31,7 @@ NAMES = {
   'system': ('at', 'net'),
   'gain': ('at',),
   'quantized': ('at', 'linear'),
+  'folder': ('at',),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

@@ -3,6 +3,7 @@
 from reduction.stages.awq import awq
 from reduction.stages.correct import correct
 from reduction.stages.distill import distill
+from reduction.stages.folder import folder
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
 from reduction.stages.mutual import mutual
@@ -14,6 +15,6 @@ from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'awq', 'correct', 'distill', 'gain', 'lottery', 'mutual', 'pretrained', 'qat', 'quantize',
-  'specialists', 'supermask', 'tune',
+  'awq', 'correct', 'distill', 'folder', 'gain', 'lottery', 'mutual', 'pretrained', 'qat',
+  'quantize', 'specialists', 'supermask', 'tune',
 ]  # fmt: skip

@@ -40,6 +40,7 @@ def awq(
 
   def stage(net: Net, run: Run) -> Net:
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
+    require(not isinstance(net.module, Served), 'the net is quantized already')
     embed, apply, _ = language.programs(net.module)
     _, serve, _ = language.programs(Served(net.module))
     layer = parts(net.module)[1]
