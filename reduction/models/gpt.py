@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from reduction.errors import require
-from reduction.models.decoder import MOST, NORMAL, attended, choice, dense, number, taken, whole
+from reduction.models.decoder import MOST, NORMAL, choice, dense, number, taken, whole
+from reduction.models.memory import place, recalled
 
 ACTIVATIONS = dict(gelu=lambda x: nn.gelu(x, approximate=True), relu=nn.relu)
 
@@ -22,7 +23,7 @@ class Attention(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     n, length, width = x.shape
     split = lambda name: dense(width, name, True)(x).reshape(n, length, self.heads, -1)
-    return dense(width, 'output', True)(attended(*map(split, ('query', 'key', 'value'))))
+    return dense(width, 'output', True)(recalled(self, *map(split, ('query', 'key', 'value'))))
 
 
 class Mlp(nn.Module):
@@ -80,6 +81,11 @@ class Gpt(nn.Module):
       self.out = dense(self.vocabulary)
 
   @property
+  def remembered(self) -> tuple[int, int]:
+    """(heads, units) of the keys of a token in one layer."""
+    return self.heads, self.width // self.heads
+
+  @property
   def layer(self) -> Layer:
     """One of its blocks, without weights."""
     return Layer(self.heads, self.inner, self.activation, self.epsilon)
@@ -98,7 +104,10 @@ class Gpt(nn.Module):
 
   def embedded(self, tokens):
     """What goes into the first layer."""
-    return self.embed(taken(tokens, self)) + self.places(jnp.arange(tokens.shape[1]))
+    positions = place(self) + jnp.arange(tokens.shape[1])
+    # tokens that only fill up a batch may lie beyond the last place
+    positions = jnp.minimum(positions, self.positions - 1)
+    return self.embed(taken(tokens, self)) + self.places(positions)
 
   def logits(self, x):
     """What comes out, from what the last layer gave."""

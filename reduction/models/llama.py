@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reduction.errors import require
-from reduction.models.decoder import MOST, NORMAL, attended, choice, dense, number, taken, whole
+from reduction.models.decoder import MOST, NORMAL, choice, dense, number, taken, whole
+from reduction.models.memory import place, recalled
 
 ACTIVATIONS = dict(silu=nn.silu, gelu=lambda x: nn.gelu(x, approximate=True))
 
@@ -55,8 +56,8 @@ class Attention(nn.Module):
       query = _norm(self.epsilon, 'query_norm')(query)
       key = _norm(self.epsilon, 'key_norm')(key)
     turns = frequencies(self.size, self.theta, self.scaling)
-    read = attended(rotated(query, turns), rotated(key, turns), value)
-    return dense(width, 'output')(read)
+    turned = lambda x: rotated(x, turns, place(self))
+    return dense(width, 'output')(recalled(self, turned(query), turned(key), value))
 
 
 class Mlp(nn.Module):
@@ -128,6 +129,11 @@ class Llama(nn.Module):
     self.norm = _norm(self.epsilon)
     if not self.tied:
       self.out = dense(self.vocabulary)
+
+  @property
+  def remembered(self) -> tuple[int, int]:
+    """(heads, units) of the keys of a token in one layer."""
+    return self.kv_heads, self.size
 
   @property
   def layer(self) -> Layer:
@@ -209,12 +215,14 @@ def frequencies(size: int, theta: float, scaling: Scaling | None = None) -> np.n
   return turns.astype(np.float32)
 
 
-def rotated(x: jax.Array, turns) -> jax.Array:
+def rotated(x: jax.Array, turns, start=0) -> jax.Array:
   """x [n, length, heads, size], units i and i + size / 2 turned together by position * turns[i].
 
-  The pairs are Hugging Face's; other files have 2 i and 2 i + 1 together (Su et al. 2021).
+  start: the first position. The pairs are Hugging Face's; other files have 2 i and 2 i + 1 together
+  (Su et al. 2021).
   """
-  angle = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * turns
+  positions = start + jnp.arange(x.shape[1], dtype=jnp.float32)
+  angle = positions[:, None, None] * turns
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   one, other = jnp.split(x.astype(jnp.float32), 2, -1)
   turned = jnp.concatenate([one * cos - other * sin, other * cos + one * sin], -1)

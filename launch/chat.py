@@ -1,0 +1,113 @@
+"""A language model in the terminal: python -m launch.chat --model=FOLDER
+
+Ctrl-C stops an answer; /reset forgets the conversation, /stats tells how fast the last answer was,
+/exit or Ctrl-D ends. --prompt answers once.
+"""
+
+import contextlib
+import signal
+import sys
+
+from absl import flags
+
+from launch import cli
+
+FLAGS = flags.FLAGS
+cli.define('data_dir', 'platform')
+flags.DEFINE_string('model', None, 'A model folder, a .gguf or a llama2.c file.')
+flags.DEFINE_string('prompt', None, 'Answer this and leave.')
+flags.DEFINE_string('system', '', 'What the model is told before the conversation.')
+flags.DEFINE_float('temperature', 0.0, 'Of the draw; 0 takes the likeliest token.')
+flags.DEFINE_integer('top_k', 0, 'Draw from so many likeliest tokens; 0: from all.')
+flags.DEFINE_float('top_p', 1.0, 'Draw from the fewest tokens whose probabilities reach this.')
+flags.DEFINE_float('repetition', 1.0, 'Divide the logits of tokens that were there before.')
+flags.DEFINE_integer('seed', 0, 'Of the draws.')
+flags.DEFINE_integer('tokens', 512, 'The most tokens of an answer.')
+flags.DEFINE_integer('context', None, "The most tokens of a conversation; default: the model's.")
+flags.DEFINE_string('memory', 'float32', 'How keys and values are kept: int8 takes a quarter.')
+flags.DEFINE_multi_string('stop', [], 'A string that ends an answer; may be given several times.')
+COMMANDS = '/reset', '/stats', '/exit'
+
+
+def conversation():
+  """The conversation of the flags; every wrong value raises UsageError here."""
+  from reduction.chat.conversation import Conversation
+  from reduction.chat.manners import manners
+  from reduction.chat.runtime import Runtime
+  from reduction.chat.sampling import Sampling
+  from reduction.errors import require
+  from reduction.opened import language_model
+
+  require(FLAGS.model, '--model is needed: a model folder, a .gguf or a llama2.c file')
+  require(FLAGS.tokens > 0, f'--tokens={FLAGS.tokens} must be above 0')
+  how = Sampling(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p, FLAGS.repetition)
+  how.check()
+  found = language_model(FLAGS.model, FLAGS.data_dir)
+  speaks = manners(found.files(), found.config)
+  runtime = Runtime(found.net, context=FLAGS.context, stored=FLAGS.memory)
+  return Conversation(
+    runtime, speaks, found.encode, found.decode, how=how, seed=FLAGS.seed, most=FLAGS.tokens,
+    stops=tuple(FLAGS.stop), system=FLAGS.system,
+  )  # fmt: skip
+
+
+def main(argv):
+  """Talks until the person leaves, or answers once."""
+  del argv
+  cli.set_platform(FLAGS.platform)
+  from reduction.chat.speed import told
+  from reduction.errors import UserError
+
+  talk = conversation()
+  if FLAGS.prompt is not None:
+    _say(talk, FLAGS.prompt)
+    return
+  with contextlib.suppress(ImportError):
+    import readline  # lines can be edited and called back
+
+    readline.set_history_length(1000)
+  for line in _lines():
+    if line == '/exit':
+      break
+    if line == '/reset':
+      talk.reset()
+    elif line == '/stats':
+      print(told(talk.runtime))
+    elif line.startswith('/'):
+      print(f'{line.split()[0]} is none of {", ".join(COMMANDS)}')
+    elif line:
+      try:
+        _say(talk, line)
+      except UserError as error:
+        print(f'error: {error}')
+
+
+def _lines():
+  """What the person types; an interrupted line is given up."""
+  while True:
+    try:
+      yield input('> ' if sys.stdin.isatty() else '').strip()
+    except KeyboardInterrupt:
+      print()
+    except EOFError:
+      if sys.stdin.isatty():
+        print()
+      return
+
+
+def _say(talk, said):
+  """Prints an answer as it comes; Ctrl-C stops it between two tokens."""
+  stopped = []
+  before = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
+  try:
+    for piece in talk.answer(said):
+      print(piece, end='', flush=True)
+      if stopped:
+        break
+  finally:
+    signal.signal(signal.SIGINT, before)
+    print()
+
+
+if __name__ == '__main__':
+  cli.run(main)

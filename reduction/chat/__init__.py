@@ -1,0 +1,1 @@
+"""The runtime of language models: memory of what was said, sampling, text as it comes."""

@@ -1,0 +1,166 @@
+"""A language model that goes on with a text, and remembers it for the next."""
+
+import functools
+import time
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import tree
+from reduction.chat.sampling import Sampling, drawn
+from reduction.errors import require
+from reduction.models import memory
+from reduction.models.decoder import checked
+from reduction.net import Net
+
+LENGTHS = 512, 64, 8, 1  # of what is read at once: a program each
+
+
+class Runtime:
+  """A net of one replicate with its memory; texts that begin alike are not read again.
+
+  context: tokens of the longest text, None for all that the model has places for. stored: how the
+  memory is kept, see `memory.empty`. tokens: what it remembers. Raises UsageError for a context
+  that the model has not.
+  """
+
+  def __init__(self, net: Net, *, context: int | None = None, stored: str = 'float32'):
+    most = net.module.positions
+    self.context = most if context is None else context
+    require(1 < self.context <= most, f'{context=} must be above 1 and at most {most}')
+    self.module = net.module
+    self.params = tree.map(lambda w: jnp.asarray(w[0]), net.params)
+    self.memory = memory.empty(net.module, 1, self.context, stored)
+    self.tokens: list[int] = []
+    self.times = dict(read=0, read_s=0.0, wrote=0, wrote_s=0.0)  # of the last text
+
+  def forget(self):
+    """The next text begins anew."""
+    self.tokens = []
+
+  def bytes_per_token(self) -> int:
+    """Bytes that a token takes from memory: all weights, but of tables that it looks up one row
+    each, and what is remembered."""
+    looked_up = ('positions',) if self.module.tied else ('positions', 'embed')
+    read = [w for name, w in self.params.items() if name not in looked_up]
+    size = lambda arrays: sum(x.nbytes for x in jax.tree.leaves(arrays))
+    filled = len(self.tokens) / memory.places(self.memory)
+    return size(read) + int(filled * size(self.memory))
+
+  def continued(
+    self, tokens: list[int], how: Sampling, key, *, most: int, ends: tuple[int, ...] = ()
+  ) -> Iterator[int]:
+    """The tokens that follow, up to `most`, to one of ends (which is not given) or to the context.
+
+    key: of the draws; each token has its own. Leave the iterator when you have enough. Raises
+    UsageError for no tokens and for more than the context holds, DataError for unknown ones.
+    """
+    how.check()
+    require(len(tokens) > 0, 'nothing to continue: the prompt is empty')
+    require(
+      len(tokens) < self.context,
+      f'the prompt has {len(tokens)} tokens, the context {self.context}; shorten it, or /reset',
+    )
+    tokens = checked(tokens, self.module.vocabulary).tolist()
+    began = time.perf_counter()
+    known = _alike(self.tokens, tokens[:-1])
+    logits = self._read(tokens[known:], known)
+    jax.block_until_ready(logits)
+    self.times = dict(
+      read=len(tokens) - known, read_s=time.perf_counter() - began, wrote=0, wrote_s=0.0
+    )
+    seen = np.zeros((1, self.module.vocabulary), bool)
+    seen[0, tokens] = True
+    yield from self._written(logits, jnp.asarray(seen), how, key, most, ends)
+
+  def _read(self, tokens, place):
+    """Logits [1, vocabulary] after tokens, which stand from place on."""
+    self.tokens = self.tokens[:place]
+    embed, layer, head, _ = programs(self.module)
+    for part in cut(len(tokens), place, memory.places(self.memory)):
+      now, tokens = tokens[:part], tokens[part:]
+      filled = np.zeros((1, part), np.int32)
+      filled[0, : len(now)] = now
+      x = embed(self.params, filled, place)
+      for i in range(self.module.layers):
+        name = f'layer{i}'
+        x, self.memory[name] = layer(self.params[name], self.memory[name], x, place)
+      place += len(now)
+      self.tokens += now
+      last = len(now)
+    return head(self.params, x, last)
+
+  def _written(self, logits, seen, how, key, most, ends):
+    *_, step = programs(self.module)
+    began = time.perf_counter()
+    for i in range(most):
+      token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
+      place = len(self.tokens)
+      more = place + 1 < self.context and i + 1 < most
+      if more:  # runs on while the token is fetched and shown
+        logits, self.memory = step(self.params, self.memory, token[:, None], place)
+      found = int(token[0])
+      self.times |= dict(wrote=i + 1, wrote_s=time.perf_counter() - began)
+      if found in ends:
+        return
+      if more:
+        self.tokens.append(found)
+      yield found
+      if not more:
+        return
+
+
+def cut(count: int, place: int, places: int) -> list[int]:
+  """The lengths in which `count` tokens are read that stand from place on; the last is filled up.
+
+  A length is taken where half of it is needed, and never beyond the memory.
+  """
+  found = []
+  while count > 0:
+    length = next(n for n in LENGTHS if n <= 2 * count and place + n <= places)
+    found.append(length)
+    count, place = count - length, place + length
+  return found
+
+
+@functools.lru_cache(maxsize=4)
+def programs(module):
+  """(embed, layer, head, step), compiled.
+
+  Prompts are read block by block, by one program for each length: embed(params, tokens, place),
+  layer(params, memory, x, place), head(params, x, count) -> logits after the first count. A token
+  goes through all blocks in one: step(params, memory, token [1, 1], place) -> (logits, memory).
+  """
+  embed, layer, head = memory.parts(module)
+
+  def last(params, x, count):
+    return head(params, jax.lax.dynamic_slice_in_dim(x, count - 1, 1, 1))[:, 0]
+
+  def step(params, kept, token, place):
+    x, new = embed(params, token, place), dict(kept)
+    for i in range(module.layers):
+      name = f'layer{i}'
+      x, new[name] = layer(params[name], kept[name], x, place)
+    return last(params, x, 1), new
+
+  return (
+    jax.jit(embed),
+    jax.jit(layer, donate_argnums=1),
+    jax.jit(last),
+    jax.jit(step, donate_argnums=1),
+  )
+
+
+@jax.jit
+def _next(logits, seen, key, how):
+  """(the next token [1], seen with it)."""
+  token = drawn(logits, seen, key, Sampling(*how))
+  return token, seen.at[jnp.arange(len(token)), token].set(True)
+
+
+def _alike(one: list[int], other: list[int]) -> int:
+  """How many tokens two texts begin with alike."""
+  pairs = enumerate(zip(one, other))
+  return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

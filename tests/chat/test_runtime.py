@@ -1,0 +1,180 @@
+"""What is written with a memory is what the whole text would give, turn after turn."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reduction import tree
+from reduction.chat import runtime
+from reduction.chat.conversation import Conversation
+from reduction.chat.manners import Manners
+from reduction.chat.runtime import Runtime, cut
+from reduction.chat.sampling import Sampling
+from reduction.chat.speed import told
+from reduction.chat.template import plain
+from reduction.errors import DataError, UsageError
+from reduction.models.gpt import gpt
+from reduction.models.llama import llama
+from reduction.models.served import Served
+from reduction.net import Net
+from reduction.qtensor import Scheme
+from reduction.quantize.rtn import quantize
+
+SIZES = dict(layers=2, width=32, heads=4, inner=64, vocabulary=128, positions=128)
+MODULES = dict(llama=llama(**SIZES, kv_heads=2, tied=True), gpt=gpt(**SIZES))
+GREEDY, KEY = Sampling(), jax.random.key(0)
+
+
+@functools.cache
+def net(name, packed=False):
+  """A net of random weights; packed in 4 bits."""
+  module = MODULES[name]
+  params = module.init(jax.random.key(1), np.zeros((1, 4), np.int32))['params']
+  params = {path: 3 * w[None] for path, w in tree.named(params)}
+  if not packed:
+    return Net(module, tree.nest(params))
+  for path in [path for path in params if path.startswith('layer') and path.endswith('kernel')]:
+    params[path] = quantize(params[path], Scheme(4, 16))
+  return Net(Served(module), tree.nest(params))
+
+
+def greedy(net, tokens, count):
+  """The likeliest tokens, each from the whole text again."""
+  params, tokens = tree.map(lambda w: w[0], net.params), list(tokens)
+  forward = jax.jit(lambda params, x: net.module.apply({'params': params}, x))
+  for _ in range(count):
+    filled = np.zeros((1, 64), np.int32)
+    filled[0, : len(tokens)] = tokens
+    tokens.append(int(forward(params, filled)[0, len(tokens) - 1].argmax()))
+  return tokens[-count:]
+
+
+PROMPT = np.random.default_rng(0).integers(0, 128, 21).tolist()
+
+
+@pytest.mark.parametrize('name', MODULES)
+@pytest.mark.parametrize('packed', [False, True])
+def test_greedy_tokens_are_those_of_the_whole_text(name, packed):
+  of = net(name, packed)
+  found = list(Runtime(of).continued(PROMPT, GREEDY, KEY, most=12))
+  assert found == greedy(of, PROMPT, 12)
+  assert len(set(found)) > 3  # and not one token again and again
+
+
+def test_a_text_that_begins_alike_is_not_read_again():
+  of = net('llama')
+  going = Runtime(of)
+  first = list(going.continued(PROMPT, GREEDY, KEY, most=8))
+  longer = [*PROMPT, *first, 5, 6, 7]
+  second = list(going.continued(longer, GREEDY, KEY, most=8))
+  assert going.times['read'] == 3 + 1  # what is new, and the last answer's last token
+  assert second == greedy(of, longer, 8)
+  changed = [*PROMPT[:10], 3, *PROMPT[11:]]
+  assert list(going.continued(changed, GREEDY, KEY, most=8)) == greedy(of, changed, 8)
+  assert going.times['read'] == 21 - 10
+  assert list(going.continued(changed, GREEDY, KEY, most=8)) == greedy(of, changed, 8)
+  assert going.times['read'] == 1
+
+
+def test_turns_compile_nothing_new():
+  going = Runtime(net('llama'))
+  list(going.continued(PROMPT, GREEDY, KEY, most=4))
+  list(going.continued([*PROMPT[:-1], 3, 4, 5, 6], GREEDY, KEY, most=4))
+  programs = runtime.programs(going.module)
+  before = [program._cache_size() for program in programs]
+  for length in 22, 30, 41, 57:
+    list(going.continued(([*PROMPT] * 3)[:length], GREEDY, KEY, most=4))
+  assert [program._cache_size() for program in programs] == before
+
+
+def test_an_answer_that_was_stopped_is_remembered_so_far():
+  of, going = net('llama'), Runtime(net('llama'))
+  following = going.continued(PROMPT, GREEDY, KEY, most=20)
+  some = [next(following) for _ in range(3)]
+  following.close()
+  assert list(going.continued([*PROMPT, *some], GREEDY, KEY, most=4)) == greedy(
+    of, [*PROMPT, *some], 4
+  )
+
+
+def test_draws_repeat_by_their_key_and_differ_by_another():
+  going, how = Runtime(net('llama')), Sampling(temperature=1.5)
+  draw = lambda seed: list(going.continued(PROMPT, how, jax.random.key(seed), most=10))
+  assert draw(1) == draw(1) != draw(2)
+
+
+def test_the_context_ends_a_text_and_an_end_token_too():
+  of = net('gpt')
+  assert len(list(Runtime(of, context=30).continued(PROMPT, GREEDY, KEY, most=50))) == 30 - 21
+  known = greedy(of, PROMPT, 12)
+  end = next(token for token in known if known.index(token) > 2)
+  found = list(Runtime(of).continued(PROMPT, GREEDY, KEY, most=12, ends=(end,)))
+  assert found == known[: known.index(end)]
+
+
+@pytest.mark.parametrize(
+  'tokens, error, line',
+  [
+    ([], UsageError, 'the prompt is empty'),
+    ([1] * 128, UsageError, 'the prompt has 128 tokens, the context 128'),
+    ([1, 128], DataError, 'token 128 at'),
+  ],
+)
+def test_a_prompt_that_does_not_fit_is_one_line(tokens, error, line):
+  with pytest.raises(error, match=line):
+    list(Runtime(net('llama')).continued(tokens, GREEDY, KEY, most=4))
+
+
+def test_a_context_that_the_model_has_not_is_refused():
+  with pytest.raises(UsageError, match='context=129 must be'):
+    Runtime(net('llama'), context=129)
+
+
+@pytest.mark.parametrize('count', [1, 3, 4, 5, 130, 300, 1_025])
+@pytest.mark.parametrize('place', [0, 7, 1_000])
+def test_lengths_hold_all_tokens_and_stay_inside(count, place):
+  lengths = cut(count, place, 2_048)
+  assert sum(lengths) >= count and sum(lengths[:-1]) < count
+  assert place + sum(lengths) <= 2_048 and sum(lengths) <= 2 * count
+  assert sum(cut(5, 2_043, 2_048)) == 5  # no room to fill up
+
+
+def test_a_token_reads_what_is_packed_and_what_is_remembered():
+  going = Runtime(net('gpt', True))
+  kernels = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+  norms_and_biases = 2 * (4 * 32 + 4 * 32 + 64 + 32) + 2 * 32
+  packed = kernels // 2 + kernels // 16 * (4 + 1)  # codes, and a scale and a zero point a group
+  assert going.bytes_per_token() == packed + 4 * (norms_and_biases + 128 * 32)
+  assert told(going) == 'nothing was answered yet'
+  list(going.continued(PROMPT, GREEDY, KEY, most=4))
+  assert told(going).startswith('21 tokens read in ')
+
+
+def test_a_conversation_goes_on_and_begins_anew():
+  encode, decode = lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode()
+  talk = Conversation(
+    Runtime(net('llama')), Manners(plain, False, (), ''), encode, decode, how=GREEDY, most=5,
+    system='(',
+  )  # fmt: skip
+  first = ''.join(talk.answer(' one'))
+  assert [m['role'] for m in talk.messages] == ['system', 'user', 'assistant']
+  assert first == bytes(greedy(net('llama'), encode('( one'), 5)).decode()
+  second = ''.join(talk.answer('!'))
+  assert second == bytes(greedy(net('llama'), encode('( one' + first + '!'), 5)).decode()
+  talk.reset()
+  assert ''.join(talk.answer(' one')) == first
+  with pytest.raises(UsageError, match='the prompt has'):
+    list(talk.answer('x' * 200))
+  assert talk.messages[-1]['content'] == first  # as it was before
+
+
+def test_int8_memory_is_near():
+  of = net('llama')
+  going = Runtime(of, stored='int8')
+  logits = going._read(PROMPT, 0)
+  whole = of.module.apply({'params': tree.map(lambda w: w[0], of.params)}, jnp.asarray([PROMPT]))
+  change = np.linalg.norm(logits[0] - whole[0, -1]) / np.linalg.norm(whole[0, -1])
+  assert 0 < change < 0.03
