@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from reduction import tree
 from reduction.errors import UsageError, require
-from reduction.qtensor import WHOLE, QTensor, Scheme, dequantize, is_packed
+from reduction.kernels import int4
+from reduction.qtensor import WHOLE, QTensor, Scheme, is_packed
 
 Replacement = Callable[[str, nn.Dense, jax.Array], jax.Array | None]
 KERNEL = '/kernel'
@@ -121,7 +122,7 @@ class Served:
 
   def _times(self, x, kernel, dense):
     if self.activations == 'none':
-      return x @ dequantize(kernel, x.dtype)
+      return int4.matmul(x, kernel)
     by = dense.get_variable('params', STEP) if self.activations == 'tensor' else None
     missed = self.activations == 'tensor' and by is None
     require(not missed, f'{"/".join(dense.path)} has no {STEP} to round its input by')

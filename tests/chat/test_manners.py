@@ -14,7 +14,10 @@ CHATML = (
   '{% endif %}'
 )
 SAID = [dict(role='system', content='Be short.'), dict(role='user', content='Hello')]
-TEXT = '<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n'
+TEXT = (
+  '<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n'
+  '<|im_start|>assistant\n'
+)
 
 
 def files(**settings):
@@ -25,7 +28,7 @@ def files(**settings):
   'given',
   [
     files(chat_template=CHATML),
-    files(chat_template=[dict(name='tool_use', template='?'), dict(name='default', template=CHATML)]),
+    files(chat_template=[dict(name='tools', template='?'), dict(name='default', template=CHATML)]),
     {'chat_template.jinja': CHATML, **files(chat_template='old')},
   ],
 )
@@ -72,5 +75,5 @@ def test_a_hostile_or_damaged_template_is_one_line(source, error, line):
 
 @pytest.mark.parametrize('text', ['{', '[1]', '[' * 100_000])
 def test_damaged_settings_are_one_line(text):
-  with pytest.raises(DataError, match='tokenizer_config.json'):
+  with pytest.raises(DataError, match='tokenizer_config'):
     manners({'tokenizer_config.json': text}, {})

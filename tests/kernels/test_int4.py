@@ -1,0 +1,61 @@
+"""Products with packed weights in every form against the weights as floats."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reduction.kernels import int4
+from reduction.qtensor import Scheme, dequantize
+from reduction.quantize.rtn import quantize
+
+
+def made(rows, columns, **scheme):
+  """(x [3, rows], a packed kernel [rows, columns])."""
+  random = np.random.default_rng(0)
+  w = random.standard_normal((rows, columns), np.float32) + 0.3
+  x = jnp.asarray(random.standard_normal((3, rows), np.float32))
+  return x, quantize(jnp.asarray(w), Scheme(**scheme), dtype=jnp.float16)
+
+
+@pytest.mark.parametrize('bits', [2, 3, 4, 8])
+@pytest.mark.parametrize('rows, group', [(256, 64), (172, 64), (96, 8), (129, 32)])
+@pytest.mark.parametrize('symmetric', [False, True])
+def test_groups_give_what_the_weights_give(bits, rows, group, symmetric):
+  x, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
+  wanted = np.float64(x) @ np.float64(dequantize(kernel))
+  found = jax.jit(int4.grouped)(x, kernel)
+  np.testing.assert_allclose(found, wanted, atol=2e-5 * abs(wanted).max())
+
+
+@pytest.mark.parametrize('group', ['channel', 'tensor', 12, 64])
+@pytest.mark.parametrize('shape', [(64 + 24,), (1, 88), (2, 3, 88), (40, 88)])
+def test_any_shape_and_scheme_has_a_product(group, shape):
+  _, kernel = made(88, 5, bits=4, group=group)
+  x = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
+  found = int4.matmul(x, kernel)
+  np.testing.assert_allclose(found, int4.reference(x, kernel), rtol=1e-4, atol=1e-4)
+  assert found.dtype == x.dtype
+
+
+def test_half_floats_stay_such():
+  x, kernel = made(128, 16, bits=4, group=32)
+  half = x.astype(jnp.bfloat16)
+  found = int4.matmul(half, kernel)
+  assert found.dtype == jnp.bfloat16
+  wanted = half.astype(jnp.float32) @ dequantize(kernel)
+  np.testing.assert_allclose(found.astype(jnp.float32), wanted, rtol=0.01, atol=0.05)
+
+
+def test_derivatives_go_through_a_frozen_weight():
+  x, kernel = made(64, 16, bits=4, group=16)
+  loss = lambda x, product: (product(x, kernel) ** 2).sum()
+  found = jax.grad(loss)(x, int4.matmul)
+  np.testing.assert_allclose(found, jax.grad(loss)(x, int4.reference), rtol=1e-4, atol=1e-3)
+
+
+def test_few_rows_never_meet_the_whole_weight_in_floats():
+  x, kernel = made(2048, 512, bits=4, group=128)
+  used = lambda f: jax.jit(f).lower(x, kernel).compile().memory_analysis().temp_size_in_bytes
+  whole = 2048 * 512 * 4
+  assert used(int4.matmul) < whole / 8 < whole <= used(int4.reference)
