@@ -78,19 +78,22 @@ class Runtime:
   def _read(self, tokens, place):
     """Logits [1, vocabulary] after tokens, which stand from place on."""
     self.tokens = self.tokens[:place]
-    embed, layer, head, _ = programs(self.module)
+    embed, layer, head, step = programs(self.module)
     for part in cut(len(tokens), place, memory.places(self.memory)):
       now, tokens = tokens[:part], tokens[part:]
       filled = np.zeros((1, part), np.int32)
       filled[0, : len(now)] = now
-      x = embed(self.params, filled, place)
-      for i in range(self.module.layers):
-        name = f'layer{i}'
-        x, self.memory[name] = layer(self.params[name], self.memory[name], x, place)
+      if part == 1:  # the program that writes
+        logits, self.memory = step(self.params, self.memory, filled, place)
+      else:
+        x = embed(self.params, filled, place)
+        for i in range(self.module.layers):
+          name = f'layer{i}'
+          x, self.memory[name] = layer(self.params[name], self.memory[name], x, place)
+        logits = head(self.params, x, len(now))
       place += len(now)
       self.tokens += now
-      last = len(now)
-    return head(self.params, x, last)
+    return logits
 
   def _written(self, logits, seen, how, key, most, ends):
     *_, step = programs(self.module)
