@@ -11,9 +11,11 @@ import numpy as np
 from reduction import tree
 from reduction.chat.sampling import Sampling, drawn
 from reduction.errors import require
+from reduction.kernels import int4
 from reduction.models import memory
 from reduction.models.decoder import checked
 from reduction.net import Net
+from reduction.qtensor import is_packed
 
 LENGTHS = 512, 64, 8, 1  # of what is read at once: a program each
 
@@ -31,7 +33,10 @@ class Runtime:
     self.context = most if context is None else context
     require(1 < self.context <= most, f'{context=} must be above 1 and at most {most}')
     self.module = net.module
-    self.params = tree.map(lambda w: jnp.asarray(w[0]), net.params)
+    own = lambda w: int4.prepacked(tree.map(lambda x: jnp.asarray(x[0]), w))
+    self.params = jax.tree.map(
+      lambda w: own(w) if is_packed(w) else jnp.asarray(w[0]), net.params, is_leaf=is_packed
+    )
     self.memory = memory.empty(net.module, 1, self.context, stored)
     self.tokens: list[int] = []
     self.times = dict(read=0, read_s=0.0, wrote=0, wrote_s=0.0)  # of the last text

@@ -10,35 +10,64 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from reduction.kernels import int4_cpu, native
+from reduction.kernels.int4_cpu import CpuWeight
 from reduction.qtensor import QTensor, dequantize, packed, unpack
 
 FEW = 8  # rows of x; with more, weights become floats once and are multiplied as such
+NATIVE = 32  # the same for the native kernel
+Weight = QTensor | CpuWeight
 
 
-def reference(x, kernel: QTensor) -> jax.Array:
+def prepacked(kernel: QTensor) -> Weight:
+  """The weight as this platform's kernel reads it: made once, in place of the other.
+
+  A CPU with a compiler has one for 3 and 4 bits in groups of a multiple of 64 rows; the weight
+  stays as it is for others.
+  """
+  if jax.default_backend() == 'cpu' and int4_cpu.takes(kernel) and native.ready():
+    return jax.jit(int4_cpu.prepacked)(kernel)
+  return kernel
+
+
+def is_weight(leaf) -> bool:
+  """Whether leaf is packed, in any order; for `is_leaf` of tree functions."""
+  return isinstance(leaf, Weight)
+
+
+def floats(kernel: Weight, dtype=jnp.float32) -> jax.Array:
+  """The weight [rows, columns] that kernel stands for."""
+  if isinstance(kernel, CpuWeight):
+    return int4_cpu.dequantized(kernel, dtype)
+  return dequantize(kernel, dtype)
+
+
+def reference(x, kernel: Weight) -> jax.Array:
   """x [..., rows] times the weight [rows, columns] that kernel stands for, of x's type."""
-  return x @ dequantize(kernel, x.dtype)
+  return x @ floats(kernel, x.dtype)
 
 
 @jax.custom_vjp
-def matmul(x, kernel: QTensor) -> jax.Array:
+def matmul(x, kernel: Weight) -> jax.Array:
   """`reference` as the platform does it best; kernel is a constant to derivatives."""
-  return _chosen(x, kernel)
+  return form(x.size // x.shape[-1], kernel)(x, kernel)
 
 
-def _chosen(x, kernel):
-  few = x.size // x.shape[-1] <= FEW
-  if few and jax.default_backend() == 'cpu' and _whole(kernel):
-    return grouped(x, kernel)
-  return reference(x, kernel)
+def form(rows: int, kernel: Weight):
+  """What multiplies so many rows of x: `reference`, `grouped` or the native kernel."""
+  if isinstance(kernel, CpuWeight):
+    return int4_cpu.matmul if rows <= NATIVE else reference
+  if rows <= FEW and jax.default_backend() == 'cpu' and _whole(kernel):
+    return grouped
+  return reference
 
 
 def _forward(x, kernel):
-  return _chosen(x, kernel), kernel
+  return matmul(x, kernel), kernel
 
 
 def _backward(kernel, g):
-  return g @ dequantize(kernel, g.dtype).T, None
+  return g @ floats(kernel, g.dtype).T, None
 
 
 matmul.defvjp(_forward, _backward)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from reduction import tree
 from reduction.errors import UsageError, require
 from reduction.kernels import int4
-from reduction.qtensor import WHOLE, QTensor, Scheme, is_packed
+from reduction.qtensor import WHOLE, QTensor, Scheme
 
 Replacement = Callable[[str, nn.Dense, jax.Array], jax.Array | None]
 KERNEL = '/kernel'
@@ -101,8 +101,8 @@ class Served:
 
   def apply(self, variables, *args, **kwargs):
     """`module.apply` with packed kernels among the params."""
-    leaves = tree.named(variables['params'], is_packed)
-    packed, read = {path for path, leaf in leaves if is_packed(leaf)}, set()
+    leaves = tree.named(variables['params'], int4.is_weight)
+    packed, read = {path for path, leaf in leaves if int4.is_weight(leaf)}, set()
 
     def serve(path, dense, x):
       if path + KERNEL not in packed:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction.kernels import int4
+from reduction.kernels import int4, int4_cpu, native
 from reduction.qtensor import Scheme, dequantize
 from reduction.quantize.rtn import quantize
 
@@ -59,3 +59,74 @@ def test_few_rows_never_meet_the_whole_weight_in_floats():
   used = lambda f: jax.jit(f).lower(x, kernel).compile().memory_analysis().temp_size_in_bytes
   whole = 2048 * 512 * 4
   assert used(int4.matmul) < whole / 8 < whole <= used(int4.reference)
+
+
+NATIVE = pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
+
+
+@pytest.mark.parametrize('bits', [3, 4])
+@pytest.mark.parametrize('rows, group', [(256, 64), (300, 128), (384, 192), (256, 'channel')])
+@pytest.mark.parametrize('symmetric', [False, True])
+def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group, symmetric):
+  _, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
+  weight = int4_cpu.prepacked(kernel)
+  np.testing.assert_array_equal(int4_cpu.dequantized(weight), dequantize(kernel))
+  groups = -(-rows // weight.scheme.size(rows))
+  assert weight.data.nbytes == 33 * groups * weight.scheme.size(rows) * bits // 8
+
+
+@NATIVE
+@pytest.mark.parametrize('bits', [3, 4])
+@pytest.mark.parametrize('rows, group', [(256, 64), (300, 128), (384, 192), (256, 'channel')])
+@pytest.mark.parametrize('count', [1, 2, 7, 8, 19])
+def test_the_native_kernel_gives_what_the_weights_give(bits, rows, group, count):
+  _, kernel = made(rows, 77, bits=bits, group=group)
+  x = jnp.asarray(np.random.default_rng(2).standard_normal((count, rows), np.float32))
+  found = jax.jit(int4.matmul)(x, int4.prepacked(kernel))
+  wanted = np.float64(x) @ np.float64(dequantize(kernel))
+  np.testing.assert_allclose(found, wanted, atol=2e-5 * abs(wanted).max())
+
+
+@NATIVE
+def test_what_has_no_native_kernel_stays_as_it_is():
+  for scheme in dict(bits=2, group=64), dict(bits=4, group=32), dict(bits=4, group='tensor'):
+    _, kernel = made(128, 8, **scheme)
+    assert int4.prepacked(kernel) is kernel
+  weight = int4.prepacked(made(128, 8, bits=4, group=64)[1])
+  assert int4.form(1, weight) is int4_cpu.matmul and int4.form(33, weight) is int4.reference
+
+
+@NATIVE
+def test_derivatives_go_through_the_order_of_the_native_kernel():
+  x, kernel = made(128, 16, bits=3, group=64)
+  loss = lambda x, kernel: (int4.matmul(x, kernel) ** 2).sum()
+  found = jax.grad(loss)(x, int4.prepacked(kernel))
+  np.testing.assert_allclose(found, jax.grad(loss)(x, kernel), rtol=1e-4, atol=1e-3)
+
+
+def test_without_a_compiler_one_line_says_so(monkeypatch, tmp_path, caplog):
+  monkeypatch.setenv('CXX', 'no-such-compiler')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  assert not native.ready.__wrapped__()
+  (line,) = caplog.messages
+  assert 'without their native kernel' in line and 'no C++ compiler' in line
+
+
+def test_a_compiler_that_fails_leaves_nothing_and_one_line(monkeypatch, tmp_path, caplog):
+  broken = tmp_path / 'g++'
+  broken.write_text('#!/bin/sh\necho it broke >&2\nexit 1\n')
+  broken.chmod(0o755)
+  monkeypatch.setenv('CXX', str(broken))
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  assert not native.ready.__wrapped__()
+  assert 'it broke' in caplog.messages[0]
+  assert list((tmp_path / 'cache').rglob('*.so')) == []
+
+
+@NATIVE
+def test_a_library_is_built_once(monkeypatch, tmp_path):
+  first = native._built(tmp_path)
+  monkeypatch.setenv('PATH', str(first.parent))  # nothing to build with
+  monkeypatch.setattr(native.shutil, 'which', lambda name: '/usr/bin/g++')
+  monkeypatch.setattr(native.subprocess, 'run', lambda *a, **k: pytest.fail('built again'))
+  assert list(tmp_path.iterdir()) == [first]

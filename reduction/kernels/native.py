@@ -1,0 +1,75 @@
+"""The native kernels of CPUs: built once for each machine, by its own compiler.
+
+A library lies in the user's cache folder under a name that holds its source, the flags, the
+compiler and the processor; two processes that build it at once both leave a whole one.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import tempfile
+
+import jax
+
+SOURCE = pathlib.Path(__file__).parent / 'cpu' / 'packed.cc'
+FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-march=native', '-ffp-contract=fast', '-w'
+SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA
+LOG = logging.getLogger(__name__)
+
+
+@functools.cache
+def ready() -> bool:
+  """Whether the kernels are built, loaded and known to JAX. Says once why not."""
+  if os.environ.get(SWITCH) == '0':
+    return False
+  try:
+    library = ctypes.CDLL(str(_built(cache() / 'kernels')))
+  except (OSError, subprocess.SubprocessError) as error:
+    reason = getattr(error, 'stderr', None) or str(error)
+    LOG.warning(
+      'packed products run without their native kernel, more slowly: %s', reason.splitlines()[0]
+    )
+    return False
+  product = jax.ffi.pycapsule(library.PackedProduct)
+  jax.ffi.register_ffi_target('reduction_packed_product', product, platform='cpu')
+  return True
+
+
+def cache() -> pathlib.Path:
+  """The folder of the user that may be emptied at any time."""
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+  return pathlib.Path(home) / 'reduction'
+
+
+def _built(folder: pathlib.Path) -> pathlib.Path:
+  """The library, made if it is not there. Raises OSError or SubprocessError."""
+  compiler = shutil.which(os.environ.get('CXX', 'g++'))
+  if compiler is None:
+    raise FileNotFoundError('no C++ compiler: install g++, or set CXX')
+  described = '\n'.join([SOURCE.read_text(), *FLAGS, jax.__version__, compiler, _processor()])
+  path = folder / f'{hashlib.sha256(described.encode()).hexdigest()[:20]}.so'
+  if path.exists():
+    return path
+  folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+  with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+    made = pathlib.Path(unfinished) / path.name
+    command = [compiler, *FLAGS, f'-I{jax.ffi.include_dir()}', str(SOURCE), '-o', str(made)]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    os.replace(made, path)
+  return path
+
+
+def _processor() -> str:
+  """What -march=native asks the processor for."""
+  with contextlib.suppress(OSError):
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    told = ('model name', 'flags', 'Features', 'CPU part')
+    return '\n'.join(sorted({line for line in lines if line.startswith(told)}))
+  return platform.processor()
