@@ -55,20 +55,25 @@ def main(argv):
   """Talks until the person leaves, or answers once."""
   del argv
   cli.set_platform(FLAGS.platform)
-  from reduction.chat.speed import told
-  from reduction.errors import UserError
-
   talk = conversation()
   if FLAGS.prompt is not None:
-    _say(talk, FLAGS.prompt)
+    say(talk, FLAGS.prompt)
     return
   with contextlib.suppress(ImportError):
     import readline  # lines can be edited and called back
 
     readline.set_history_length(1000)
-  for line in _lines():
+  converse(talk, _lines())
+
+
+def converse(talk, lines):
+  """Answers each line, or does what it commands; an error is one line and the talk goes on."""
+  from reduction.chat.speed import told
+  from reduction.errors import UserError
+
+  for line in lines:
     if line == '/exit':
-      break
+      return
     if line == '/reset':
       talk.reset()
     elif line == '/stats':
@@ -77,7 +82,7 @@ def main(argv):
       print(f'{line.split()[0]} is none of {", ".join(COMMANDS)}')
     elif line:
       try:
-        _say(talk, line)
+        say(talk, line)
       except UserError as error:
         print(f'error: {error}')
 
@@ -95,7 +100,7 @@ def _lines():
       return
 
 
-def _say(talk, said):
+def say(talk, said):
   """Prints an answer as it comes; Ctrl-C stops it between two tokens."""
   stopped = []
   before = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
@@ -106,7 +111,7 @@ def _say(talk, said):
         break
   finally:
     signal.signal(signal.SIGINT, before)
-    print()
+  print()
 
 
 if __name__ == '__main__':

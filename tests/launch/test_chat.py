@@ -1,0 +1,80 @@
+"""A conversation in the terminal: what is shown, what is refused, what Ctrl-C stops."""
+
+import os
+import signal
+
+import jax
+import pytest
+
+from launch.chat import converse, say
+from reduction.chat.conversation import Conversation
+from reduction.chat.manners import manners
+from reduction.chat.runtime import Runtime
+from reduction.chat.sampling import Sampling
+from reduction.opened import language_model
+
+
+@pytest.fixture
+def talk(decoder):
+  found = language_model('tiny', decoder)
+  return Conversation(
+    Runtime(found.net), manners(found.files(), found.config), found.encode, found.decode,
+    how=Sampling(), most=6,
+  )  # fmt: skip
+
+
+def test_one_prompt_is_answered(launch, decoder, talk):
+  flags = '--model=tiny', f'--data_dir={decoder}', '--tokens=6'
+  result = launch(*flags, '--prompt=the film was', module='launch.chat')
+  assert result.code == 0, result.err
+  assert result.out == ''.join(talk.answer('the film was')) + '\n' != '\n'
+
+
+@pytest.mark.parametrize(
+  'flags, code, line',
+  [
+    (['--prompt=a'], 2, '--model is needed'),
+    (['--model=tinny', '--prompt=a'], 66, 'no model in tinny'),
+    (['--model=tiny', '--prompt='], 2, 'the prompt is empty'),
+    (['--model=tiny', '--prompt=' + 'a ' * 70], 2, 'the prompt has 70 tokens, the context 64'),
+    (['--model=tiny', '--prompt=a', '--context=65'], 2, 'context=65 must be'),
+    (['--model=tiny', '--prompt=a', '--top_p=2'], 2, 'top_p=2.0 must be'),
+    (['--model=tiny', '--prompt=a', '--memory=int4'], 2, "stored='int4' must be one of"),
+    (['--model=tiny', '--prompt=a', '--tokens=0'], 2, '--tokens=0 must be above 0'),
+  ],
+)
+def test_what_is_wrong_is_one_line(launch, decoder, flags, code, line):
+  result = launch(*flags, f'--data_dir={decoder}', module='launch.chat')
+  assert result.code == code and result.out == ''
+  assert len(result.lines) == 1 and line in result.lines[0]
+
+
+def test_commands_and_errors_leave_the_conversation_going(talk, capsys):
+  lines = ['/stats', '/help', 'the film', '/stats', '', 'a ' * 70, 'was', '/reset', 'the film']
+  converse(talk, [*lines, '/exit', 'never asked'])
+  shown = capsys.readouterr().out.splitlines()
+  nothing, unknown, first, stats, wrong, second, again = shown
+  assert nothing == 'nothing was answered yet'
+  assert unknown == '/help is none of /reset, /stats, /exit'
+  assert stats.startswith('2 tokens read in ') and 'of 64 places are filled' in stats
+  assert wrong.startswith('error: the prompt has ') and 'the context 64' in wrong
+  assert again == first != second
+  assert len(talk.messages) == 2
+
+
+def test_ctrl_c_stops_an_answer_and_not_the_program(talk, capsys, monkeypatch):
+  whole, before = ''.join(talk.answer('the film')), signal.getsignal(signal.SIGINT)
+  talk.reset()
+  pieces = talk.answer('the film')
+
+  def interrupted(said):
+    yield next(pieces)
+    os.kill(os.getpid(), signal.SIGINT)
+    yield from pieces
+
+  monkeypatch.setattr(talk, 'answer', interrupted)
+  say(talk, 'the film')
+  shown = capsys.readouterr().out.rstrip('\n')
+  assert 0 < len(shown) < len(whole) and whole.startswith(shown)
+  assert signal.getsignal(signal.SIGINT) is before
+  assert jax.numpy.ones(2).sum() == 2
