@@ -88,8 +88,9 @@ def _take(file, path, count: int) -> bytes:
 
 
 def _scalar(take, code: str):
-  """A Python number or bool."""
-  return struct.unpack(f'<{code}', take(struct.calcsize(f'<{code}')))[0]
+  """A Python number or bool; of a float32 its shortest decimal, 1e-05."""
+  value = struct.unpack(f'<{code}', take(struct.calcsize(f'<{code}')))[0]
+  return float(str(np.float32(value))) if code == 'f' else value
 
 
 def _string(take, path) -> str:
