@@ -1,0 +1,237 @@
+"""Other programs load what is written here and say the same tokens.
+
+    pip install -r third_party/consumers.txt && pytest tests/formats/test_consumers.py
+
+Each test is skipped where its program is missing. A tiny model of random weights stands for each
+family, and the published stories260K where the data directory has it. Texts are continued greedily,
+by us with the whole text at each step; rounding may part two ways that are nearly as good, so 30
+tokens of 32 must be equal.
+"""
+
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reduction import opened, tree, written
+from reduction.models.served import Served
+from reduction.net import Net
+from reduction.qtensor import Scheme
+from reduction.quantize.rtn import quantize
+from reduction.written import Format
+from tests import decoders
+
+SIZES = dict(
+  num_hidden_layers=2, hidden_size=64, num_attention_heads=2, num_key_value_heads=1,
+  intermediate_size=96, vocab_size=300, max_position_embeddings=64, rms_norm_eps=1e-5,
+  tie_word_embeddings=False, bos_token_id=295, eos_token_id=296, head_dim=32,
+)  # fmt: skip
+CONFIGS = {kind: dict(SIZES, model_type=kind) for kind in ('llama', 'mistral', 'qwen2', 'qwen3')}
+CONFIGS |= dict(
+  gemma=dict(SIZES, model_type='gemma', tie_word_embeddings=True),
+  opt=dict(model_type='opt', num_hidden_layers=2, hidden_size=64, num_attention_heads=4, ffn_dim=96,
+           vocab_size=300, max_position_embeddings=64, bos_token_id=295, eos_token_id=296,
+           pad_token_id=1, word_embed_proj_dim=64),
+  gpt2=dict(model_type='gpt2', n_layer=2, n_embd=64, n_head=4, n_inner=96, vocab_size=300,
+            n_positions=64, bos_token_id=295, eos_token_id=296, tie_word_embeddings=True),
+)  # fmt: skip
+ASYMMETRIC, SYMMETRIC = Scheme(4, 32), Scheme(4, 32, symmetric=True)
+PROMPTS = 'a bit of it', ' ab ab 12', 'the end'
+STORIES = pathlib.Path(os.environ.get('REDUCTION_DATA') or '.') / 'stories260k' / 'stories260K.bin'
+COUNT, ENOUGH = 32, 30
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """folder(model, scheme, form) -> (its place, `Opened` of the model, the net that was written).
+
+  model: of CONFIGS, or 'stories260K'. scheme: None leaves the weights as they are.
+  """
+  root, found = tmp_path_factory.mktemp('consumers'), {}
+
+  def make(model, scheme, form, dtype='float32'):
+    if model not in found:
+      if model == 'stories260K' and not STORIES.is_file():
+        pytest.skip('needs the folder stories260k in REDUCTION_DATA')
+      path = STORIES
+      if model != 'stories260K':
+        path = decoders.model(root / model, CONFIGS[model], decoders.bytes_and_words())
+        told = '{"tokenizer_class": "PreTrainedTokenizerFast"}'
+        (path / 'tokenizer_config.json').write_text(told)
+      found[model] = opened.language_model(path)
+    net = found[model].net
+    if scheme:
+      inside = lambda path: path.startswith('layer') and path.endswith('kernel')
+      pack = lambda path, w: (
+        quantize(np.asarray(w), scheme, dtype=np.float16) if inside(path) else np.asarray(w)
+      )
+      net = Net(Served(net.module), tree.map_named(pack, net.params))
+    place = root / f'{model}-{form}-{scheme}'.replace(' ', '')
+    if not place.exists():
+      place.mkdir()
+      written.write(place, net, found[model].config, found[model].files(), Format(form, dtype))
+    return place, found[model], net
+
+  return make
+
+
+def greedy(net, prompts):
+  """What the net says after each of the prompts, COUNT tokens."""
+  params = tree.map(lambda w: jnp.asarray(w[0]), net.params)
+  run = jax.jit(lambda tokens: net.module.apply({'params': params}, tokens))
+  said = []
+  for prompt in prompts:
+    tokens = np.zeros((1, len(prompt) + COUNT), np.int32)
+    tokens[0, : len(prompt)] = prompt
+    for at in range(len(prompt), tokens.shape[1]):
+      tokens[0, at] = run(tokens)[0, at - 1].argmax()
+    said.append(tokens[0, len(prompt) :].tolist())
+  return said
+
+
+def assert_equal(ours, theirs):
+  equal = [sum(a == b for a, b in zip(x, y)) for x, y in zip(ours, theirs, strict=True)]
+  assert all(len(said) == COUNT for said in theirs) and min(equal) >= ENOUGH, equal
+
+
+HF = [(family, None, 'float32') for family in CONFIGS]
+HF += [(family, SYMMETRIC, 'compressed-tensors') for family in CONFIGS if family != 'gpt2']
+HF += [('llama', ASYMMETRIC, 'compressed-tensors'), ('stories260K', None, 'float32')]
+HF += [('stories260K', Scheme(4, 4), 'compressed-tensors'), ('llama', ASYMMETRIC, 'float32')]
+HF += [('llama', Scheme(3, 32, symmetric=True), 'compressed-tensors')]
+
+
+@pytest.mark.parametrize('model, scheme, form', HF)
+def test_transformers(folder, model, scheme, form):
+  transformers = pytest.importorskip('transformers', reason='needs third_party/consumers.txt')
+  torch = pytest.importorskip('torch')
+  how = {}
+  if form == 'compressed-tensors':
+    pytest.importorskip('compressed_tensors')
+    if not scheme.symmetric:  # its layers hold no packed zero points
+      how['quantization_config'] = transformers.CompressedTensorsConfig(dequantize=True)
+  place, found, net = folder(model, scheme, form)
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **how)
+  words = transformers.AutoTokenizer.from_pretrained(place)
+  prompts = [found.encode(text) for text in PROMPTS]
+  assert [words(text)['input_ids'] for text in PROMPTS] == prompts
+  said = []
+  for prompt in prompts:
+    with torch.no_grad():
+      tokens = theirs.eval().generate(
+        torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=COUNT, do_sample=False, eos_token_id=None, pad_token_id=0,
+      )  # fmt: skip
+    said.append(tokens[0, len(prompt) :].tolist())
+  assert_equal(greedy(net, prompts), said)
+
+
+GGUF = [(family, None, 'f32') for family in ('llama', 'mistral', 'qwen2', 'qwen3', 'stories260K')]
+GGUF += [('llama', ASYMMETRIC, 'q4_1'), ('llama', SYMMETRIC, 'q4_0'), ('qwen2', None, 'q8_0')]
+
+
+@pytest.mark.parametrize('model, scheme, form', GGUF)
+def test_llama_cpp(folder, model, scheme, form):
+  xllamacpp = pytest.importorskip('xllamacpp', reason='needs third_party/consumers.txt')
+  place, found, _ = folder(model, scheme, form)
+  net = opened.language_model(place / 'model.gguf').net if model != 'stories260K' else found.net
+  params = xllamacpp.CommonParams()
+  params.model.path, params.n_ctx, params.n_parallel = str(place / 'model.gguf'), 64, 1
+  params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+  params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+  params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+  params.warmup = False
+  server, said = xllamacpp.Server(params), []
+  for text in PROMPTS:
+    answer = server.handle_completions(dict(
+      prompt=text, n_predict=COUNT, temperature=0, top_k=1, repeat_penalty=1.0, ignore_eos=True,
+      logprobs=1, n_probs=1,
+    ))  # fmt: skip
+    said.append([token['id'] for token in answer['choices'][0]['logprobs']['content']])
+  del server
+  assert_equal(greedy(net, [found.encode(text) for text in PROMPTS]), said)
+
+
+VLLM = [
+  ('llama', ASYMMETRIC, 'compressed-tensors'), ('llama', ASYMMETRIC, 'awq-gemm'),
+  ('llama', ASYMMETRIC, 'gptq_v2'), ('qwen2', SYMMETRIC, 'gptq'),
+  ('qwen3', SYMMETRIC, 'compressed-tensors'), ('opt', ASYMMETRIC, 'awq-gemm'),
+  ('gemma', SYMMETRIC, 'awq-gemm'), ('mistral', None, 'float32'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('model, scheme, form', VLLM)
+def test_vllm(folder, monkeypatch, model, scheme, form):
+  for name, value in dict(
+    VLLM_CPU_KVCACHE_SPACE='1', VLLM_ENABLE_V1_MULTIPROCESSING='0', HF_HUB_OFFLINE='1',
+    VLLM_CPU_OMP_THREADS_BIND='nobind', VLLM_NO_USAGE_STATS='1',
+  ).items():  # fmt: skip
+    monkeypatch.setenv(name, value)
+  vllm = pytest.importorskip('vllm', reason='needs third_party/consumers-vllm.txt')
+  import torch
+  from vllm import _custom_ops
+
+  if not hasattr(torch.ops._C, 'cpu_gemm_wna16'):
+    monkeypatch.setattr(_custom_ops, 'cpu_gemm_wna16', product)
+  place, found, net = folder(model, scheme, form)
+  prompts = [found.encode(text) for text in PROMPTS]
+  dtype = 'float16' if form.startswith(('awq', 'gptq')) else 'float32'  # it knows these in half
+  server = vllm.LLM(str(place), dtype=dtype, enforce_eager=True, max_model_len=64, max_num_seqs=4)
+  asked = [dict(prompt_token_ids=prompt) for prompt in prompts]
+  how = vllm.SamplingParams(temperature=0, max_tokens=COUNT, ignore_eos=True)
+  said = [list(answer.outputs[0].token_ids) for answer in server.generate(asked, how)]
+  assert_equal(greedy(net, prompts), said)
+
+
+def product(input, q_weight, scales, zeros, bias, pack_factor, isa_hint):
+  """vLLM's product with 4-bit weights, which its CPU build has for AVX-512 alone, from its layout:
+  16 columns are a block, whose rows follow each other, eight codes a word.
+  """
+  from vllm.model_executor.layers.quantization.utils.quant_utils import (
+    unpack_quantized_values_into_int32 as unpacked,
+  )
+  from vllm.scalar_type import scalar_types
+
+  del pack_factor, isa_hint
+  (groups, columns), rows = scales.shape, q_weight.shape[1] // 2
+  words = q_weight.view(columns // 16, rows, 2).permute(1, 0, 2).reshape(rows, columns // 8)
+  wide = lambda x: x.float().repeat_interleave(rows // groups, 0)
+  zero = 8.0 if zeros is None else wide(unpacked(zeros, scalar_types.uint4, 1))
+  w = (unpacked(words, scalar_types.uint4, 1).float() - zero) * wide(scales)
+  y = input.float() @ w
+  return (y if bias is None else y + bias).to(input.dtype)
+
+
+CUTS = {
+  'qwen2': r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
+  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
+  'llama-bpe': r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+  r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+',
+  'smollm': None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', CUTS)
+def test_llama_cpp_cuts_texts_as_the_tokenizer_does(tmp_path, name):
+  xllamacpp = pytest.importorskip('xllamacpp', reason='needs third_party/consumers.txt')
+  import urllib.request
+
+  words = decoders.bytes_and_words(CUTS[name])
+  found = opened.language_model(decoders.model(tmp_path / 'in', CONFIGS['llama'], words))
+  (tmp_path / 'out').mkdir()
+  written.write(tmp_path / 'out', found.net, found.config, found.files(), Format('f32'))
+  params = xllamacpp.CommonParams()
+  params.model.path, params.n_ctx, params.warmup = str(tmp_path / 'out/model.gguf'), 64, False
+  server = xllamacpp.Server(params)
+  for text in (*PROMPTS, " ab's 1212 it\n\n a  b", 'ünï 漢 12 34', "it'd  \tab <|3|> end"):
+    asked = urllib.request.Request(
+      f'{server.listening_address}/tokenize',
+      json.dumps(dict(content=text, parse_special=True)).encode(),
+      {'Content-Type': 'application/json'},
+    )
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+      assert json.load(answer)['tokens'] == found.encode(text), text
