@@ -8,6 +8,9 @@ groups of 32 before ("dequantised Q4_1"): it is quantized in groups of 64, which
 
     python -m launch.run --config=configs/awq/llm.py --config.model.path=FOLDER --workdir=runs/llm
 
+It ends in a folder that vLLM and Transformers load, files/folder/model of the workdir;
+--config.folder.format names another format (`written.Format`), such as awq-gemm or q4_1.
+
 Variants, which combine: 'rtn' rounds only, 'gptq' rounds row by row, 'awq' (the default) scales and
 clips, 'both' is AWQ followed by GPTQ; 'int3' instead of 4 bits; 'part' measures 32 passages instead
 of all 535; 'quick' calibrates on 8 passages and measures 4.
@@ -45,9 +48,8 @@ def get_config(variant: str = ''):
   )
   c.stages = ('awq', 'folder')
   c.awq = dict(bits=3 if 'int3' in variants else 4, group=64, **METHODS[method])
-  # what vLLM and Transformers load without more than their own parts; 3 bits with zero points they
-  # know of GPTQ alone
-  c.folder = dict(format='gptq_v2' if 'int3' in variants else 'compressed-tensors')
+  # vLLM loads it in any dtype, of AWQ's layout in 16 bits alone; Transformers needs one package less
+  c.folder = dict(format='compressed-tensors')
   return c
 
 

@@ -158,7 +158,7 @@ def test_llama_cpp(folder, model, scheme, form):
 
 VLLM = [
   ('llama', ASYMMETRIC, 'compressed-tensors'), ('llama', ASYMMETRIC, 'awq-gemm'),
-  ('llama', ASYMMETRIC, 'gptq_v2'), ('qwen2', SYMMETRIC, 'gptq'),
+  ('llama', SYMMETRIC, 'gptq_v2'), ('qwen2', SYMMETRIC, 'gptq'),
   ('qwen3', SYMMETRIC, 'compressed-tensors'), ('opt', ASYMMETRIC, 'awq-gemm'),
   ('gemma', SYMMETRIC, 'awq-gemm'), ('mistral', None, 'float32'),
 ]  # fmt: skip
