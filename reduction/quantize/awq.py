@@ -1,17 +1,18 @@
 """AWQ: scale the channels that matter up before rounding, down in what makes them.
 
 Lin et al., "AWQ: Activation-aware Weight Quantization for LLM Compression and Acceleration",
-MLSys 2024, section 3. The search needs statistics only (see `calibrate`): its loss is the exact
-output error of the linears, not an estimate by channel.
+MLSys 2024, section 3. The search needs statistics only (see `calibrate`) where its loss is the
+exact output error of the linears; `replay` gives the paper's, of a whole block.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from reduction import tree
 from reduction.qtensor import Scheme
 from reduction.quantize.calibrate import Statistics
 from reduction.quantize.inputs import NONE, Input, Source
@@ -25,12 +26,21 @@ class Scales(NamedTuple):
   """What a search found for one input.
 
   scale: float32 [rows], all 1 where nothing was better than rounding. exponent: of the mean |x|.
-  losses: [GRID], summed relative output errors of the linears, on the tokens that were searched.
+  losses: [GRID], on the tokens that were searched.
   """
 
   scale: jax.Array
   exponent: jax.Array
   losses: jax.Array
+
+
+class Judge(NamedTuple):
+  """What scales are chosen by. loss: (new kernels, kernels, on) -> number; on: the tokens that are
+  searched, held: others or None, as the loss takes them."""
+
+  loss: Callable
+  on: Any
+  held: Any
 
 
 def candidate(mean, exponent, ties=None, *, weight=None) -> jax.Array:
@@ -43,8 +53,11 @@ def candidate(mean, exponent, ties=None, *, weight=None) -> jax.Array:
   if weight is not None:
     scale = scale / (weight ** (1 - exponent) + LEAST)
   scale = jnp.maximum(jnp.where(jnp.isfinite(scale), scale, 1.0), LEAST)
-  if ties is not None:
-    scale = tied(scale, ties)
+  return centered(scale if ties is None else tied(scale, ties))
+
+
+def centered(scale) -> jax.Array:
+  """scale [rows] with a geometric middle of 1."""
   return scale / jnp.sqrt(scale.max() * scale.min())
 
 
@@ -61,37 +74,44 @@ def output_error(change, statistics: Statistics) -> jax.Array:
   return jnp.einsum('bin,bij,bjn->', parts, statistics.gram, parts, precision='highest')
 
 
-@functools.partial(jax.jit, static_argnames=('scheme', 'duo', 'rounding'))
+def relative_errors(new, old, statistics: Statistics) -> jax.Array:
+  """The output errors of kernels that are new instead of old, each relative to its output, summed:
+  no width outweighs another. new, old: trees of [rows, out]."""
+  tiny = jnp.finfo(jnp.float32).tiny
+  errors = [
+    output_error(w - exact, statistics) / jnp.maximum(output_error(exact, statistics), tiny)
+    for w, exact in zip(tree.leaves(new), tree.leaves(old))
+  ]
+  return sum(errors)
+
+
+def through(kernels, scale, scheme: Scheme, rounding=snapped):
+  """What kernels become when they are scaled, rounded and scaled back."""
+  by = scale[:, None]
+  return tree.map(lambda w: rounding(w * by, scheme) / by, kernels)
+
+
+@functools.partial(jax.jit, static_argnames=('scheme', 'duo', 'rounding', 'loss'))
 def search(
-  kernels: Sequence[jax.Array], statistics: Statistics, ties, *, scheme: Scheme,
-  held: Statistics | None = None, duo: bool = False, rounding=snapped,
+  kernels, statistics: Statistics, ties, *, scheme: Scheme, duo: bool = False, rounding=snapped,
+  loss=relative_errors, on=None, held=None,
 ) -> Scales:  # fmt: skip
-  """The scales of one input that leave the smallest output error after rounding.
+  """The scales of one input, of the exponents of the grid, that lose least when rounded.
 
-  kernels: [rows, out] each, all that read the input; each counts by its error relative to its
-  output, so that no width outweighs another. held: statistics of other tokens, on which the choice
-  must beat plain rounding; otherwise the scales are 1. duo: see `candidate`. rounding:
-  (kernel, scheme) -> kernel, of the quantizer to come.
+  kernels: a tree of [rows, out], all that read the input. duo: see `candidate`. rounding: (kernel,
+  scheme) -> kernel, of the quantizer to come. loss: (new kernels, kernels, on) -> number; on: the
+  tokens it is counted on, by default the statistics. held: the same of other tokens, on which the
+  choice must beat plain rounding; otherwise the scales are 1.
   """
-  weight = _relative(kernels, scheme) if duo else None
-
-  def loss_on(sums, scale):
-    errors = [
-      output_error(rounding(w * scale[:, None], scheme) / scale[:, None] - w, sums)
-      / jnp.maximum(output_error(w, sums), jnp.finfo(jnp.float32).tiny)
-      for w in kernels
-    ]
-    return sum(errors)
-
-  def loss_at(exponent):
-    return loss_on(statistics, candidate(statistics.mean, exponent, ties, weight=weight))
-
+  on = statistics if on is None else on
+  weight = _relative(tree.leaves(kernels), scheme) if duo else None
+  scale_at = lambda exponent: candidate(statistics.mean, exponent, ties, weight=weight)
+  loss_on = lambda on, scale: loss(through(kernels, scale, scheme, rounding), kernels, on)
   exponents = jnp.arange(GRID) / GRID
-  losses = jax.lax.map(loss_at, exponents)
+  losses = jax.lax.map(lambda exponent: loss_on(on, scale_at(exponent)), exponents)
   losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
   best = exponents[losses.argmin()]
-  scale = candidate(statistics.mean, best, ties, weight=weight)
-  judge = statistics if held is None else held
+  judge, scale = on if held is None else held, scale_at(best)
   plain = jnp.ones_like(scale)
   better = loss_on(judge, scale) < loss_on(judge, plain)
   return Scales(jnp.where(better, scale, plain), jnp.where(better, best, 0.0), losses)
@@ -99,7 +119,7 @@ def search(
 
 def _relative(kernels, scheme):
   """The mean over all columns of |w| relative to the largest of its group: [rows]."""
-  w = abs(jnp.concatenate(list(kernels), 1))
+  w = abs(jnp.concatenate(kernels, 1))
   rows, size = len(w), scheme.size(len(w))
   groups = jnp.pad(w, ((0, -rows % size), (0, 0))).reshape(-1, size, w.shape[1])
   share = groups / jnp.maximum(groups.max(1, keepdims=True), LEAST)

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from reduction.quantize.program import Step, Value, moved, trace, unconverted
+from reduction.quantize.program import KERNEL, Step, Value, linear, moved, trace, unconverted
 
 NONE = -1  # the channel of an entry that makes none
-KERNEL = '/kernel'
 
 
 class Source(NamedTuple):
@@ -55,9 +54,9 @@ def find(module: nn.Module, params, x) -> list[Input]:
   program = trace(module, params, x)
   readers: dict[Value, dict[Step, str]] = {}
   for step in program.steps:
-    if (linear := _linear(program, step)) is not None:
+    if (name := linear(program, step)) is not None:
       value, first = unconverted(program, step.ins[0], step)
-      readers.setdefault(value, {})[first] = linear
+      readers.setdefault(value, {})[first] = name
   return [_input(program, value, linears) for value, linears in readers.items()]
 
 
@@ -84,17 +83,6 @@ class _Found(NamedTuple):
 
   def __add__(self, other):
     return _Found(self.sources + other.sources, self.ties + other.ties)
-
-
-def _linear(program, step) -> str | None:
-  """The path of the linear that this step is."""
-  if step.name != 'dot_general' or not all(isinstance(v, Value) for v in step.ins):
-    return None
-  x, kernel = step.ins
-  name = program.names.get(unconverted(program, kernel, step)[0], '')
-  (contracted, batch) = step.params['dimension_numbers']
-  plain = contracted == ((len(x.shape) - 1,), (0,)) and batch == ((), ())
-  return name.removesuffix(KERNEL) if name.endswith(KERNEL) and plain else None
 
 
 def _back(program, value, channels, came: set) -> _Found:
