@@ -9,11 +9,12 @@ import pytest
 
 from reduction import tree
 from reduction.errors import DataError, UsageError
-from reduction.qtensor import Scheme
+from reduction.qtensor import Scheme, spread
 from reduction.quantize import awq, inputs
 from reduction.quantize.calibrate import added, calibrate, empty, merged, nbytes
 from reduction.quantize.clip import CLIPS, clip, clipped
 from reduction.quantize.gptq import gptq
+from reduction.quantize.learned import refined, straight
 from reduction.quantize.rtn import grid, snapped
 from tests.quantize.blocks import Block, filled
 
@@ -254,3 +255,31 @@ def test_awq_then_gptq_beats_either():
   both = gptq(w * scale[:, None], after.gram[0], scheme=scheme).kernel / scale[:, None]
   alone = error(_through(w, scale, scheme)), error(gptq(w, sums.gram[0], scheme=scheme).kernel)
   assert error(both) < min(alone) < error(snapped(w, scheme))
+
+
+def test_learned_scales_lose_less_than_the_grids():
+  x, scheme, ties = tokens(count=256), Scheme(3, 16), jnp.arange(ROWS) // 2
+  searched, held, w = statistics(x[:192]), statistics(x[192:]), [kernel(out=64), kernel(2, out=64)]
+  how = dict(scheme=scheme, held=held)
+  grids = awq.search(w, searched, ties, **how)
+  best = refined(w, searched, ties, grids, **how)
+  loss = lambda on, scale: awq.relative_errors(awq.through(w, scale, scheme), w, on)
+  assert np.isclose(loss(searched, grids.scale), grids.losses.min(), rtol=1e-5)
+  for on in searched, held:
+    assert loss(on, best.scale) < 0.97 * loss(on, grids.scale)
+  assert np.array_equal(best.scale[::2], best.scale[1::2]) and best.exponent == grids.exponent
+  other = added(empty(ROWS), jnp.eye(ROWS)[:1])  # a token that has one channel
+  kept = refined(w, searched, ties, grids, scheme=scheme, held=other)
+  assert loss(other, kept.scale) <= loss(other, grids.scale)
+
+
+@pytest.mark.parametrize('scheme', [Scheme(3, 16), Scheme(4, 'tensor', symmetric=True)], ids=str)
+def test_straight_rounding_moves_with_the_step_of_its_group(scheme):
+  w, change = kernel(), kernel(3)
+  rounded, slope = jax.jvp(lambda w: straight(w, scheme), (w,), (change,))
+  assert np.allclose(rounded, snapped(w, scheme), rtol=1e-5, atol=1e-6)
+  step = lambda w: np.asarray(spread(grid(w, scheme).scale, scheme, ROWS), np.float64)
+  share = (snapped(w, scheme) - w) / step(w)  # of a step, what rounding adds
+  later = w + 1e-3 * change
+  expected = change + share * (step(later) - step(w)) / 1e-3
+  assert np.allclose(slope, expected, rtol=1e-2, atol=1e-2)
