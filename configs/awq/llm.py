@@ -12,8 +12,14 @@ It ends in a folder that vLLM and Transformers load, files/folder/model of the w
 --config.folder.format names another format (`written.Format`), such as awq-gemm or q4_1.
 
 Variants, which combine: 'rtn' rounds only, 'gptq' rounds row by row, 'awq' (the default) scales and
-clips, 'both' is AWQ followed by GPTQ; 'int3' instead of 4 bits; 'part' measures 32 passages instead
-of all 535; 'quick' calibrates on 8 passages and measures 4.
+clips, 'both' is AWQ followed by GPTQ, 'learned' is AWQ whose scales gradient descent goes on with;
+'sequential' shows each linear to GPTQ as the packed linears before it in its block make it see;
+'gram' judges scales of queries, keys and values, and of gate and up, by their own outputs instead
+of that of attention or the MLP; 'int3' instead of 4 bits; 'part' measures 32 passages instead of
+all 535; 'quick' calibrates on 8 passages and measures 4.
+
+What a search found is in WORKDIR/files/awq/plan/plan.npz; it is applied in any number of bits by
+--config.awq.plan=FILE. GPTQ looks at the text again even then.
 """
 
 from ml_collections import config_dict
@@ -25,8 +31,9 @@ METHODS = {
   'gptq': dict(scaling='none', clip=False, rounding='gptq', follows='packed'),
   'awq': dict(scaling='awq', clip=True),
   'both': dict(scaling='awq', clip=True, rounding='gptq', follows='packed'),
+  'learned': dict(scaling='learned', clip=True),
 }
-VARIANTS = (*METHODS, 'int3', 'part', 'quick')
+VARIANTS = (*METHODS, 'sequential', 'gram', 'int3', 'part', 'quick')
 
 
 def get_config(variant: str = ''):
@@ -35,7 +42,8 @@ def get_config(variant: str = ''):
   method = next((name for name in METHODS if name in variants), 'awq')
   quick = 'quick' in variants
   c = config_dict.ConfigDict()
-  c.title = f'A language model in {3 if "int3" in variants else 4} bits: {method.upper()}'
+  extra = ''.join(f', {name}' for name in ('sequential', 'gram') if name in variants)
+  c.title = f'A language model in {3 if "int3" in variants else 4} bits: {method.upper()}{extra}'
   c.seeds = (0,)
   c.model = dict(path='smollm2')
   c.data = dict(
@@ -47,7 +55,14 @@ def get_config(variant: str = ''):
     test_passages=4 if quick else 32 if 'part' in variants else None,
   )
   c.stages = ('awq', 'folder')
-  c.awq = dict(bits=3 if 'int3' in variants else 4, group=64, **METHODS[method])
+  c.awq = dict(
+    bits=3 if 'int3' in variants else 4,
+    group=64,
+    **METHODS[method],
+    sequential='sequential' in variants,
+    tokens=0 if 'gram' in variants else 512,
+    plan='',
+  )
   # vLLM loads it in any dtype, of AWQ's layout in 16 bits alone; Transformers needs one package less
   c.folder = dict(format='compressed-tensors')
   return c

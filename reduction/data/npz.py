@@ -25,8 +25,8 @@ def find(folder: Path, names: tuple[str, ...], shape: tuple, classes: int) -> Re
   return Records(*splits, 'npz')
 
 
-def read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-  """The named arrays of an npz file. Raises DataError on pickled objects, bombs and damage."""
+def read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+  """The named arrays of an npz file, or all. Raises DataError on pickled objects, bombs, damage."""
   try:
     with open(path, 'rb') as file:
       return _arrays(file, path, names)
@@ -38,6 +38,7 @@ def _arrays(file, path, names):
   try:
     with zipfile.ZipFile(file) as archive:
       members = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
+      names = tuple(members) if names is None else names
       if missing := [name for name in names if name not in members]:
         raise DataError(f'{path} lacks {", ".join(missing)}; it has {", ".join(members)}')
       return {name: _array(archive, members[name], f'{name} in {path}') for name in names}

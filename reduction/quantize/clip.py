@@ -39,10 +39,9 @@ def clip(kernel, statistics: Statistics, *, scheme: Scheme, rounding=snapped) ->
   return most * shares[jax.lax.map(error_at, shares).argmin(0)]
 
 
-def clipped(kernel, bound, scheme: Scheme) -> jax.Array:
-  """kernel [rows, out] without what lies beyond the bounds [groups, out] of `clip`."""
-  rows = len(kernel)
-  bound = jnp.repeat(bound, scheme.size(rows), 0)[:rows]
+def clipped(kernel, bound, size: int) -> jax.Array:
+  """kernel [rows, out] without what lies beyond the bounds [groups, out] of groups of size rows."""
+  bound = jnp.repeat(bound, size, 0)[: len(kernel)]
   return jnp.clip(kernel, -bound, bound).astype(kernel.dtype)
 
 

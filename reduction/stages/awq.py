@@ -10,11 +10,11 @@ from reduction.models.decoder import parts
 from reduction.models.served import Served
 from reduction.net import Net
 from reduction.qtensor import Scheme
-from reduction.quantize import awq as search
 from reduction.quantize import kept
-from reduction.quantize.calibrate import calibrate, merged
+from reduction.quantize import plan as plans
 from reduction.quantize.inputs import find
-from reduction.quantize.method import Method, packed, scales
+from reduction.quantize.method import Method
+from reduction.quantize.module import quantized
 from reduction.run import Run, Stage
 
 FOLLOWS = 'float', 'packed'
@@ -23,17 +23,23 @@ FOLLOWS = 'float', 'packed'
 def awq(
   *, bits: int = 4, group: int | str = 128, symmetric: bool = False, scaling: str = 'awq',
   clip: bool = True, rounding: str = 'nearest', damp: float = 0.01, stored: str = 'float16',
-  batch: int = 4, held: float = 0.25, follows: str = 'float',
+  sequential: bool = False, tokens: int = 512, batch: int = 4, held: float = 0.25,
+  follows: str = 'float', plan: str = '',
 ) -> Stage:  # fmt: skip
   """Packs the linears of all blocks; embeddings, norms and the last layer stay as they are.
 
-  bits, group, symmetric: of `qtensor.Scheme`. scaling, clip, rounding, damp, stored: of
-  `quantize.method.Method`. batch: passages of the calibration text at once. held: the share of them
-  on which scales must beat plain rounding. follows: whether a block sees what the 'float' blocks
-  before it gave, as in AWQ, or the 'packed' ones, as in GPTQ. No more than a block, its statistics
-  and the states of the passages are in memory. Rows: a 'quantized' for each linear.
+  bits, group, symmetric: of `qtensor.Scheme`. scaling, clip, rounding, damp, sequential, tokens,
+  stored: of `quantize.method.Method`. batch: passages of the calibration text at once. held: the
+  share of them on which scales must beat plain rounding. follows: whether a block sees what the
+  'float' blocks before it gave, as in AWQ, or the 'packed' ones, as in GPTQ. plan: the file of a
+  plan to apply instead of searching one, which may be of another scheme. No more than a block, its
+  statistics and the states of the passages are in memory. Rows: a 'quantized' for each linear. A
+  workdir gets what was found as plan/plan.npz, see `quantize.plan`.
   """
-  method = Method(Scheme(bits, group, symmetric), scaling, clip, rounding, damp, stored=stored)
+  method = Method(
+    Scheme(bits, group, symmetric), scaling, clip, rounding, damp, stored=stored, tokens=tokens,
+    sequential=sequential,
+  )  # fmt: skip
   method.check()
   require(follows in FOLLOWS, f'{follows=} must be one of {", ".join(FOLLOWS)}')
   require(batch > 0 and 0 <= held < 1, f'{batch=} must be above 0 and {held=} in [0, 1)')
@@ -43,48 +49,49 @@ def awq(
     require(not isinstance(net.module, Served), 'the net is quantized already')
     embed, apply, _ = language.programs(net.module)
     _, serve, _ = language.programs(Served(net.module))
-    layer = parts(net.module)[1]
+    layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
     x, start = run.data.train.x, language.outside(net, 'embed', 'positions')
-    cut = range(0, len(x), batch)
-    states = np.concatenate([np.asarray(embed(start, x[i : i + batch])) for i in cut])
+    none = np.asarray(embed(start, x[:1]))[:0]
+    cut = range(0, len(x) if method.looks(bool(plan)) else 0, batch)
+    states = np.concatenate([none, *(np.asarray(embed(start, x[i : i + batch])) for i in cut)])
     first = language.block(net, 'layer0')
     inputs = find(layer, first, jax.ShapeDtypeStruct((1, 2, states.shape[-1]), states.dtype))
-    early = len(cut) - (int(held * len(cut)) if method.searches else 0)
+    given = plans.read_blocks(plan, names, inputs, first) if plan else None
 
     def one_block(states, i, run):
       batches = [states[at : at + batch] for at in cut]
-      params = language.block(net, f'layer{i}')
+      params = language.block(net, names[i])
       flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
-      look = lambda part: calibrate(layer, tree.nest(flat), part, inputs)
-      seen = look(batches[:early]) if method.looks else {}
-      judges = look(batches[early:]) if early < len(cut) else None
-      best = scales(flat, inputs, seen, method, judges)
-      if judges:
-        seen = {name: merged(one, judges[name]) for name, one in seen.items()}
-      by = {name: one.scale for name, one in best.items()}
-      new = search.folded(flat, inputs, by)
-      seen = {n: search.scaled(s, by[n]) if n in by else s for n, s in seen.items()}
-      for linear, one in packed(new, inputs, seen, method):
-        new[f'{linear}/kernel'] = one.kernel
-        of = next(best.get(one.linears[0]) for one in inputs if linear in one.linears)
-        _log(run, f'layer{i}/{linear}', one, of)
-      small = tree.nest(new)
+      found = quantized(
+        layer, flat, batches, inputs, method, held=int(held * len(cut)),
+        plan=None if given is None else given.get(names[i], {}),
+      )  # fmt: skip
+      _log(run, names[i], inputs, found)
+      small = tree.nest(found.params)
       through = (apply, params) if follows == 'float' else (serve, small)
-      states = np.concatenate([np.asarray(through[0](through[1], part)) for part in batches])
-      return states, kept.arrays(small)
+      states = np.concatenate([none, *(np.asarray(through[0](through[1], b)) for b in batches)])
+      return states, dict(params=kept.arrays(small), plan=found.plan)
 
-    _, outs = run.fold('blocks', one_block, states, net.module.layers)
+    _, outs = run.fold('blocks', one_block, states, len(names))
+    outs = dict(zip(names, outs))
+    if run.workdir:
+      with run.write('plan') as folder:
+        plans.write(folder / 'plan.npz', {name: out.get('plan', {}) for name, out in outs.items()})
     blocks = {
-      f'layer{i}': tree.map(lambda w: w[None], kept.packed(out, method.scheme, inputs))
-      for i, out in enumerate(outs)
+      name: tree.map(lambda w: w[None], kept.packed(out['params'], method.scheme, inputs))
+      for name, out in outs.items()
     }
     return Net(Served(net.module), {**net.params, **blocks})
 
   return stage
 
 
-def _log(run, linear, one, scales):
-  run.log(
-    kind='quantized', summary=True, seeds=run.seeds, linear=linear, rows=one.kernel.rows,
-    error=[one.error], exponent=scales and [scales.exponent],
-  )  # fmt: skip
+def _log(run, block, inputs, found):
+  scales = plans.by_path(found.plan)
+  for one in inputs:
+    exponent = scales.get(f'{one.linears[0]}/exponent')
+    for linear in one.linears:
+      run.log(
+        kind='quantized', summary=True, seeds=run.seeds, linear=f'{block}/{linear}', rows=one.rows,
+        error=[found.error[linear]], exponent=None if exponent is None else [exponent],
+      )  # fmt: skip

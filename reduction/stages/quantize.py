@@ -13,10 +13,11 @@ from reduction.errors import require
 from reduction.models.served import STEP, Served, step
 from reduction.net import Net
 from reduction.qtensor import Scheme
-from reduction.quantize import awq, kept
-from reduction.quantize.calibrate import calibrate, merged
+from reduction.quantize import kept
+from reduction.quantize import plan as plans
 from reduction.quantize.inputs import find
-from reduction.quantize.method import Method, packed, scales
+from reduction.quantize.method import Method
+from reduction.quantize.module import quantized
 from reduction.quantize.smooth import errors
 from reduction.run import Run, Stage
 
@@ -24,14 +25,16 @@ from reduction.run import Run, Stage
 def quantize(
   *, bits: int, group: int | str = 128, symmetric: bool = False, scaling: str = 'none',
   strength: float = 0.5, clip: bool = False, rounding: str = 'nearest', damp: float = 0.01,
-  activations: str = 'none', skip: tuple[str, ...] = ('^out$',), stored: str = 'float16',
+  sequential: bool = False, tokens: int = 0, activations: str = 'none',
+  skip: tuple[str, ...] = ('^out$',), stored: str = 'float16',
   examples: int = 512, batch: int = 64, held: float = 0.25,
 ) -> Stage:  # fmt: skip
   """Packs the kernels of all `nn.Dense` of a net, whatever module holds them.
 
-  bits, group, symmetric: of `qtensor.Scheme`. scaling: 'awq', 'duo', 'smooth' or 'none'; strength,
-  clip, rounding, damp, activations, skip, stored: of `quantize.method.Method`. W8A8 is bits=8,
-  symmetric=True, group='channel' or 'tensor' with activations by 'token' or 'tensor'.
+  bits, group, symmetric: of `qtensor.Scheme`. scaling: 'awq', 'duo', 'learned', 'smooth' or 'none';
+  strength, clip, rounding, damp, sequential, tokens, activations, skip, stored: of
+  `quantize.method.Method`. W8A8 is bits=8, symmetric=True, group='channel' or 'tensor' with
+  activations by 'token' or 'tensor'.
   examples: training examples, the same for every seed, whose inputs are looked at in batches of
   `batch`. held: the share of these batches on which searched scales must beat plain rounding. What
   masks prune stays 0, in the codes; the net that comes out has no masks. Rows: a 'quantized' for
@@ -40,7 +43,7 @@ def quantize(
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, skip, stored=stored,
-    activations=activations, strength=strength,
+    activations=activations, strength=strength, tokens=tokens, sequential=sequential,
   )  # fmt: skip
   method.check()
   require(0 < batch <= examples, f'{batch=} must lie between 1 and {examples=}')
@@ -74,42 +77,33 @@ def quantize(
 
 
 def _quantized(module, params, masks, inputs, method, batches, held: int) -> dict:
-  """What becomes of one replicate: its weights, packed kernels and errors by path.
+  """What becomes of one replicate: its weights, packed kernels, errors and plan, as trees.
 
   params, masks: by path. held: so many batches at the end judge scales that are searched.
   """
   seen = _seen(batches[0])
-  look = lambda part: calibrate(module, tree.nest(params), part, inputs, seen=seen)
-  early = len(batches) - (held if method.searches else 0)
-  sums, judges = look(batches[:early]), look(batches[early:]) if early < len(batches) else None
-  best = scales(params, inputs, sums, method, judges)
-  if judges:
-    sums = {name: merged(one, judges[name]) for name, one in sums.items()}
-  by = {name: one.scale for name, one in best.items()}
-  params = awq.folded(params, inputs, by)
-  sums = {n: awq.scaled(s, by[n]) if n in by else s for n, s in sums.items()}
-  found = dict(packed(params, inputs, sums, method, masks))
-  error, steps = {linear: one.error for linear, one in found.items()}, {}
+  found = quantized(module, params, batches, inputs, method, held=held, seen=seen, masks=masks)
+  error, steps = found.error, {}
   if method.activations != 'none':
     if method.activations == 'tensor':
-      most = {name: one.most.max() for name, one in sums.items()}
-      steps = {n: step(most[one.linears[0]]) for one in inputs for n in one.linears if n in found}
-    kernels = {linear: (one.kernel, steps.get(linear)) for linear, one in found.items()}
-    error = errors(module, tree.nest(params), kernels, batches, seen=seen)
-  params |= {f'{linear}/kernel': one.kernel for linear, one in found.items()}
-  params |= {f'{linear}/{STEP}': by for linear, by in steps.items()}
-  exponent = {name: one.exponent for name, one in best.items()}
-  return dict(params=kept.arrays(tree.nest(params)), error=error, exponent=exponent)
+      most = {name: one.most.max() for name, one in found.statistics.items()}
+      steps = {n: step(most[one.linears[0]]) for one in inputs for n in one.linears if n in error}
+    kernels = {linear: (found.params[f'{linear}/kernel'], steps.get(linear)) for linear in error}
+    exact = tree.nest(plans.folded(params, inputs, found.plan))
+    error = errors(module, exact, kernels, batches, seen=seen)
+  small = found.params | {f'{linear}/{STEP}': by for linear, by in steps.items()}
+  return dict(params=kept.arrays(tree.nest(small)), error=tree.nest(error), plan=found.plan)
 
 
 def _put_together(net, run, outs, inputs, method) -> Net:
   """The net of all seeds, from what the fold gave; logs its rows."""
   out = tree.map(lambda *leaves: jnp.stack(leaves), *outs)
+  error, plan = (plans.by_path(out.get(part, {})) for part in ('error', 'plan'))
   for one in inputs:
     for linear in filter(method.takes, one.linears):
       run.log(
         kind='quantized', summary=True, seeds=run.seeds, linear=linear, rows=one.rows,
-        error=out['error'][linear], exponent=out['exponent'].get(one.linears[0]),
+        error=error.get(linear), exponent=plan.get(f'{one.linears[0]}/exponent'),
         scaled='yes' if one.sources else one.why,
       )  # fmt: skip
   params = kept.packed(out['params'], method.scheme, inputs)

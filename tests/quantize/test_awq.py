@@ -188,7 +188,7 @@ def test_clipping_is_the_papers(scheme, block):
       errors.append(((x[:, rows].astype(np.float64) @ (rounded - part)) ** 2).sum(0))
     best = abs(part).max(0) * (1 - np.argmin(errors, 0) / 20)
     assert np.allclose(bound[g], best, rtol=1e-5)
-  cut = clipped(jnp.asarray(w), jnp.asarray(bound), scheme)
+  cut = clipped(jnp.asarray(w), jnp.asarray(bound), scheme.size(ROWS))
   rounded = snapped(cut, scheme)
   assert output_error(x, rounded - w) < output_error(x, snapped(jnp.asarray(w), scheme) - w)
 

@@ -1,6 +1,7 @@
 """A language model's blocks, packed one after another."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -10,11 +11,15 @@ from reduction.errors import DataError, MissingInput, UsageError
 from reduction.models.served import Served
 from reduction.net import Net
 from reduction.predict import logits
-from reduction.qtensor import dequantize, is_packed
+from reduction.qtensor import Scheme, dequantize, is_packed
+from reduction.quantize import module, quantize
+from reduction.quantize import plan as plans
 from reduction.run import Run
 
 AWQ = dict(bits=4, group=16)
 GPTQ = dict(AWQ, rounding='gptq', follows='packed')
+ALL = dict(GPTQ, scaling='learned', sequential=True)
+PLAN = 'files/plan/plan.npz'
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +70,7 @@ def test_packed_blocks_are_served(model, data, how):
 
 
 def test_a_stop_at_a_block_changes_no_bit(model, data, tmp_path, same, monkeypatch):
-  whole = stages.awq(**GPTQ)(model.net, Run(data, workdir=tmp_path / 'whole', save_every=0))
+  whole = stages.awq(**ALL)(model.net, Run(data, workdir=tmp_path / 'whole', save_every=0))
   took = language.block
 
   def dies(net, name):
@@ -76,12 +81,53 @@ def test_a_stop_at_a_block_changes_no_bit(model, data, tmp_path, same, monkeypat
   monkeypatch.setattr(language, 'block', dies)
   crashed = Run(data, workdir=tmp_path / 'crashed', save_every=0)
   with pytest.raises(RuntimeError):
-    stages.awq(**GPTQ)(model.net, crashed)
+    stages.awq(**ALL)(model.net, crashed)
   monkeypatch.undo()
   again = Run(data, workdir=tmp_path / 'crashed', save_every=0)
-  resumed = stages.awq(**GPTQ)(model.net, again)
+  resumed = stages.awq(**ALL)(model.net, again)
   assert same(resumed.params['layer0'], whole.params['layer0'])
   assert same(resumed.params['layer1'], whole.params['layer1'])
+  one, other = (plans.read(tmp_path / run / PLAN) for run in ('whole', 'crashed'))
+  assert tree.digests(one) == tree.digests(other)
+
+
+@pytest.mark.parametrize('how', [AWQ, GPTQ], ids=['awq', 'both'])
+def test_a_plan_is_applied_without_a_search(model, data, tmp_path, same, monkeypatch, how):
+  found = stages.awq(**how)(model.net, Run(data, workdir=tmp_path / 'found'))
+  monkeypatch.setattr(plans, 'search', None)
+  run = Run(data, workdir=tmp_path / 'applied')
+  applied = stages.awq(**how, plan=str(tmp_path / 'found' / PLAN))(model.net, run)
+  assert same(applied.params, found.params)  # every packed bit, and the norms
+  rows = [row for row in run.rows if row['kind'] == 'quantized']
+  assert {row['exponent'] is None for row in rows} == {False}
+  assert all((row['error'][0] is None) == (how is AWQ) for row in rows)  # nothing was looked at
+  again = plans.read(tmp_path / 'applied' / PLAN)
+  assert tree.digests(again) == tree.digests(plans.read(tmp_path / 'found' / PLAN))
+  three = stages.awq(bits=3, group=8, plan=str(tmp_path / 'found' / PLAN))(model.net, Run(data))
+  for name, w in tree.named(three.params['layer1'], is_packed):
+    kept = dict(tree.named(found.params['layer1'], is_packed))[name]
+    assert is_packed(w) == is_packed(kept)
+    if is_packed(w):
+      assert (w.scheme.bits, w.scheme.group) == (3, 8)
+    else:
+      assert same(w, kept)  # norms are folded alike
+
+
+def test_rounding_alone_looks_at_no_text(model, data, same, monkeypatch):
+  monkeypatch.setattr(module, 'calibrate', None)
+  run = Run(data)
+  packed = stages.awq(**AWQ, scaling='none', clip=False)(model.net, run)
+  w = language.block(model.net, 'layer1')['mlp']['down']['kernel']
+  expected = quantize(w, Scheme(4, 16), dtype=jnp.float16)
+  found = tree.map(lambda part: part[0], packed.params['layer1']['mlp']['down']['kernel'])
+  assert same(found, expected)
+  assert {row['error'][0] for row in run.rows if row['kind'] == 'quantized'} == {None}
+
+
+def test_a_plan_of_another_model_is_refused_before_any_block(model, data, tmp_path):
+  plans.write(tmp_path / 'plan.npz', dict(layer2=dict(mlp=dict(down=dict(exponent=np.ones(()))))))
+  with pytest.raises(UsageError, match=r'plan.npz is a plan for layer2, which this model does not'):
+    stages.awq(**AWQ, plan=str(tmp_path / 'plan.npz'))(model.net, Run(data))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,57 @@
+"""A module quantized on batches of what it takes: calibrated, searched, folded, rounded."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from reduction import tree
+from reduction.models.served import Served
+from reduction.quantize import plan as plans
+from reduction.quantize import replay
+from reduction.quantize.calibrate import calibrate
+from reduction.quantize.inputs import Input
+from reduction.quantize.method import Method
+
+
+class Quantized(NamedTuple):
+  """plan: what was searched, or given. params, error: see `plan.Applied`. statistics: of inputs by
+  their first linear, in the scales of the plan; {} without batches."""
+
+  plan: plans.Plan
+  params: dict
+  error: dict[str, jax.Array | None]
+  statistics: plans.Sums
+
+
+def quantized(
+  module: nn.Module, flat: dict, batches: Sequence, inputs: Sequence[Input], method: Method, *,
+  held: int = 0, seen: Callable | None = None, masks: dict | None = None,
+  plan: plans.Plan | None = None,
+) -> Quantized:  # fmt: skip
+  """The weights of a module, by path, of one replicate, and the plan they were quantized by.
+
+  batches: may be none where `method.looks` at none; then no errors are known. held: so many at the
+  end judge scales that are searched. seen: see `calibrate`. masks: by path; what they prune stays
+  0. plan: one to apply instead of searching.
+  """
+  params, early = tree.nest(flat), len(batches) - (held if method.searches else 0)
+  searched, late = batches[:early], batches[early:]
+  look = lambda part: calibrate(module, params, part, inputs, seen=seen)
+  sums, others, judges = {}, None, {}
+  if len(batches):
+    sums, others = look(searched), look(late) if len(late) else None
+  if plan is None:
+    if method.searches and method.tokens:
+      judges = replay.judges(module, params, inputs, method.tokens, searched, late, seen)
+    plan = plans.search(flat, inputs, sums, method, others, judges)
+  sums = plans.after(plans.joined(sums, others), plan)
+
+  def of_input(one, so_far):
+    if not method.sequential:
+      return sums.get(one.linears[0])
+    by = calibrate(Served(module), tree.nest(so_far), batches, [one], seen=seen)
+    return by[one.linears[0]]
+
+  return Quantized(plan, *plans.apply(flat, inputs, plan, method, of_input, masks), sums)
