@@ -3,7 +3,9 @@
 Params may be memory-mapped or packed; a block's go to the device when its turn comes.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ from reduction.models.decoder import parts
 from reduction.models.served import Served
 from reduction.net import Net
 from reduction.run import Run
+
+HEAD = 'embed', 'norm', 'out'  # what the last layer reads, where it is there
 
 
 def block(net: Net, name: str):
@@ -37,7 +41,7 @@ def programs(module):
   """
   bare = module.module if isinstance(module, Served) else module
   embed, layer, head = parts(bare)
-  layer = Served(layer) if isinstance(module, Served) else layer
+  layer = dataclasses.replace(module, module=layer) if isinstance(module, Served) else layer
 
   def losses(params, x, tokens):
     logits = head(params, x[:, :-1])
@@ -47,16 +51,78 @@ def programs(module):
   return jax.jit(embed), jax.jit(through), jax.jit(losses)
 
 
+def embedded(net: Net, tokens, batch: int) -> np.ndarray:
+  """What goes into the first block, [n, length, width], of tokens int32 [n, length].
+
+  batch: passages at once.
+  """
+  embed, params = programs(net.module)[0], outside(net, 'embed', 'positions')
+  parts = [embed(params, tokens[i : i + batch]) for i in range(0, len(tokens), batch)]
+  return np.concatenate([np.asarray(part) for part in parts])
+
+
+def walked(net: Net, tokens, run: Run, change: Callable, *, batch: int):
+  """What `change` gives for each block in turn, a lazy sequence; goes on after a stop.
+
+  change(params of the block, batches, i, run) -> out, nested dicts of arrays; batches: what the
+  block is given for tokens int32 [n, length], `batch` passages at once [batch, length, width].
+  """
+  _, layer, _ = programs(net.module)
+
+  def step(states, i, run):
+    batches = [states[at : at + batch] for at in range(0, len(states), batch)]
+    params = block(net, f'layer{i}')
+    out = change(params, batches, i, run)
+    return np.concatenate([np.asarray(layer(params, part)) for part in batches]), out
+
+  return run.fold('blocks', step, embedded(net, tokens, batch), net.module.layers)[1]
+
+
+def states(net: Net, tokens) -> jax.Array:
+  """What comes out of the last block, [n, length, width], of tokens int32 [n, length]."""
+  embed, layer, _ = programs(net.module)
+  x = embed(outside(net, 'embed', 'positions'), tokens)
+  for i in range(net.module.layers):
+    x = layer(block(net, f'layer{i}'), x)
+  return x
+
+
 def token_losses(net: Net, tokens) -> np.ndarray:
   """Minus the log probability [n, length - 1] of each token after the first, float32.
 
   tokens: int32 [n, length], a batch that fits in memory with its logits.
   """
-  embed, layer, losses = programs(net.module)
-  x = embed(outside(net, 'embed', 'positions'), tokens)
-  for i in range(net.module.layers):
-    x = layer(block(net, f'layer{i}'), x)
-  return np.asarray(losses(outside(net, 'embed', 'norm', 'out'), x, tokens))
+  _, _, losses = programs(net.module)
+  return np.asarray(losses(outside(net, *HEAD), states(net, tokens), tokens))
+
+
+def divergences(net: Net, x, reference: Net, of_reference, tokens) -> tuple[np.ndarray, np.ndarray]:
+  """(token losses of net, KL(reference || net) of what they predict there), [n, length - 1] each.
+
+  x, of_reference: the `states` of each on tokens. One passage's logits are in memory at a time.
+  """
+  both = outside(net, *HEAD), outside(reference, *HEAD)
+  bare = net.module.module if isinstance(net.module, Served) else net.module
+  found = _diverging(bare)(*both, jnp.asarray(x), of_reference, tokens)
+  return tuple(np.asarray(part) for part in found)
+
+
+@functools.lru_cache(maxsize=8)
+def _diverging(module):
+  head = parts(module)[2]
+
+  @jax.jit
+  def diverging(params, of_reference, x, x_reference, tokens):
+    def one(passage):
+      x, other, tokens = passage
+      mine = jax.nn.log_softmax(head(params, x[None, :-1])[0])
+      theirs = jax.nn.log_softmax(head(of_reference, other[None, :-1])[0])
+      loss = -jnp.take_along_axis(mine, tokens[1:, None], -1)[:, 0]
+      return loss, (jnp.exp(theirs) * (theirs - mine)).sum(-1)
+
+    return jax.lax.map(one, (x, x_reference, tokens))
+
+  return diverging
 
 
 def perplexity(net: Net, tokens, run: Run, *, batch: int = 4) -> dict:

@@ -85,7 +85,7 @@ class Method(NamedTuple):
 
   def looks(self, planned: bool) -> bool:
     """Whether it needs to see inputs: for its rounding, or for a plan that is not there yet."""
-    rounds = self.rounding != 'nearest' or self.activations == 'tensor'
+    rounds = self.rounding != 'nearest' or self.activations != 'none'
     return rounds or (not planned and (self.scales != 'none' or self.clip))
 
 

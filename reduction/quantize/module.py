@@ -7,22 +7,22 @@ import flax.linen as nn
 import jax
 
 from reduction import tree
-from reduction.models.served import Served
+from reduction.models.served import STEP, Served, step
 from reduction.quantize import plan as plans
 from reduction.quantize import replay
 from reduction.quantize.calibrate import calibrate
 from reduction.quantize.inputs import Input
 from reduction.quantize.method import Method
+from reduction.quantize.smooth import errors
 
 
 class Quantized(NamedTuple):
-  """plan: what was searched, or given. params, error: see `plan.Applied`. statistics: of inputs by
-  their first linear, in the scales of the plan; {} without batches."""
+  """plan: what was searched, or given. params, error: see `plan.Applied`; where inputs are rounded
+  too, the error has their part in it, and their steps are among the params."""
 
   plan: plans.Plan
   params: dict
   error: dict[str, jax.Array | None]
-  statistics: plans.Sums
 
 
 def quantized(
@@ -54,4 +54,14 @@ def quantized(
     by = calibrate(Served(module), tree.nest(so_far), batches, [one], seen=seen)
     return by[one.linears[0]]
 
-  return Quantized(plan, *plans.apply(flat, inputs, plan, method, of_input, masks), sums)
+  params, error = plans.apply(flat, inputs, plan, method, of_input, masks)
+  if method.activations != 'none':
+    steps = {}
+    if method.activations == 'tensor':
+      most = {name: one.most.max() for name, one in sums.items()}
+      steps = {n: step(most[one.linears[0]]) for one in inputs for n in one.linears if n in error}
+    kernels = {linear: (params[f'{linear}/kernel'], steps.get(linear)) for linear in error}
+    exact = tree.nest(plans.folded(flat, inputs, plan))
+    error = errors(module, exact, kernels, batches, seen=seen)
+    params |= {f'{linear}/{STEP}': by for linear, by in steps.items()}
+  return Quantized(plan, params, error)

@@ -24,13 +24,13 @@ def awq(
   *, bits: int = 4, group: int | str = 128, symmetric: bool = False, scaling: str = 'awq',
   clip: bool = True, rounding: str = 'nearest', damp: float = 0.01, stored: str = 'float16',
   sequential: bool = False, tokens: int = 512, batch: int = 4, held: float = 0.25,
-  follows: str = 'float', plan: str = '',
+  follows: str = 'float', plan: str = '', activations: str = 'none', strength: float = 0.5,
 ) -> Stage:  # fmt: skip
   """Packs the linears of all blocks; embeddings, norms and the last layer stay as they are.
 
   bits, group, symmetric: of `qtensor.Scheme`. scaling, clip, rounding, damp, sequential, tokens,
-  stored: of `quantize.method.Method`. batch: passages of the calibration text at once. held: the
-  share of them on which scales must beat plain rounding. follows: whether a block sees what the
+  stored, activations, strength: of `quantize.method.Method`. batch: passages of the calibration
+  text at once. held: the share of them on which scales must beat plain rounding. follows: whether a block sees what the
   'float' blocks before it gave, as in AWQ, or the 'packed' ones, as in GPTQ. plan: the file of a
   plan to apply instead of searching one, which may be of another scheme. No more than a block, its
   statistics and the states of the passages are in memory. Rows: a 'quantized' for each linear. A
@@ -38,7 +38,7 @@ def awq(
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, stored=stored, tokens=tokens,
-    sequential=sequential,
+    sequential=sequential, activations=activations, strength=strength,
   )  # fmt: skip
   method.check()
   require(follows in FOLLOWS, f'{follows=} must be one of {", ".join(FOLLOWS)}')
@@ -48,7 +48,7 @@ def awq(
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
     require(not isinstance(net.module, Served), 'the net is quantized already')
     embed, apply, _ = language.programs(net.module)
-    _, serve, _ = language.programs(Served(net.module))
+    _, serve, _ = language.programs(Served(net.module, activations))
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
     x, start = run.data.train.x, language.outside(net, 'embed', 'positions')
     none = np.asarray(embed(start, x[:1]))[:0]
@@ -81,7 +81,7 @@ def awq(
       name: tree.map(lambda w: w[None], kept.packed(out['params'], method.scheme, inputs))
       for name, out in outs.items()
     }
-    return Net(Served(net.module), {**net.params, **blocks})
+    return Net(Served(net.module, activations), {**net.params, **blocks})
 
   return stage
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from reduction import tree
 from reduction.errors import require
-from reduction.models.served import STEP, Served, step
+from reduction.models.served import Served
 from reduction.net import Net
 from reduction.qtensor import Scheme
 from reduction.quantize import kept
@@ -18,7 +18,6 @@ from reduction.quantize import plan as plans
 from reduction.quantize.inputs import find
 from reduction.quantize.method import Method
 from reduction.quantize.module import quantized
-from reduction.quantize.smooth import errors
 from reduction.run import Run, Stage
 
 
@@ -83,16 +82,8 @@ def _quantized(module, params, masks, inputs, method, batches, held: int) -> dic
   """
   seen = _seen(batches[0])
   found = quantized(module, params, batches, inputs, method, held=held, seen=seen, masks=masks)
-  error, steps = found.error, {}
-  if method.activations != 'none':
-    if method.activations == 'tensor':
-      most = {name: one.most.max() for name, one in found.statistics.items()}
-      steps = {n: step(most[one.linears[0]]) for one in inputs for n in one.linears if n in error}
-    kernels = {linear: (found.params[f'{linear}/kernel'], steps.get(linear)) for linear in error}
-    exact = tree.nest(plans.folded(params, inputs, found.plan))
-    error = errors(module, exact, kernels, batches, seen=seen)
-  small = found.params | {f'{linear}/{STEP}': by for linear, by in steps.items()}
-  return dict(params=kept.arrays(tree.nest(small)), error=tree.nest(error), plan=found.plan)
+  params, error = kept.arrays(tree.nest(found.params)), tree.nest(found.error)
+  return dict(params=params, error=error, plan=found.plan)
 
 
 def _put_together(net, run, outs, inputs, method) -> Net:

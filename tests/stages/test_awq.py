@@ -69,6 +69,30 @@ def test_packed_blocks_are_served(model, data, how):
   assert scaled == {'query', 'key', 'value', 'output', 'gate', 'up', 'down'}
 
 
+EIGHT = dict(bits=8, group='channel', symmetric=True, clip=False)
+
+
+@pytest.mark.parametrize('activations', ['token', 'tensor'])
+@pytest.mark.parametrize('scaling', ['none', 'smooth'])
+def test_inputs_of_8_bits_are_served_as_they_were_measured(model, data, scaling, activations):
+  run = Run(data)
+  how = dict(EIGHT, scaling=scaling, activations=activations)
+  packed = stages.awq(**how)(model.net, run)
+  assert packed.module == Served(model.net.module, activations)
+  found, exact = (language.token_losses(net, data.test.x) for net in (packed, model.net))
+  weights = language.token_losses(as_floats(packed), data.test.x)
+  spread = exact.std()
+  assert abs(found - exact).mean() < 0.03 * spread
+  assert abs(found - weights).max() > 1e-3 * spread  # inputs are rounded too, when it is served
+  rows = [row for row in run.rows if row['kind'] == 'quantized']
+  assert {row['exponent'] and row['exponent'][0] for row in rows} == {
+    None if scaling == 'none' else 0.5
+  }
+  assert all(1e-6 < row['error'][0] < 1e-2 for row in rows)
+  steps = [n for n, _ in tree.named(packed.params) if n.endswith('input_step')]
+  assert len(steps) == (14 if activations == 'tensor' else 0)
+
+
 def test_a_stop_at_a_block_changes_no_bit(model, data, tmp_path, same, monkeypatch):
   whole = stages.awq(**ALL)(model.net, Run(data, workdir=tmp_path / 'whole', save_every=0))
   took = language.block
