@@ -13,6 +13,8 @@ import numpy as np
 from reduction.errors import DataError, MissingInput, UsageError
 from reduction.report.intervals import is_fraction
 
+# What the cells of a grid differ by, beside the method; see `stages.compare`.
+POINT = 'bits', 'group', 'activations', 'kept', 'scaled', 'draw'
 # What tells two rows of a kind apart; all else in them is measured.
 NAMES = {
   'curve': ('at', 'net', 'level', 'step'),
@@ -30,8 +32,11 @@ NAMES = {
   'specialists': ('at',),
   'system': ('at', 'net'),
   'gain': ('at',),
-  'quantized': ('at', 'linear'),
   'folder': ('at',),
+  'quantized': ('at', 'linear', 'net', *POINT),
+  'salient': ('at',),
+  'qat': ('at',),
+  'cell': ('at', 'net', *POINT),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

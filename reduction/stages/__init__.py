@@ -10,11 +10,12 @@ from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
 from reduction.stages.quantize import quantize
+from reduction.stages.salient import salient
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
   'awq', 'correct', 'distill', 'folder', 'gain', 'lottery', 'mutual', 'pretrained', 'qat',
-  'quantize', 'specialists', 'supermask', 'tune',
+  'quantize', 'salient', 'specialists', 'supermask', 'tune',
 ]  # fmt: skip

@@ -1,0 +1,83 @@
+"""Which channels matter to a language model: AWQ's two experiments (Lin et al. 2024, section 2)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import language, tree
+from reduction.errors import did_you_mean, require
+from reduction.models.decoder import parts
+from reduction.net import Net
+from reduction.qtensor import Scheme
+from reduction.quantize import salient as protect
+from reduction.quantize.awq import output_error
+from reduction.quantize.calibrate import calibrate
+from reduction.quantize.inputs import find
+from reduction.quantize.method import Method
+from reduction.run import Run, Stage
+
+
+def salient(
+  *, bits: int = 3, group: int | str = 128, symmetric: bool = False, kept: float = 0.01,
+  by: str = 'activation', scaled: float | None = None, draw: int = 0, stored: str = 'float16',
+  batch: int = 4,
+) -> Stage:  # fmt: skip
+  """Rounds the linears of all blocks but for what a share of the input channels multiplies.
+
+  bits, group, symmetric: of `qtensor.Scheme`; stored: of `quantize.method.Method`. kept: the share
+  of the channels of each linear, at least one where it is above 0. by: their mean size on the
+  calibration text, 'activation', the length of their weights, 'weight', or 'random', of which draw
+  is another one. scaled: None keeps these channels in float; a number multiplies them before
+  rounding and divides them afterwards. batch: passages at once. The net that comes out is not
+  packed. Rows: a 'quantized' for each linear with its output error, and one 'salient' with the
+  share of channels `really_kept`, the share of groups whose step `changed` and how many times as
+  large the steps are in the mean, `growth`.
+  """
+  Method(Scheme(bits, group, symmetric), stored=stored).check()
+  scheme, dtype = Scheme(bits, group, symmetric), jnp.dtype(stored)
+  known = protect.CHOICES
+  require(by in known, f'{by=} is unknown.{did_you_mean(by, known)}')
+  require(0 <= kept <= 1, f'{kept=} must lie in [0, 1]')
+  require(scaled is None or scaled > 0, f'{scaled=} must be above 0')
+
+  def stage(net: Net, run: Run) -> Net:
+    require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
+    layer, like = parts(net.module)[1], jax.ShapeDtypeStruct((1, 2, net.module.width), jnp.float32)
+    inputs = find(layer, language.block(net, 'layer0'), like)
+
+    def one_block(params, batches, i, run):
+      flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
+      seen, told = calibrate(layer, tree.nest(flat), batches, inputs), []
+      linears = [(one.linears[0], linear) for one in inputs for linear in one.linears]
+      for j, (first, linear) in enumerate(linears):
+        kernel = flat[f'{linear}/kernel']
+        key = run.key('mask', draw, i, j)[0]
+        scores = protect.scores(by, kernel, seen[first].mean, key)
+        up = protect.chosen(scores, kept)
+        new, growth = _rounded(kernel, up, scaled, scheme, dtype)
+        error = output_error(new - kernel, seen[first]) / output_error(kernel, seen[first])
+        run.log(kind='quantized', summary=True, seeds=run.seeds, linear=f'layer{i}/{linear}',
+                rows=len(kernel), error=[error])  # fmt: skip
+        told.append([up.sum(), len(up), (growth != 1).sum(), growth.size, growth.sum()])
+        flat[f'{linear}/kernel'] = new
+      return dict(params=tree.nest(flat), told=np.array(told, np.float32).sum(0))
+
+    outs = language.walked(net, run.data.train.x, run, one_block, batch=batch)
+    up, rows, changed, groups, grown = sum(np.asarray(out['told']) for out in outs)
+    more = {} if scaled is None else dict(changed=changed / groups, growth=grown / groups)
+    run.log(kind='salient', summary=True, seeds=run.seeds, really_kept=up / rows, **more)
+    blocks = {f'layer{i}': tree.map(lambda w: w[None], out['params']) for i, out in enumerate(outs)}
+    return net.replace(params={**net.params, **blocks})
+
+  return stage
+
+
+@functools.partial(jax.jit, static_argnames=('scheme', 'dtype'))
+def _rounded(kernel, up, scale, scheme, dtype):
+  """(kernel as it becomes, how its steps grew)"""
+  if scale is None:
+    return protect.mixed(kernel, up, scheme, dtype=dtype), jnp.ones(1)
+  growth = protect.growth(kernel, up, scale, scheme)
+  return protect.scaled(kernel, up, scale, scheme, dtype=dtype), growth
