@@ -23,7 +23,7 @@ flags.DEFINE_string('mesh', None, 'Train on DATA or DATAxMODEL devices, such as 
 flags.DEFINE_bool('profile', False, 'Write a trace for Perfetto into the workdir.')
 
 
-PARTS = ('data', 'model', 'stages', 'seeds', 'figures', 'paper', 'title')
+PARTS = ('data', 'model', 'stages', 'seeds', 'figures', 'tables', 'paper', 'title')
 
 
 class Job(NamedTuple):
@@ -84,11 +84,12 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
 
   with signals.noted():
     data, module, start, stage = build(config, data_dir)
+    words = getattr(module, 'vocabulary', 0)
+    allowed = (data.classes, 0) if words else (data.classes,)  # 0: vectors of texts
     require(
-      getattr(module, 'classes', data.classes) == data.classes,
+      getattr(module, 'classes', data.classes) in allowed,
       f'config.model.classes={getattr(module, "classes", 0)}, but {data.name} has {data.classes}',
     )
-    words = getattr(module, 'vocabulary', 0)
     require(
       words >= data.vocabulary and bool(words) == bool(data.vocabulary),
       f'config.model reads {words or "no"} tokens, {data.name} has {data.vocabulary or "none"}',
@@ -132,6 +133,8 @@ def _measure(data):
 
   def accuracy(net, run):
     del run
+    if not getattr(net.module, 'classes', data.classes):
+      return cost(net, example)
     score = over_replicas(classified(net.module), (0, 0, None))
     found = score(net.params, net.stats, test)['accuracy']
     return dict(metric='accuracy', accuracy=found, **cost(net, example))

@@ -76,7 +76,8 @@ def differences(old: dict, new: dict, name: str = 'config') -> list[str]:
   return lines
 
 
-SHOWN = ('title', 'figures', 'paper')  # what only the report reads; it may change under a run
+# what only the report reads; it may change under a run
+SHOWN = ('title', 'figures', 'tables', 'paper')
 
 
 def claim(workdir: pathlib.Path, config: dict):

@@ -133,16 +133,21 @@ def chain(**stages: Stage) -> Stage:
   """Runs stages in order, each under its own name; a stage too.
 
   `run.nets` keeps what each returned ('start' is what the chain was given), and so does the folder
-  `nets` of a workdir, for `saved.read`, what is not too large for it. The row of `run.measure`
-  before the first and after every stage makes the before/after table.
+  `nets` of a workdir, for `saved.read`, what is not too large for it, nor 'start' again. The row of
+  `run.measure` before the first and after every stage makes the before/after table; a net that a
+  stage returns as it came is not measured again.
   """
 
   def stage(net: Net, run: Run) -> Net:
+    rows = []  # (net, its row)
+
     def measured(name):
       run.nets[name] = net
-      if run.workdir and first() and name != 'start' and saved.fits(net):
+      if run.workdir and first() and net is not run.nets['start'] and saved.fits(net):
         saved.write(run.workdir / 'nets' / name, net)
-      row = run.measure(net, run.child(f'{name}-measured'))
+      row = next((row for seen, row in rows if seen is net), None)
+      row = row or run.measure(net, run.child(f'{name}-measured'))
+      rows.append((net, row))
       run.log(kind='stage', summary=True, stage=name, seeds=run.seeds, **row)
 
     measured('start')

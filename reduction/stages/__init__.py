@@ -1,6 +1,7 @@
 """Reductions, one file a paper: factories of `Stage`, composed from the technique folders."""
 
 from reduction.stages.awq import awq
+from reduction.stages.compare import compare
 from reduction.stages.correct import correct
 from reduction.stages.distill import distill
 from reduction.stages.folder import folder
@@ -16,6 +17,6 @@ from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'awq', 'correct', 'distill', 'folder', 'gain', 'lottery', 'mutual', 'pretrained', 'qat',
-  'quantize', 'salient', 'specialists', 'supermask', 'tune',
+  'awq', 'compare', 'correct', 'distill', 'folder', 'gain', 'lottery', 'mutual', 'pretrained',
+  'qat', 'quantize', 'salient', 'specialists', 'supermask', 'tune',
 ]  # fmt: skip
