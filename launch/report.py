@@ -1,15 +1,17 @@
 """Reports of finished runs: python -m launch.report configs/*/results/*.jsonl --readme=README.md
 
-Each argument is a workdir or a committed file of rows. Runs of one config that differ in seeds are
-merged. Without a flag, the report of each workdir is written anew and its table shown.
+Each argument is a workdir or a committed file of rows. Runs of one config that differ in seeds, or
+in the grids of what they compare, are merged. Without a flag, the report of each workdir is written
+anew and its table shown.
 
 A committed file holds a header row, {"kind": "run", "config": "configs/lottery/lenet.py",
 "config_overrides": {...}, "command": ..., "seconds": ..., "hardware": ..., "versions": {...},
 "resolved": the whole config}, then the rows marked `summary`.
 
 In the README, what stands between `<!-- results:NAME -->` and `<!-- /results:NAME -->` is replaced
-by the claims of NAME's runs beside what was measured. NAME is a config, 'lottery/lenet', one of its
-variants, 'lottery/lenet:quick', or a folder, 'lottery'. A variant has a table of its own.
+by the claims of NAME's runs beside what was measured, and by the tables that their configs
+describe. NAME is a config, 'lottery/lenet', one of its variants, 'lottery/lenet:quick', or a
+folder, 'lottery'. A variant has a table of its own.
 """
 
 import itertools
@@ -33,7 +35,8 @@ flags.DEFINE_string('html', None, "Write the first run's page here; its figures 
 flags.DEFINE_string('export', None, 'Write a header and the summary rows of one run here.')
 MOST = 300_000  # bytes of a committed file
 RUNS = ('config', 'command', 'hardware, time')  # columns beside a claim
-FREE = ('seeds', 'figures', 'paper', 'title')  # what may differ between runs that are merged
+# what may differ between runs that are merged
+FREE = ('seeds', 'figures', 'tables', 'paper', 'title')
 
 
 class Source(NamedTuple):
@@ -120,21 +123,33 @@ def _name(config: str) -> str:
 
 
 def merged(sources: list[Source]) -> list[Source]:
-  """Runs that differ in seeds alone become one; a run given twice counts once."""
+  """Runs that differ in seeds or grids alone become one; a run given twice counts once."""
   groups = {}
   for source in sources:
     groups.setdefault(_identity(source), []).append(source)
   found = []
   for group in groups.values():
     group.sort(key=lambda source: -len(_seeds(source)))
-    first, seeds, sessions = group[0], {}, []
+    first, seeds, sessions, held = group[0], {}, [], set()
     for source in group:
       # a workdir beside the file made of it took no time of its own
-      sessions += source.sessions if _seeds(source).keys() - seeds.keys() or not seeds else []
+      sessions += source.sessions if _held(source) - held or not held else []
       seeds |= _seeds(source)
+      held |= _held(source)
     rows = pool.merge([source.rows for source in group])
-    config = dict(first.header.get('resolved', {}), seeds=list(seeds))
+    config = dict(_with_grids(group), seeds=list(seeds))
     found.append(Source(first.name, {**first.header, 'resolved': config}, sessions, rows))
+  return found
+
+
+def _with_grids(group) -> dict:
+  """The config of merged runs, its grids with the points of all."""
+  configs = [source.header.get('resolved', {}) for source in group]
+  found = dict(configs[0])
+  for stage, part in configs[0].items():
+    if isinstance(part, dict) and part.get('grid'):
+      every = {name: [v for c in configs for v in c[stage]['grid'][name]] for name in part['grid']}
+      found[stage] = dict(part, grid={n: list(dict.fromkeys(all_)) for n, all_ in every.items()})
   return found
 
 
@@ -143,10 +158,22 @@ def _seeds(source) -> dict:
   return dict.fromkeys(seed for row in source.rows for seed in row.get('seeds', ()))
 
 
+def _held(source) -> set:
+  """What tells its summary rows apart, for each seed of theirs."""
+  names = lambda row: ('kind', *pool.NAMES.get(row.get('kind'), ()))
+  return {
+    (*(str(row.get(name)) for name in names(row)), seed)
+    for row in source.rows if row.get('summary') for seed in row.get('seeds', ())
+  }  # fmt: skip
+
+
 def _identity(source) -> str:
   header = source.header
   if 'resolved' in header:
-    config = {key: value for key, value in header['resolved'].items() if key not in FREE}
+    config = {
+      key: {k: v for k, v in value.items() if k != 'grid'} if isinstance(value, dict) else value
+      for key, value in header['resolved'].items() if key not in FREE
+    }  # fmt: skip
   else:
     config = {k: v for k, v in header.get('config_overrides', {}).items() if k not in FREE}
   return json.dumps([source.name, config], sort_keys=True)
@@ -183,7 +210,7 @@ def results(sources: list[Source], known: list[Source]) -> str:
 
 
 def _block(sources, known) -> str:
-  """One table of all claims, then the before/after table of each run that makes none."""
+  """One table of all claims, then each run's own, or that before and after where it has neither."""
   claimed = [source for source in sources if source.header.get('resolved', {}).get('paper')]
   lines, note, parts = [], '', []
   for source in claimed:
@@ -196,10 +223,14 @@ def _block(sources, known) -> str:
     table = Table('', ('', 'claim', 'paper', 'ours', *RUNS), tuple(lines))
     parts.append(f'{tables.markdown(table)}\n\n{note}')
   for source in sources:
-    made = tables.stages(source.rows)
-    if source not in claimed and made.rows:
-      ran = ', '.join(tables.escape(text) for text in _ran(source))
-      parts.append(f'{tables.markdown(made)}\n\n{ran}. {made.note}')
+    made = report.pivots(_beside(source, known), source.header.get('resolved', {}))
+    if not made and source not in claimed:
+      made = [tables.stages(source.rows)._replace(title='')]
+    ran = ', '.join(tables.escape(text) for text in _ran(source))
+    for table in tables.filled(made):
+      title = f'*{tables.escape(table.title)}*\n\n' if table.title else ''
+      parts.append(f'{title}{tables.markdown(table)}\n\n{table.note}'.rstrip())
+    parts += [f'{ran}.'] if tables.filled(made) else []
   return '\n\n'.join(parts) or 'not run: no rows yet'
 
 
@@ -227,7 +258,8 @@ def replaced(text: str, sources: list[Source], name: str) -> str:
   if count != len(opened):
     raise UsageError(f'{name}: a results marker lacks its end, <!-- /results:NAME -->: {opened}')
   for source in sources:
-    if source.name not in told and source.header.get('resolved', {}).get('paper'):
+    config = source.header.get('resolved', {})
+    if source.name not in told and (config.get('paper') or config.get('tables')):
       raise UsageError(
         f'{name} has no <!-- results:{source.name} -->; its markers: {", ".join(opened) or "none"}'
       )

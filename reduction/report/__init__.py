@@ -2,8 +2,8 @@
 
 `config.json`, `metrics.jsonl` and `sessions.jsonl` of a workdir are all that a report is made of:
 the same files give the same bytes. Tables hold the rows marked `summary`; the config's `figures`
-(documented in figures.py here) and `paper` (in claims.py) say what is drawn and what is compared
-with the paper. Rows of kinds that nobody names are ignored.
+(documented in figures.py here), `tables` (in pivot.py) and `paper` (in claims.py) say what is drawn
+and what is compared with the paper. Rows of kinds that nobody names are ignored.
 """
 
 import json
@@ -12,19 +12,20 @@ import sys
 from collections.abc import Callable, Sequence
 
 from reduction.errors import DataError, require
-from reduction.report import claims, figures, page, pool, tables
+from reduction.report import claims, figures, page, pivot, pool, tables
 from reduction.report.intervals import NONE, interval, paired_difference, wording
 from reduction.report.tables import Code, Table, markdown, terminal
 
 __all__ = [
-  'Table', 'check', 'facts', 'interval', 'load', 'markdown', 'paired_difference', 'render', 'show',
-  'table', 'terminal', 'wording', 'write',
+  'Table', 'check', 'facts', 'interval', 'load', 'markdown', 'paired_difference', 'pivots',
+  'render', 'show', 'table', 'terminal', 'wording', 'write',
 ]  # fmt: skip
 
 
 def check(config: dict):
-  """Raises UsageError, with a did-you-mean, where `figures` or `paper` are not as documented."""
-  for key, part in ('figures', figures), ('paper', claims):
+  """Raises UsageError, with a did-you-mean, where `figures`, `tables` or `paper` are not as
+  documented."""
+  for key, part in ('figures', figures), ('tables', pivot), ('paper', claims):
     require(isinstance(config.get(key, {}), dict), f'config.{key} must be a dict')
     part.check(config.get(key, {}))
 
@@ -32,6 +33,13 @@ def check(config: dict):
 def table(rows: list[dict]) -> list[Table]:
   """Before and after every stage, the levels, and who was taught; those that rows hold."""
   return tables.filled([tables.stages(rows), tables.levels(rows), tables.lessons(rows)])
+
+
+def pivots(rows: list[dict], config: dict) -> list[Table]:
+  """The tables that a config describes, in the order of their names; those that rows fill."""
+  described = config.get('tables', {})
+  names = sorted(described, key=pool.natural)
+  return tables.filled([pivot.pivoted(rows, described[name]) for name in names])
 
 
 def facts(rows: list[dict], config: dict, sessions: Sequence[dict]) -> dict[str, str]:
@@ -54,7 +62,7 @@ def facts(rows: list[dict], config: dict, sessions: Sequence[dict]) -> dict[str,
 
 
 def _named(part) -> str:
-  return str(part.get('name', '')) if isinstance(part, dict) else str(part)
+  return str(part.get('name', part.get('path', ''))) if isinstance(part, dict) else str(part)
 
 
 def duration(seconds: float) -> str:
@@ -103,8 +111,10 @@ def render(
   title = config.get('title') or name or 'Report'
   told, made = facts(rows, config, sessions), table(rows)
   tiles = _tiles(made[0]) if made and made[0].title == 'Before and after' else []
-  if config.get('paper'):
-    made.insert(1 if tiles else 0, tables.answers(rows, config['paper']))
+  mine = pivots(rows, config) + (
+    [tables.answers(rows, config['paper'])] if config.get('paper') else []
+  )
+  made[(at := 1 if tiles else 0) : at] = mine
   specs = config.get('figures', {})
   drawn = [figures.draw(key, specs[key], rows) for key in sorted(specs, key=pool.natural)]
   lead = _lead(told, config)

@@ -7,10 +7,10 @@
       why='needs the full 15,000 steps')
 
 claim, paper: text. why: shown after 'not run' where the rows lack what `measure` names.
-measure: kind, the rows' kind. net, kept, level, stage, step, at: which rows; a float means the
-nearest value within 5 %. run: the run whose rows these are, where not this one: its config's name,
-'lottery/lenet:15k'. key: the measured field. against: what differs in the rows compared with (any
-of these fields, and key). how: one of
+measure: kind, the rows' kind. net, bits, group, kept, level, stage, step, at: which rows; a float
+means the nearest value within 5 %. run: the run whose rows these are, where not this one: its
+config's name, 'lottery/lenet:15k'. key: the measured field. against: what differs in the rows
+compared with (any of these fields, and key). how: one of
   value       mean [least, greatest] over seeds; without `against`
   bootstrap   the row's own number and interval, its fields key, key_low and key_high; 'not claimed'
               where the row has None for it; without `against`
@@ -29,7 +29,7 @@ import numpy as np
 from reduction.errors import UsageError, did_you_mean, require
 from reduction.report import intervals, pool
 
-FIELDS = ('at', 'kept', 'level', 'net', 'run', 'stage', 'step')
+FIELDS = ('at', 'bits', 'group', 'kept', 'level', 'net', 'run', 'stage', 'step')
 KINDS = ('value', 'bootstrap', 'difference', 'relative', 'ratio')
 ALONE = KINDS[:2]  # which compare with nothing
 
@@ -157,7 +157,7 @@ def _chosen(rows, kind, where, key) -> tuple[list[dict], str]:
   rows, absent = pool.select(rows, where)
   if absent or not rows:
     return [], f'no {kind} with ' + (', '.join(absent) or 'all of ' + ', '.join(map(str, where)))
-  for name in ('net', 'kept', 'level', 'stage', 'step'):
+  for name in ('net', 'bits', 'group', 'kept', 'level', 'stage', 'step'):
     several = {pool.field(row, name) for row in rows}
     require(
       len(several) == 1,

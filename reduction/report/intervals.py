@@ -10,7 +10,7 @@ MINUS = '\N{MINUS SIGN}'
 TIMES = '\N{MULTIPLICATION SIGN}'
 NONE = '\N{EN DASH}'  # a cell that has no number
 # endings of the keys that hold a fraction, shown in percent
-FRACTIONS = ('kept', 'accuracy', 'instability', 'gain', 'word_error')
+FRACTIONS = ('kept', 'accuracy', 'instability', 'gain', 'word_error', 'changed')
 SIZES = ('bytes', 'peak_sram')
 
 
@@ -81,7 +81,9 @@ def number(key: str, value: float, like: float | None = None) -> str:
     size = abs(value if like is None else like)
     power = 0 if size < 1 else min(3, int(math.log10(size)) // 3)
     return f'{value / 1000**power:.{0 if power == 0 else 2}f} {("B", "kB", "MB", "GB")[power]}'
-  if key.endswith(('loss', 'perplexity')):
+  if key.endswith('perplexity'):
+    return f'{value:,.2f}'
+  if key.endswith('loss'):
     return f'{value:.4f}'
   return f'{value:,.0f}' if float(value).is_integer() or abs(value) >= 1000 else f'{value:,.4g}'
 

@@ -131,6 +131,40 @@ def test_a_claim_compares_with_another_run(pair, tmp_path):
   assert 'not run: no rows of kind level of lottery/lenet ' in alone
 
 
+def compared(folder, groups, values, seconds=60):
+  """A workdir that compares methods at some groups; perplexities are values."""
+  folder.mkdir()
+  tags = dict(at='weights', kind='cell', summary=True, seeds=[0], bits=4)
+  rows = [dict(at='weights', kind='cell', summary=True, seeds=[0], net='float', perplexity=[5.0])]
+  rows += [dict(tags, net='rtn', group=g, perplexity=[v]) for g, v in zip(groups, values)]
+  spec = dict(title='All', kind='cell', rows='group', columns='net', values='perplexity')
+  weights = dict(stage='compare', grid=dict(bits=[4], group=groups))
+  settings = dict(title='T', seeds=[0], weights=weights, tables=dict(all=spec))
+  command = f'python -m launch.run --config=configs/awq/landscape.py --workdir=runs/{folder.name}'
+  session = dict(seconds=seconds, hardware='2 x A, cpu', versions={}, command=command)
+  (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  (folder / 'config.json').write_text(json.dumps(settings))
+  (folder / 'sessions.jsonl').write_text(json.dumps(session) + '\n')
+  return folder
+
+
+def test_runs_that_differ_in_their_grids_are_one_table(tmp_path):
+  one = compared(tmp_path / 'one', [64], [5.7])
+  two = compared(tmp_path / 'two', [192, 64], [6.25, 5.7], 90)
+  (merged,) = sources(one, two)
+  assert merged.header['resolved']['weights']['grid'] == dict(bits=[4], group=[64, 192])
+  marked = README.replace('lottery', 'awq/landscape')
+  text = report.replaced(marked, [merged], 'README.md')
+  assert '*All*\n\n|  | RTN |'.replace('RTN', 'rtn') in text and 'float: perplexity 5.00.' in text
+  assert text.count('| 64 | 5.70 |') == text.count('| 192 | 6.25 |') == 1
+  assert '`configs/awq/landscape.py`' in text and '2 x A, cpu, 2 min 30 s.' in text
+  path = tmp_path / 'rows.jsonl'
+  path.write_text(report.export(merged))
+  assert report.results(sources(path), []) == report.results([merged], [])
+  with pytest.raises(UsageError, match='no <!-- results:awq/landscape'):
+    report.replaced(README, [merged], 'README.md')
+
+
 def test_rows_without_claims_need_no_place_in_a_readme():
   bench = report.Source('bench/lenet', {'resolved': {}}, [], [])
   assert report.replaced(README, [bench], 'README.md') == README
