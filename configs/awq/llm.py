@@ -63,7 +63,7 @@ def get_config(variant: str = ''):
     tokens=0 if 'gram' in variants else 512,
     plan='',
   )
-  # vLLM loads it in any dtype, AWQ's layout in 16 bits alone; Transformers needs one package less
+  # vLLM loads it in any dtype (AWQ's layout in 16 bits only), Transformers with one package less
   c.folder = dict(format='compressed-tensors')
   return c
 

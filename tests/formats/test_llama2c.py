@@ -1,6 +1,7 @@
 """llama2.c's files: written by its own rules and read back, the published one, refusals."""
 
 import itertools
+import json
 import math
 import os
 import pathlib
@@ -40,10 +41,13 @@ def model(path, tied=True):
   return arrays
 
 
-def vocabulary(path, words=WORDS):
-  """A tokenizer's file: <unk>, <s>, </s>, the bytes, then words, later ones with lower scores."""
+def vocabulary(path, words=WORDS, alike=2):
+  """A tokenizer's file: <unk>, <s>, </s>, the bytes, then words, later ones with lower scores.
+
+  alike: so many have one score.
+  """
   pieces = [b'<unk>', b'\n<s>\n', b'\n</s>\n', *(b'<0x%02X>' % i for i in range(256))]
-  scores = [0.0] * len(pieces) + [-float(i // 2) for i in range(len(words))]  # some are equal
+  scores = [0.0] * len(pieces) + [-float(i // alike) for i in range(len(words))]
   pieces += [word.encode() for word in words]
   path.write_bytes(struct.pack('<i', max(map(len, pieces))) + b''.join(
     struct.pack('<fi', score, len(piece)) + piece for piece, score in zip(pieces, scores)
@@ -140,6 +144,22 @@ def test_texts_are_united_as_llama2c_does(tmp_path):
   for token in -1, len(pieces):
     with pytest.raises(DataError, match=f'token {token} is none of 0..{len(pieces) - 1}'):
       decode([token])
+
+
+def test_a_tokenizer_for_other_programs_gives_the_same_tokens(tmp_path):
+  vocabulary(tmp_path / 'tok.bin', alike=1)
+  encode, decode = llama2c.tokenizer(tmp_path / 'tok.bin')
+  made = llama2c.made(tmp_path / 'tok.bin')
+  random = np.random.default_rng(0)
+  for length in [*range(12), *[40] * 20]:
+    text = ''.join(random.choice(list('aaabbc  \u00e9\n\u00df\u6f22'), length))
+    tokens = made.encode(text).ids
+    assert tokens == encode(text) and made.decode(tokens) == decode(tokens) == text
+  model(tmp_path / 'm.bin')
+  files = llama2c.files(tmp_path / 'm.bin', tmp_path / 'tok.bin')
+  assert json.loads(files['generation_config.json']) == dict(bos_token_id=1, eos_token_id=2)
+  told = json.loads(files['tokenizer_config.json'])
+  assert (told['bos_token'], told['eos_token'], told['model_max_length']) == ('<s>', '</s>', 8)
 
 
 def test_long_texts_do_not_take_forever(tmp_path):
