@@ -8,8 +8,9 @@ weight_shape       int64 [out, in]
 Codes and zero points are signed there, c - 2^(bits - 1), and stored with that added again: as here.
 3 bits run on across words since version 0.18; older ones put 10 in a word, which is read too. Rows
 in another order (weight_g_idx) are read and not written, since readers from 0.19 on refuse them.
-vLLM reads 2 to 8 bits where symmetric, zero points for 4 and 8 alone; Transformers 5 reads those
-with CompressedTensorsConfig(dequantize=True) only.
+vLLM 0.32 takes 2 to 8 bits, with zero points or without, where it has a kernel for them (for zero
+points older ones take 4 and 8 alone); Transformers 5 reads zero points with
+CompressedTensorsConfig(dequantize=True) only.
 
 github.com/vllm-project/compressed-tensors, compressors/pack_quantized.
 """

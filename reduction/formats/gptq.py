@@ -8,7 +8,7 @@ g_idx   int32 [in]  the group of each row
 Version 1 ('gptq') stores zero - 1, version 2 ('gptq_v2') zero. A zero of 0 has no one meaning in
 the former: AutoGPTQ's layers wrap within the field (but not in 3 bits), GPTQModel adds one to all
 fields of a word and carries into the next column, vLLM's kernels read 2^bits. So it is neither
-written nor read.
+written nor read. vLLM 0.32 takes symmetric layers of 4 and 8 bits alone.
 
 Frantar et al. 2023; github.com/AutoGPTQ/AutoGPTQ, auto_gptq/nn_modules/qlinear, and
 github.com/ModelCloud/GPTQModel, gptqmodel/utils/model.py.

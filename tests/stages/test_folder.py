@@ -2,12 +2,18 @@
 
 import io
 
+import numpy as np
 import pytest
 
 from reduction import opened, stages, tree
+from reduction.cost import cost
 from reduction.errors import UsageError
+from reduction.models.served import Served
+from reduction.net import Net
 from reduction.progress import Progress
-from reduction.run import Run
+from reduction.qtensor import Scheme
+from reduction.quantize.rtn import quantize
+from reduction.run import Run, chain
 
 
 def test_a_run_ends_in_a_folder(decoder, tmp_path):
@@ -30,6 +36,31 @@ def test_a_run_ends_in_a_folder(decoder, tmp_path):
   assert tree.names(again.net.params) == tree.names(found.net.params)
   stage(found.net, Run(workdir=tmp_path).child('folder'))  # a run that goes on writes it anew
   assert sorted(path.iterdir()) == sorted(files)
+
+
+def test_a_run_may_go_from_one_format_to_another(decoder, tmp_path):
+  found = opened.language_model('tiny', decoder)
+  kernels = lambda path, w: (
+    quantize(np.asarray(w), Scheme(4, 16), dtype=np.float16)
+    if path.startswith('layer') and path.endswith('kernel') else w
+  )  # fmt: skip
+  net = Net(Served(found.net.module), tree.map_named(kernels, found.net.params))
+  run = Run(workdir=tmp_path / 'first')
+  chain(folder=stages.folder(format='awq-gemm', dtype='float32', source=found))(net, run)
+  first = opened.language_model(tmp_path / 'first' / 'files' / 'folder' / 'model')
+  measured = []
+  measure = lambda net, run: measured.append(cost(net, np.ones((1, 4), np.int32))) or {}
+  run = Run(workdir=tmp_path / 'second', measure=measure)
+  chain(folder=stages.folder(dtype='float32', source=first))(first.net, run)
+  second = opened.language_model(tmp_path / 'second' / 'files' / 'folder' / 'model')
+  assert second.path.joinpath('config.json').read_text().count('pack-quantized') == 1
+  for one in first.net, second.net:
+    assert one.module == net.module
+    pairs = zip(tree.leaves(one.params), tree.leaves(net.params), strict=True)
+    assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
+  (row,) = measured  # the same net is not measured again
+  assert row['bytes'] < cost(found.net, np.ones((1, 4), np.int32))['bytes']
+  assert [row['stage'] for row in run.rows if row['kind'] == 'stage'] == ['start', 'folder']
 
 
 def test_what_cannot_be_written_is_known_before_the_run(decoder):
