@@ -14,13 +14,12 @@ Items = dict[str, np.ndarray]  # measure -> its values [R, n] on test items: pas
 ENDS = '', '_low', '_high'
 
 
-def texts(net: Net, run: Run, batch: int) -> Callable[[Net, Run], Items]:
+def texts(net: Net, tokens, run: Run, batch: int) -> Callable[[Net, Run], Items]:
   """(small, run) -> its 'perplexity', as the mean loss of the tokens of each test passage, and its
   'divergence', the mean KL(net || small) of what they predict there.
 
-  batch: passages at once. Goes on after a stop.
+  tokens: int32 [n, length]. batch: passages at once. Goes on after a stop.
   """
-  tokens = run.data.test.x
   cut = [slice(at, at + batch) for at in range(0, len(tokens), batch)]
   states = lambda carry, i, run: (carry, language.states(net, tokens[cut[i]]))
   _, reference = run.fold('states', states, jnp.zeros(()), len(cut))
@@ -38,10 +37,9 @@ def texts(net: Net, run: Run, batch: int) -> Callable[[Net, Run], Items]:
   return measure
 
 
-def outputs(net: Net, run: Run) -> Callable[[Net, Run], Items]:
+def outputs(net: Net, x, y) -> Callable[[Net, Run], Items]:
   """(small, run) -> its 'output_error', the squared error of each test output relative to the mean
-  square of the outputs of net, and of a classifier its 'accuracy', whether each is right."""
-  x, y = run.data.test
+  square of the outputs of net, and of a classifier its 'accuracy', whether each is label y."""
   exact = predict.logits(net, x)
   scale = (exact**2).sum(-1).mean(-1, keepdims=True)
 

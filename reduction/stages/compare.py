@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
 def compare(
   *, methods: dict, grid: dict | None = None, baseline: dict | None = None, each: bool = False,
-  batch: int = 4,
+  items: int | None = None, batch: int = 4,
 ) -> Stage:  # fmt: skip
   """Makes a net of the one that comes in every way, measures it and lets it go; returns the first.
 
@@ -38,7 +38,8 @@ def compare(
   that all of them get, dict(bits=(4, 3), group=(64, 'channel')): every combination is a point.
   baseline: fields of the cells that the others are compared with, on the same test items:
   dict(net='rtn') is that method at the same point, dict(scaled=1.0) the same method there. each:
-  logs the 'quantized' of every linear too. batch: test passages at once.
+  logs the 'quantized' of every linear too. items: of the test split, the first so many count, all
+  by default. batch: passages at once.
   Rows: a 'cell' for each net and one for that which came, 'float'. Fields: net, the method's name;
   the point's settings; bytes; `error`, the mean over linears; what the stage logs of itself; of a
   language model `perplexity` and `divergence`, KL(float || net) in nats a token, else
@@ -53,7 +54,8 @@ def compare(
 
   def stage(net: Net, run: Run) -> Net:
     texts = isinstance(run.data, Passages)
-    measure = closeness.texts(net, run, batch) if texts else closeness.outputs(net, run)
+    x, y = (part[:items] for part in run.data.test)
+    measure = closeness.texts(net, x, run, batch) if texts else closeness.outputs(net, x, y)
     first = measure(net, run.child('float'))
     _log(run, dict(net='float'), net, first, {}, [])
 
@@ -62,14 +64,14 @@ def compare(
       quiet = run_i.child(cell.name)
       quiet.rows, quiet.sinks = [], None  # what a stage tells of itself goes into one row
       small = cell.stage(net, quiet)
-      items, others = measure(small, run_i.child('measured')), {}
+      found, others = measure(small, run_i.child('measured')), {}
       if cell.fields in judges:
         at = judges.index(cell.fields)
-        known = {key: np.concatenate([v[:at], items[key][None], v[at + 1 :]])
+        known = {key: np.concatenate([v[:at], found[key][None], v[at + 1 :]])
                  for key, v in known.items()}  # fmt: skip
       elif (of := cell.fields | baseline) in judges:
         others = {key: values[judges.index(of)] for key, values in known.items()}
-      _log(run, cell.fields, small, items, others, quiet.rows, each)
+      _log(run, cell.fields, small, found, others, quiet.rows, each)
       return known, None
 
     nothing = {key: np.zeros((len(judges), *v.shape), v.dtype) for key, v in first.items()}
