@@ -91,7 +91,8 @@ def _chosen(rows, spec, fields) -> list[dict]:
 def _below(spec, across, column, rows) -> str:
   """What stands below the table: 'float: perplexity 5.47.'"""
   label = _label(spec, across, column) or _named(spec, 'net', rows[0].get('net', 'before'))
-  keys = [key for key in pool.listed(spec['values']) if any(key in row for row in rows)]
+  telling = lambda key: any(pool.pooled(rows, key))  # a divergence from itself is 0
+  keys = [key for key in pool.listed(spec['values']) if telling(key)]
   told = [f'{_heading(spec, (), (), key, True)} {_cell(rows, key)}' for key in keys]
   return f'{label}: {", ".join(told)}.' if told else ''
 
