@@ -85,8 +85,9 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, 
   elif name == 'sst2':
     flags.append(f'--data_dir={texts}')
     small = dict(width=24, heads=3, inner=40, vocabulary=50, positions=64)
-    for model in 'model', 'distilbert.student':
+    for model in ('model', 'distilbert.student') if 'distilbert' in c else ('model',):
       flags += [f'--config.{model}.{size}={n}' for size, n in small.items()]
+    flags.append('--config.model.layers=2')
   elif name == 'passages':
     flags += [f'--data_dir={decoder}', '--config.model.path=tiny', '--config.data.length=16']
     flags += ['--config.awq.group=16']  # which divides its 32 and 48 units

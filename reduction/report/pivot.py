@@ -56,12 +56,13 @@ def pivoted(rows: list[dict], spec: dict) -> Table:
   inside = [place for place in cells if place not in alone]
   lines = _ordered(spec, fields, [line for line, _ in inside])
   columns = _ordered(spec, across, [column for _, column in inside])
-  heads = list(itertools.product(columns, values))
   paper = [(heading, dict(given)) for heading, given in spec.get('paper', ())]
-  found = {
-    _label(spec, fields, line): [_cell(cells.get((line, c), []), key) for c, key in heads]
-    for line in lines
-  }
+  text = lambda line, head: _cell(cells.get((line, head[0]), []), head[1])
+  heads = [
+    head for head in itertools.product(columns, values)
+    if any(text(line, head) != NONE for line in lines)
+  ]  # fmt: skip
+  found = {_label(spec, fields, line): [text(line, head) for head in heads] for line in lines}
   for label in (label for _, given in paper for label in given if found):
     found.setdefault(label, ['not run'] * len(heads))
   head = [_heading(spec, across, c, key, len(values) > 1 or not across) for c, key in heads]

@@ -61,6 +61,8 @@ def test_a_change_has_its_interval_and_none_is_said_so():
   ]
   where = dict(net=('gptq', 'awq'))
   made = pivoted(rows, dict(SPEC, columns='net', values='c_change', where=where))
+  every = pivoted(rows, dict(SPEC, columns='net', values='c_change', where={}))
+  assert every.columns == ('', 'AWQ', 'gptq')  # nothing stands under RTN
   none, less = made.rows[0][1:]
   assert less == f'{MINUS}4.1 % [{MINUS}5.0, {MINUS}3.2]'
   assert none == f'no difference found (+1.0 % [{MINUS}2.0, 4.0])'
