@@ -11,7 +11,8 @@ with that 1 % times s = 1, 1.25, 1.5, 2, 4 before rounding 23.54, 12.87, 12.48, 
 By default SmolLM2-135M-Instruct in groups of 64, 32 passages; 'stories': stories260K in groups of
 32, judged by how far its predictions move (see configs/awq/landscape.py). At least one channel of a
 linear is kept or scaled: of stories260K's 64 that is 1.6 %, and 0.1 % is the same as 1 %, so that
-10 % is added. Random channels are drawn three times. 'quick': 4 passages and a few cells.
+10 % is added. Random channels are drawn three times. Three minutes of a CPU's core. 'quick': 4
+passages and a few cells.
 """
 
 from ml_collections import config_dict
