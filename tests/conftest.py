@@ -73,6 +73,12 @@ def decoder(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def tiny(decoder):
+  """(a tiny language model as it is opened, passages of its words)"""
+  return decoders.model_and_text(decoder)
+
+
+@pytest.fixture(scope='session')
 def module():
   """A network small enough for tests."""
   return models.mlp(widths=(24, 12))

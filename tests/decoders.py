@@ -5,6 +5,8 @@ import json
 import numpy as np
 from safetensors.numpy import save_file
 
+from reduction import opened
+from reduction.data import passages
 from reduction.models.language import family
 from tests.sentences import tokenizer
 
@@ -61,3 +63,12 @@ def bytes_and_words(regex=None):
   made.decoder, made.post_processor = decoders.ByteLevel(), processors.ByteLevel()
   made.add_special_tokens(special)
   return made
+
+
+def model_and_text(root, **change):
+  """(the model in a data directory as it is opened, a few passages of its text)."""
+  model = opened.language_model('tiny', root)
+  how = dict(calibration='text.txt', test='text.txt', examples=8, length=16, test_passages=6)
+  vocabulary = model.net.module.vocabulary
+  how = dict(how, encode=model.encode, vocabulary=vocabulary, data_dir=root)
+  return model, passages(**how | change)

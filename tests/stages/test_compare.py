@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reduction import language, opened, stages
-from reduction.data import passages
+from reduction import language, stages
 from reduction.errors import UsageError
 from reduction.models.served import Served
 from reduction.predict import logits
@@ -20,25 +19,14 @@ METHODS = dict(
 GRID = dict(bits=(4, 3))
 
 
-@pytest.fixture(scope='module')
-def model(decoder):
-  return opened.language_model('tiny', decoder)
-
-
-@pytest.fixture(scope='module')
-def data(decoder, model):
-  how = dict(calibration='text.txt', test='text.txt', examples=4, length=16, test_passages=6)
-  vocabulary = model.net.module.vocabulary
-  return passages(**how, encode=model.encode, vocabulary=vocabulary, data_dir=decoder)
-
-
 def measured(run):
   """(net, bits) -> the row of that cell."""
   return {(row['net'], row.get('bits')): row for row in run.rows if row['kind'] == 'cell'}
 
 
 @pytest.fixture(scope='module')
-def cells(model, data):
+def cells(tiny):
+  model, data = tiny
   run = Run(data, measure=lambda net, run: dict(params=7))
   compare = stages.compare(methods=METHODS, grid=GRID, baseline=dict(net='rtn'))
   assert chain(all=compare)(model.net, run) is model.net
@@ -53,7 +41,8 @@ def predicted(net, x):
   return np.asarray(jax.nn.log_softmax(logits(net, x)[0][:, :-1]))
 
 
-def test_a_cell_is_its_stage_alone(model, data, cells):
+def test_a_cell_is_its_stage_alone(tiny, cells):
+  model, data = tiny
   x = data.test.x
   exact = predicted(model.net, x)
   assert cells['float', None]['divergence'] == [0.0]
@@ -74,7 +63,8 @@ def test_a_cell_is_its_stage_alone(model, data, cells):
   assert cells['half', 3]['bytes'] == cells['float', None]['bytes']
 
 
-def test_a_change_is_against_the_baseline_of_the_same_point(model, data, cells):
+def test_a_change_is_against_the_baseline_of_the_same_point(tiny, cells):
+  model, data = tiny
   x = data.test.x
   runs = [
     stages.awq(**{k: v for k, v in ROUNDED.items() if k != 'stage'}, bits=4),
@@ -98,7 +88,8 @@ def test_what_stages_tell_of_themselves_is_in_their_cells(cells):
   assert cells['half', 3]['error'] < cells['scaled', 3]['error']
 
 
-def test_a_stop_in_a_cell_changes_no_row(model, data, tmp_path, monkeypatch):
+def test_a_stop_in_a_cell_changes_no_row(tiny, tmp_path, monkeypatch):
+  model, data = tiny
   compare = lambda run: stages.compare(
     methods=METHODS, grid=dict(bits=(3,)), baseline=dict(net='rtn')
   )(model.net, run)

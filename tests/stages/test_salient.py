@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from reduction import opened, stages, tree
-from reduction.data import passages
+from reduction import stages, tree
 from reduction.errors import UsageError
 from reduction.qtensor import dequantize, is_packed
 from reduction.run import Run
@@ -13,20 +12,9 @@ THREE = dict(bits=3, group=16)
 
 
 @pytest.fixture(scope='module')
-def model(decoder):
-  return opened.language_model('tiny', decoder)
-
-
-@pytest.fixture(scope='module')
-def data(decoder, model):
-  how = dict(calibration='text.txt', test='text.txt', examples=8, length=16, test_passages=6)
-  vocabulary = model.net.module.vocabulary
-  return passages(**how, encode=model.encode, vocabulary=vocabulary, data_dir=decoder)
-
-
-@pytest.fixture(scope='module')
-def made(model, data):
+def made(tiny):
   """made(**settings) -> (kernels by path, the row of the stage)"""
+  model, data = tiny
 
   def make(**settings):
     run = Run(data)
@@ -43,7 +31,8 @@ def kernels(net):
   return {n: np.asarray(dequantize(w) if is_packed(w) else w) for n, w in leaves if 'kernel' in n}
 
 
-def test_from_round_to_nearest_to_the_float_net(model, data, made):
+def test_from_round_to_nearest_to_the_float_net(tiny, made):
+  model, data = tiny
   plain = kernels(stages.awq(**THREE, scaling='none', clip=False)(model.net, Run(data)))
   for settings in dict(kept=0), dict(scaled=1.0):
     found, row = made(**settings)
