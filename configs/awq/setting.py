@@ -8,6 +8,8 @@ MODELS = dict(
 )
 TITLES = dict(smollm2='SmolLM2-135M-Instruct', stories='stories260K')
 METHODS = dict(CALIBRATED, gptq_r=dict(CALIBRATED['gptq'], rounding='ordered'))
+# scales are judged by the linears' own outputs, on all tokens
+METHODS = {name: dict(how, tokens=0) for name, how in METHODS.items()}
 NAMES = dict(
   net=dict(
     float='float', rtn='RTN', gptq='GPTQ', gptq_r='GPTQ-R', awq='AWQ', both='AWQ, then GPTQ',
