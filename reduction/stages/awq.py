@@ -73,15 +73,7 @@ def awq(
       return states, dict(params=kept.arrays(small), plan=found.plan)
 
     _, outs = run.fold('blocks', one_block, states, len(names))
-    outs = dict(zip(names, outs))
-    if run.workdir:
-      with run.write('plan') as folder:
-        plans.write(folder / 'plan.npz', {name: out.get('plan', {}) for name, out in outs.items()})
-    blocks = {
-      name: tree.map(lambda w: w[None], kept.packed(out['params'], method.scheme, inputs))
-      for name, out in outs.items()
-    }
-    return Net(Served(net.module, activations), {**net.params, **blocks})
+    return _put_together(net, run, dict(zip(names, outs)), inputs, method)
 
   return stage
 
@@ -95,3 +87,15 @@ def _log(run, block, inputs, found):
         kind='quantized', summary=True, seeds=run.seeds, linear=f'{block}/{linear}', rows=one.rows,
         error=[found.error[linear]], exponent=None if exponent is None else [exponent],
       )  # fmt: skip
+
+
+def _put_together(net, run, outs, inputs, method) -> Net:
+  """The net of all blocks, from what the fold gave by block; writes the plan."""
+  if run.workdir:
+    with run.write('plan') as folder:
+      plans.write(folder / 'plan.npz', {name: out.get('plan', {}) for name, out in outs.items()})
+  blocks = {
+    name: tree.map(lambda w: w[None], kept.packed(out['params'], method.scheme, inputs))
+    for name, out in outs.items()
+  }
+  return Net(Served(net.module, method.activations), {**net.params, **blocks})
