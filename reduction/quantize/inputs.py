@@ -113,7 +113,7 @@ def _back(program, value, channels, came: set) -> _Found:
 def _weight(program, value, channels, came, offset) -> _Found:
   _only(program, value, channels, came)
   for axis in range(channels.ndim):
-    first = channels.take([0], axis)
+    first = channels[(slice(None),) * axis + (slice(1),)]  # take would copy what is broadcast
     if channels.strides[axis] == 0 or (channels == first).all():
       channels = first
   return _Found([Source(program.names[value], channels, offset)], [])
