@@ -44,22 +44,8 @@ def run(config: dict, session) -> list[dict]:
     new, tables = bench(session)
     rows += [dict(row, at=name, load=round(load, 2)) for row in new]
     for table in tables:
-      show(table)
+      cli.show(table)
   return rows
-
-
-def show(table, file=None):
-  """Prints a table, drawn where file is a terminal."""
-  from reduction.report import tables
-
-  file = file or sys.stdout
-  print(f'\n{table.title}', file=file)
-  if file.isatty():
-    from rich.console import Console
-
-    Console(file=file, highlight=False).print(tables.terminal(table))
-  else:
-    print(tables.plain(table), file=file)
 
 
 def header(config: dict, seconds: float) -> dict:

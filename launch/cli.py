@@ -70,6 +70,20 @@ def hardware() -> str:
   return f'{os.cpu_count()} cores, cpu'
 
 
+def show(table, file=None):
+  """Prints a table, drawn where file is a terminal."""
+  from reduction.report import tables
+
+  file = file or sys.stdout
+  print(f'\n{table.title}', file=file)
+  if file.isatty():
+    from rich.console import Console
+
+    Console(file=file, highlight=False).print(tables.terminal(table))
+  else:
+    print(tables.plain(table), file=file)
+
+
 def set_platform(name: str | None):
   """Chooses JAX's platform and its compile cache, and joins the other processes of the run.
 

@@ -35,13 +35,10 @@ class Job(NamedTuple):
   stage: Callable
 
 
-def build(config: dict, data_dir: str | None = None) -> Job:
-  """The job of a canonical config; every wrong value raises UsageError here."""
-  from reduction import data, models, opened, report, stages
-  from reduction.config import call
+def check(config: dict):
+  """Raises UsageError unless a canonical config has the parts of a run, and no others."""
+  from reduction import report
   from reduction.errors import require
-  from reduction.net import create
-  from reduction.run import chain
 
   for part in ('data', 'model', 'stages', 'seeds'):
     require(part in config, f'config has no {part!r}; see configs/quickstart.py')
@@ -51,6 +48,17 @@ def build(config: dict, data_dir: str | None = None) -> Job:
     known = (*PARTS, *config['stages'])
     require(key in known, f'config.{key} is no part of a run, nor in config.stages')
   report.check(config)
+
+
+def build(config: dict, data_dir: str | None = None) -> Job:
+  """The job of a canonical config; every wrong value raises UsageError here."""
+  from reduction import data, models, opened, stages
+  from reduction.config import call
+  from reduction.errors import require
+  from reduction.net import create
+  from reduction.run import chain
+
+  check(config)
   offered, found = dict(data_dir=data_dir), None
   if 'path' in config['model']:  # a language model and its own tokenizer
     named = dict(config['model'], name='language_model')
@@ -71,6 +79,7 @@ def build(config: dict, data_dir: str | None = None) -> Job:
 
 def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=None):
   """Runs a canonical config in workdir, on a mesh of devices or one; returns the finished Run."""
+  from launch import preflight
   from reduction import signals
   from reduction.config import claim, claim_data
   from reduction.data import digest
@@ -83,6 +92,8 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
   from reduction.tree import digest_of
 
   with signals.noted():
+    check(config)
+    foreseen = preflight.told(config, data_dir)  # before anything large is opened
     data, module, start, stage = build(config, data_dir)
     words = getattr(module, 'vocabulary', 0)
     allowed = (data.classes, 0) if words else (data.classes,)  # 0: vectors of texts
@@ -110,6 +121,8 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
         stack.enter_context(_session(workdir))
       told = dict(measure=_measure(data), sinks=sinks, progress=progress)
       run_ = Run(data, config['seeds'], workdir, mesh, **told)
+      if foreseen:
+        run_.log(**foreseen)
       stage(start(run_.key('init', 0), data.train.x[:1]), run_)
   return run_
 

@@ -37,6 +37,14 @@ def call(module: ModuleType, settings: dict, name: str, key: str = 'name', **off
   config, for a function that takes them; None offers nothing. Raises UsageError for an unknown
   function, a wrong or missing setting, or a value of another kind than the function's annotation.
   """
+  function, settings = bound(module, settings, name, key)
+  known = inspect.signature(function).parameters
+  taken = {n: v for n, v in offered.items() if n in known and v is not None}
+  return function(**{**settings, **taken})
+
+
+def bound(module: ModuleType, settings: dict, name: str, key: str = 'name') -> tuple:
+  """(function, arguments) that `call` would call, but for what is offered. Raises as it does."""
   settings = dict(settings)
   chosen = settings.pop(key, name)
   require(
@@ -53,8 +61,7 @@ def call(module: ModuleType, settings: dict, name: str, key: str = 'name', **off
   for setting, parameter in known.items():
     if parameter.default is inspect.Parameter.empty and setting not in settings:
       raise UsageError(f'config.{name} needs {setting!r}; see {function.__module__}.{chosen}')
-  taken = {n: v for n, v in offered.items() if n in known and v is not None}
-  return function(**{**settings, **taken})
+  return function, settings
 
 
 def _check_kind(name, value, annotation):

@@ -33,15 +33,15 @@ def cost(net: Net, x) -> dict:
   leaves = jax.tree.leaves(tree.keep(net.params, net.masks), is_leaf=is_packed)
   counts = [_counts(w) for w in leaves]
   total, nonzero, stored = (sum(numbers) for numbers in zip(*counts))
-  macs, integer = _macs(program), _macs(program, _of_integers)
-  picojoules = (macs - integer) * MULTIPLY_ADD + integer * INTEGER_MULTIPLY_ADD
+  total_macs, integer = macs(program), macs(program, _of_integers)
+  picojoules = (total_macs - integer) * MULTIPLY_ADD + integer * INTEGER_MULTIPLY_ADD
   energy = (picojoules * nonzero / total + stored * DRAM_BYTE) / 1e6
   return dict(
     params=total,
     nonzero=nonzero,
     bytes=stored,
-    macs=macs,
-    peak_sram=_peak(program),
+    macs=total_macs,
+    peak_sram=peak(program),
     energy_uj=np.round(energy, 3),
   )
 
@@ -68,11 +68,11 @@ def _of_integers(equation) -> bool:
   return all(v.aval.dtype.kind == 'i' for v in equation.invars)
 
 
-def _macs(program, counts=lambda equation: True) -> int:
-  """Multiply-accumulates of the products that count."""
+def macs(program, counts=lambda equation: True) -> int:
+  """Multiply-accumulates of the products that count, of a jaxpr."""
   count = 0
   for equation in program.eqns:
-    inner = sum(_macs(part, counts) for part in _inner(equation))
+    inner = sum(macs(part, counts) for part in _inner(equation))
     count += equation.params.get('length', 1) * inner  # of a scan
     if equation.primitive.name not in PRODUCTS or not counts(equation):
       continue
@@ -87,19 +87,19 @@ def _macs(program, counts=lambda equation: True) -> int:
   return count
 
 
-def _peak(program) -> int:
-  """Largest sum of bytes of values between their first and last use, without weights and what is
-  made of them alone, such as a kernel that was packed."""
+def peak(program) -> int:
+  """Largest sum of bytes of values of a jaxpr between their first and last use, without weights and
+  what is made of them alone, such as a kernel that was packed. Its last argument is the input."""
   if len(program.eqns) == 1:  # a module that is one jitted call
     inner = list(_inner(program.eqns[0]))
     if inner:
-      return _peak(inner[0])
+      return peak(inner[0])
   nbytes = lambda v: math.prod(v.aval.shape) * v.aval.dtype.itemsize
   named = lambda vs: [v for v in vs if not hasattr(v, 'val')]
   last = {v: i for i, e in enumerate(program.eqns) for v in named(e.invars)}
   last |= {v: len(program.eqns) for v in named(program.outvars)}
   alive = {program.invars[-1]: nbytes(program.invars[-1])}  # the input
-  peak, moving = 0, set(alive)  # what depends on it
+  most, moving = 0, set(alive)  # what depends on it
   for i, equation in enumerate(program.eqns):
     ends = [v for v in alive if last.get(v, -1) <= i]
     if moving.intersection(named(equation.invars)):
@@ -107,10 +107,10 @@ def _peak(program) -> int:
       if equation.primitive.name != 'broadcast_in_dim':  # which is read where it is needed
         alive |= {v: nbytes(v) for v in equation.outvars if v in last}
     overwritten = max((alive[v] for v in ends if _in_place(equation, v)), default=0)
-    peak = max(peak, sum(alive.values()) - overwritten)
+    most = max(most, sum(alive.values()) - overwritten)
     for v in ends:
       alive.pop(v)
-  return peak
+  return most
 
 
 def _in_place(equation, v) -> bool:

@@ -5,7 +5,7 @@ Params may be memory-mapped or packed; a block's go to the device when its turn 
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from reduction.net import Net
 from reduction.run import Run
 
 HEAD = 'embed', 'norm', 'out'  # what the last layer reads, where it is there
+BATCH = 4  # passages at once
+
 
 
 def block(net: Net, name: str):
@@ -30,6 +32,18 @@ def block(net: Net, name: str):
 def outside(net: Net, *names: str) -> dict:
   """The params of the parts that are there, by name."""
   return {name: block(net, name) for name in names if name in net.params}
+
+
+def through(program, params, batches: Sequence) -> np.ndarray:
+  """What program(params, batch) gives for all batches, of which one is on the device at a time."""
+  whole, at = None, 0
+  for batch in batches:
+    part = np.asarray(program(params, batch))
+    if whole is None:
+      whole = np.empty((sum(map(len, batches)), *part.shape[1:]), part.dtype)
+    whole[at : at + len(part)] = part
+    at += len(part)
+  return whole
 
 
 @functools.lru_cache(maxsize=8)
@@ -57,8 +71,7 @@ def embedded(net: Net, tokens, batch: int) -> np.ndarray:
   batch: passages at once.
   """
   embed, params = programs(net.module)[0], outside(net, 'embed', 'positions')
-  parts = [embed(params, tokens[i : i + batch]) for i in range(0, len(tokens), batch)]
-  return np.concatenate([np.asarray(part) for part in parts])
+  return through(embed, params, [tokens[i : i + batch] for i in range(0, len(tokens), batch)])
 
 
 def walked(net: Net, tokens, run: Run, change: Callable, *, batch: int):
@@ -73,7 +86,7 @@ def walked(net: Net, tokens, run: Run, change: Callable, *, batch: int):
     batches = [states[at : at + batch] for at in range(0, len(states), batch)]
     params = block(net, f'layer{i}')
     out = change(params, batches, i, run)
-    return np.concatenate([np.asarray(layer(params, part)) for part in batches]), out
+    return through(layer, params, batches), out
 
   return run.fold('blocks', step, embedded(net, tokens, batch), net.module.layers)[1]
 
@@ -125,7 +138,7 @@ def _diverging(module):
   return diverging
 
 
-def perplexity(net: Net, tokens, run: Run, *, batch: int = 4) -> dict:
+def perplexity(net: Net, tokens, run: Run, *, batch: int = BATCH) -> dict:
   """perplexity [1] of passages int32 [n, length]: exp of the mean loss of all tokens but the first.
 
   batch: passages at once. Goes on after a stop.

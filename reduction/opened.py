@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from reduction import tree
@@ -109,6 +110,20 @@ def _kernel(tensors: Quantized, layer: str, shape: tuple[int, int], dtype) -> QT
   return QTensor(data, scale, zero, scheme, rows)
 
 
+def outline(path: str, data_dir=None) -> Net:
+  """The net of a model in shapes alone; of a folder, config.json is enough.
+
+  Raises MissingInput, DataError or UsageError, in one line, for what is no such model.
+  """
+  found = _find(path, data_dir)
+  read = next((r for ends, r in CONFIGS.items() if found.name.endswith(ends)), huggingface.config)
+  config = read(found)
+  of = family(config)
+  sizes = of.settings(config)
+  shapes = {p: jax.ShapeDtypeStruct((1, *s), np.float32) for p, s in of.shapes(sizes).items()}
+  return Net(of.make(**sizes), tree.nest(shapes))
+
+
 def _folder(path):
   config, tensors = huggingface.config(path), huggingface.tensors(path)
   if found := config.pop('quantization_config', None):
@@ -130,6 +145,7 @@ def _llama2c(path):
 
 
 ENDINGS = {'.gguf': _gguf, '.bin': _llama2c}
+CONFIGS = {'.gguf': lambda path: gguf.config(gguf.read(path)), '.bin': llama2c.config}
 
 
 def _find(path, data_dir) -> Path:

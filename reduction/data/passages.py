@@ -10,6 +10,7 @@ from reduction.data import folders
 from reduction.data.data import Split
 from reduction.errors import DataError, MissingInput, require
 
+BYTES = 4  # of a token, about
 # name -> its file in the data directory
 KNOWN = {
   'wikitext-2': 'wikitext-2/wikitext-2-v1.valid.txt',
@@ -67,10 +68,7 @@ def passages(
   other tokens.
   """
   require(encode is not None, 'data.passages is for language models: config.model.path names one')
-  for name, value in dict(
-    examples=examples, length=length, test_length=test_length or length
-  ).items():
-    require(value > (name != 'examples'), f'{name}={value} is too few')
+  _check(examples, length, test_length or length)
   read = lambda text, size: _cut(_find(text, data_dir), encode, size, vocabulary)
   found, path = read(calibration, length)
   if len(found) < examples:
@@ -84,6 +82,30 @@ def passages(
   return Passages(
     name, _split(chosen), _split(held[:test_passages]), vocabulary, f'{path.name}, {test_path.name}'
   )
+
+
+def planned(
+  *, test: str, examples: int, length: int, test_length: int | None, test_passages: int | None,
+  data_dir=None, **rest,
+) -> tuple[tuple[int, int], tuple[int, int]]:  # fmt: skip
+  """The shapes of what `passages` gives for its arguments, (train, test), before a text is read.
+
+  Of all passages of a test text the number is a guess, a token of BYTES; 0 where it is not there.
+  """
+  del rest
+  size = test_length or length
+  _check(examples, length, size)
+  if test_passages is None:
+    try:
+      test_passages = _find(test, data_dir).stat().st_size // (BYTES * size)
+    except MissingInput:
+      test_passages = 0
+  return (examples, length), (test_passages, size)
+
+
+def _check(examples, length, test_length):
+  for name, value in dict(examples=examples, length=length, test_length=test_length).items():
+    require(value > (name != 'examples'), f'{name}={value} is too few')
 
 
 def _find(text: str, data_dir) -> Path:

@@ -70,7 +70,7 @@ def _shards(folder: Path) -> list[Path]:
     pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
     ways = f'{pickles[0]} may run any code when opened: convert it to safetensors' if pickles else (
       f'put {WHOLE} there')  # fmt: skip
-    raise MissingInput(f'no {WHOLE} in {folder}; {ways}')
+    raise MissingInput(f'no weights in {folder}: no {WHOLE}; {ways}')
   named = _json(index).get('weight_map')
   if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
     raise DataError(f'{index} has no weight_map of tensors to files')

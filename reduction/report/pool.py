@@ -37,6 +37,7 @@ NAMES = {
   'salient': ('at',),
   'qat': ('at',),
   'cell': ('at', 'net', *POINT),
+  'preflight': ('at',),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

@@ -1,8 +1,9 @@
 """Quantization of a language model, block by block (Lin et al. 2024, AWQ; Frantar et al., GPTQ)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from reduction import language, tree
 from reduction.errors import require
@@ -15,6 +16,7 @@ from reduction.quantize import plan as plans
 from reduction.quantize.inputs import find
 from reduction.quantize.method import Method
 from reduction.quantize.module import quantized
+from reduction.quantize.preflight import preflight
 from reduction.run import Run, Stage
 
 FOLLOWS = 'float', 'packed'
@@ -51,9 +53,9 @@ def awq(
     _, serve, _ = language.programs(Served(net.module, activations))
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
     x, start = run.data.train.x, language.outside(net, 'embed', 'positions')
-    none = np.asarray(embed(start, x[:1]))[:0]
     cut = range(0, len(x) if method.looks(bool(plan)) else 0, batch)
-    states = np.concatenate([none, *(np.asarray(embed(start, x[i : i + batch])) for i in cut)])
+    passages = [x[i : i + batch] for i in cut]
+    states = language.through(embed, start, passages or [x[:1]])[: len(x) if cut else 0]
     first = language.block(net, 'layer0')
     inputs = find(layer, first, jax.ShapeDtypeStruct((1, 2, states.shape[-1]), states.dtype))
     given = plans.read_blocks(plan, names, inputs, first) if plan else None
@@ -68,13 +70,14 @@ def awq(
       )  # fmt: skip
       _log(run, names[i], inputs, found)
       small = tree.nest(found.params)
-      through = (apply, params) if follows == 'float' else (serve, small)
-      states = np.concatenate([none, *(np.asarray(through[0](through[1], b)) for b in batches)])
+      seen_by = (apply, params) if follows == 'float' else (serve, small)
+      states = language.through(*seen_by, batches) if batches else states
       return states, dict(params=kept.arrays(small), plan=found.plan)
 
     _, outs = run.fold('blocks', one_block, states, len(names))
     return _put_together(net, run, dict(zip(names, outs)), inputs, method)
 
+  stage.preflight = functools.partial(preflight, method=method, batch=batch, held=held)
   return stage
 
 
