@@ -15,6 +15,7 @@ import os
 import pathlib
 import shutil
 import socket
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,17 @@ def whole_file(path: str | os.PathLike, told: str = ''):
 def sealed(body: bytes) -> bytes:
   """body behind its digest, as `unsealed` reads it."""
   return tree.digest(np.frombuffer(body, np.uint8)).encode() + body
+
+
+def seal(path: pathlib.Path, pieces: Iterable[bytes]):
+  """Writes pieces as one file of `sealed` bytes, which never is in memory as a whole."""
+  with open(path, 'wb+') as file:
+    file.write(bytes(16))
+    file.writelines(pieces)
+    file.flush()
+    digest = tree.digest(np.memmap(file, np.uint8, 'r', offset=16))
+    file.seek(0)
+    file.write(digest.encode())
 
 
 def unsealed(path: pathlib.Path) -> bytes:
@@ -131,12 +143,14 @@ class Keeper:
     import orbax.checkpoint as ocp  # takes a second, so only where something is saved
 
     self.ocp = ocp
-    options = dict(enable_async_checkpointing=False, create=False)
+    alone = {}
     if jax.process_count() > 1:  # only process 0 comes here: Orbax must not wait for the others
-      alone = ocp.options.MultiprocessingOptions(
+      alone['multiprocessing_options'] = ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix='first'
       )
-      options |= dict(multiprocessing_options=alone)
+    options = dict(enable_async_checkpointing=False, create=False, **alone)
+    # beside the managers: one that has saved a step does not read a part of it
+    self.reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**alone), **alone)
     try:
       for part in ('carry', 'outs'):
         (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -183,7 +197,7 @@ class Keeper:
   def out(self, ranges, index: int):
     """The out of one committed index, read from disk; None where the index gave none."""
     stop = next(stop for start, stop in ranges if start <= index < stop)
-    found = self._read(self.segments, stop)
+    found = self._read(self.segments, stop, str(index))
     if found is None:
       raise DataError(f'{self.folder}/outs/{stop} was damaged after it was written; run again')
     return tree.nest(found[0]).get(str(index))
@@ -220,17 +234,23 @@ class Keeper:
         f'earlier steps are kept: {sorted(manager.all_steps()) or "none"}'
       ) from error
 
-  def _read(self, manager, step):
-    """(flat tree, meta) of one step, digests checked; a damaged one is set aside and None."""
+  def _read(self, manager, step, part: str | None = None):
+    """(flat tree, meta) of one step, digests checked; a damaged one is set aside and None.
+
+    part: read only what is under this name: the whole may be larger than the memory.
+    """
     ocp = self.ocp
+    within = lambda name: part is None or name == part or name.startswith(f'{part}/')
     try:
-      found = manager.restore(
-        step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
-      )
-      flat, meta = found.tree, found.meta
-      flat.pop(FILLER, None)
-      flat |= {n: np.zeros(shape, dtype) for n, (dtype, shape) in meta['hollow'].items()}
-      wanted = meta['digests']
+      meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+      wanted = {name: digest for name, digest in meta['digests'].items() if within(name)}
+      flat = dict.fromkeys(wanted.keys() - meta['hollow'].keys(), 0)
+      if flat:
+        arrays = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in flat}
+        how = ocp.args.PyTreeRestore(item=flat, restore_args=arrays, partial_restore=True)
+        flat = self.reader.restore(manager.directory / str(step) / 'tree', args=how)
+      hollow = {name: like for name, like in meta['hollow'].items() if within(name)}
+      flat |= {n: np.zeros(shape, dtype) for n, (dtype, shape) in hollow.items()}
     except Exception as error:
       self._set_aside(manager, step, str(error).strip().split('\n')[0][:160])
       return None

@@ -10,9 +10,11 @@ import json
 import math
 import pathlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import jax
+import msgpack
 from flax import serialization
 
 from reduction import checkpoint, tree
@@ -78,16 +80,27 @@ def fits(net: Net) -> bool:
 def write(folder: pathlib.Path, net: Net):
   """Writes net, whole or not at all, for an older one in folder. Raises StorageError."""
   variables = dict(params=net.params, stats=net.stats, masks=net.masks)
-  body = serialization.to_bytes(tree.map(tree.to_host, variables))
+  variables = tree.map(lambda w: w, variables)  # in the order of names
   packed = {
     path: dict(dataclasses.asdict(leaf.scheme), rows=leaf.rows)
     for path, leaf in tree.named(net.params, is_leaf=is_packed)
     if is_packed(leaf)
   }
   with checkpoint.whole_folder(folder) as unfinished:
-    (unfinished / VARIABLES).write_bytes(checkpoint.sealed(body))
+    checkpoint.seal(unfinished / VARIABLES, _encoded(serialization.to_state_dict(variables)))
     described = dict(module=describe(net.module), packed=packed)
     (unfinished / MODULE).write_text(json.dumps(described))
+
+
+def _encoded(state) -> Iterator[bytes]:
+  """state in Flax's format, a leaf at a time."""
+  if not isinstance(state, dict):
+    yield serialization.msgpack_serialize(state if state is None else tree.to_host(state))
+    return
+  yield msgpack.Packer().pack_map_header(len(state))
+  for name, inside in state.items():
+    yield msgpack.packb(name)
+    yield from _encoded(inside)
 
 
 def read(folder: pathlib.Path, models: ModuleType, module=None) -> Net:

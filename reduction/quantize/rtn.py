@@ -3,6 +3,7 @@
 The baseline of AWQ and GPTQ (Lin et al. 2024, table 4), and the grid that both of them use.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -78,6 +79,7 @@ def snapped(w, scheme: Scheme, **how) -> jax.Array:
   return on_grid(w, grid(w, scheme, **how), scheme)
 
 
+@functools.partial(jax.jit, static_argnames=('scheme', 'dtype', 'compatible'))
 def quantize(w, scheme: Scheme, *, dtype=jnp.float32, by: Grid | None = None, **how) -> QTensor:
   """w [..., rows, columns] packed, by its own grid or the given one. dtype: of the scales.
 
