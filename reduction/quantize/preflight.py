@@ -140,11 +140,11 @@ def _memory(job: _Job, calibration, test, batch, held, sizes) -> dict:
     copies += [grams * one.rows**2 + kernels * rows * columns
                for one in job.inputs for rows, columns in job.kernels(one)]  # fmt: skip
   # those of the tokens that search and those that judge, and both together; before scales and after
-  sets = (3 if held and method.searches else 2 if method.scales != 'none' else 1) * method.looks(False)
+  sets = 3 if held and method.searches else 2 if method.scales != 'none' else 1
   quantizing = dict(
     embedding=_bytes(tree.leaves(job.outside('embed', 'positions'))),
     blocks=2 * SINGLE * sum(math.prod(w.shape) for w in job.block.values()),
-    statistics=sets * nbytes(job.inputs),
+    statistics=sets * method.looks(False) * nbytes(job.inputs),
     states=2 * SINGLE * math.prod(calibration) * width,
     working=max(SINGLE * max(copies, default=0), peak(job.layer(batch, calibration[1]))),
   )

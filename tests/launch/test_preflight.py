@@ -5,6 +5,7 @@ import json
 import pytest
 
 from launch import preflight
+from reduction.report.intervals import NONE
 from tests import decoders
 from tests.quantize.test_preflight import GPT, LLAMA_70B
 
@@ -27,7 +28,7 @@ def test_a_config_alone_is_told_and_lacks_weights(launch, tmp_path):
   for line in (
     'FP16 16.00 138.0 1.00', 'INT8 8.00 69.0 2.00', 'INT4 4.00 34.5 4.00',
     'INT4 in groups 4.19 36.1 3.82', 'INT3 3.00 25.9 5.33',
-    'linears packed, the rest FP16 4.28 36.9 3.74', 'two blocks 6.85 –',
+    'linears packed, the rest FP16 4.28 36.9 3.74', f'two blocks 6.85 {NONE}',
   ):  # fmt: skip
     assert line.split() in lines, result.out
   assert '68,976,648,192 parameters' in result.out and 'Estimates.' in result.out
