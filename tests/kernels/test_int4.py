@@ -19,8 +19,9 @@ def made(rows, columns, **scheme):
 
 
 @pytest.mark.parametrize('bits', [2, 3, 4, 8])
-@pytest.mark.parametrize('rows, group', [(256, 64), (172, 64), (96, 8), (129, 32)])
-@pytest.mark.parametrize('symmetric', [False, True])
+@pytest.mark.parametrize(
+  'rows, group, symmetric', [(256, 64, True), (172, 64, False), (96, 8, False), (129, 32, True)]
+)
 def test_groups_give_what_the_weights_give(bits, rows, group, symmetric):
   x, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
   wanted = np.float64(x) @ np.float64(dequantize(kernel))
@@ -65,8 +66,10 @@ NATIVE = pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
 
 
 @pytest.mark.parametrize('bits', [3, 4])
-@pytest.mark.parametrize('rows, group', [(256, 64), (300, 128), (384, 192), (256, 'channel')])
-@pytest.mark.parametrize('symmetric', [False, True])
+@pytest.mark.parametrize(
+  'rows, group, symmetric',
+  [(256, 64, True), (300, 128, False), (384, 192, True), (256, 'channel', False)],
+)
 def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group, symmetric):
   _, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
   weight = int4_cpu.prepacked(kernel)
@@ -78,7 +81,7 @@ def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group,
 @NATIVE
 @pytest.mark.parametrize('bits', [3, 4])
 @pytest.mark.parametrize('rows, group', [(256, 64), (300, 128), (384, 192), (256, 'channel')])
-@pytest.mark.parametrize('count', [1, 2, 7, 8, 19])
+@pytest.mark.parametrize('count', [1, 7, 19])
 def test_the_native_kernel_gives_what_the_weights_give(bits, rows, group, count):
   _, kernel = made(rows, 77, bits=bits, group=group)
   x = jnp.asarray(np.random.default_rng(2).standard_normal((count, rows), np.float32))
