@@ -90,7 +90,8 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, 
     flags.append('--config.model.layers=2')
   elif name == 'passages':
     flags += [f'--data_dir={decoder}', '--config.model.path=tiny', '--config.data.length=16']
-    flags += ['--config.awq.group=16']  # which divides its 32 and 48 units
+    if 'awq' in c:
+      flags.append('--config.awq.group=16')  # which divides its 32 and 48 units
     flags += [f'--config.data.{text}=text.txt' for text in ('calibration', 'test')]
   elif name != 'digits':
     flags.append('--config.data.name=digits')
