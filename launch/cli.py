@@ -112,10 +112,14 @@ def _cache_compiled():
   """Compiled programs are kept for the next run, where the user's cache folder can be written."""
   import jax
 
-  cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-  folder = pathlib.Path(cache) / 'reduction' / 'jax'
+  from reduction import cache
+
+  home = cache.folder()
   with contextlib.suppress(OSError):  # a read-only home only costs compile time
     if not jax.config.jax_compilation_cache_dir:
+      if home is None:
+        return
+      folder = home / 'jax'
       folder.mkdir(parents=True, exist_ok=True, mode=0o700)
       if not os.access(folder, os.W_OK):
         return

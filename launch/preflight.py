@@ -14,7 +14,8 @@ BASE = 0.4e9  # bytes of Python, JAX and compiled programs, about
 LIMITS = '/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes'
 SIZE = 1_024  # of the products and weights that are timed
 PARTS = dict(embedding='embedding', blocks='two blocks', statistics='statistics',
-             states='states of the passages', working='searching and rounding')  # fmt: skip
+             states='states of the passages', outs='packed blocks that wait to be saved',
+             working='searching and rounding')  # fmt: skip
 PHASES = 'calibrating', 'searching', 'rounding', 'measuring'
 
 

@@ -10,12 +10,15 @@ from reduction import checkpoint, mesh, signals, tree
 from reduction.errors import Interrupted
 from reduction.processes import agree, everywhere, first
 
+WAITING = 2**25  # bytes of outs that are in memory before a save takes them
+
 
 class Outs(Sequence):
   """What a fold's indices gave: the newest in memory, the committed read from disk when asked."""
 
   def __init__(self, keeper=None, ranges=()):
     self._keeper, self._ranges, self._recent = keeper, list(ranges), []
+    self.waiting = 0  # bytes that no save holds yet
 
   @property
   def _committed(self):
@@ -33,6 +36,7 @@ class Outs(Sequence):
   def append(self, out):
     """Adds the out of the next index."""
     self._recent.append(out)
+    self.waiting += sum(getattr(leaf, 'nbytes', 0) for leaf in tree.leaves(out))
 
   def uncommitted(self) -> list:
     """The outs that no save holds yet."""
@@ -41,7 +45,7 @@ class Outs(Sequence):
   def committed(self, start: int, stop: int):
     """A save now holds start..stop-1."""
     self._ranges.append((start, stop))
-    self._recent = []
+    self._recent, self.waiting = [], 0
 
 
 class _Saver:
@@ -65,9 +69,12 @@ class _Saver:
     carry = checkpoint.like(carry, restored['carry'])
     return self.start, carry, Outs(self.keeper, restored['ranges'])
 
-  def due(self) -> bool:
-    """Whether it is time, on any process: saving takes at most a twentieth of a run."""
-    return bool(agree(time.monotonic() - self.saved_at >= self.pause))
+  def due(self, waiting: int) -> bool:
+    """Whether it is time, on any process: saving takes a twentieth of a run, or the memory fills.
+
+    waiting: bytes of the outs that no save holds yet.
+    """
+    return bool(agree(time.monotonic() - self.saved_at >= self.pause or waiting >= WAITING))
 
   def save(self, stop, carry, outs, rows):
     """Commits all indices below stop; what those indices kept for themselves is dropped."""
@@ -126,7 +133,7 @@ def loop(run, name: str, step, carry, count: int):
       if run.progress:
         run.progress.advance(done)
       number = signals.received()
-      if saver and (number or done == count or saver.due()):
+      if saver and (number or done == count or saver.due(outs.waiting)):
         save()
         _crash_here(f'{name}-saved', index)
       if number:

@@ -3,7 +3,6 @@
 Params may be memory-mapped or packed; a block's go to the device when its turn comes.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -15,13 +14,12 @@ import optax
 from reduction import tree
 from reduction.errors import require
 from reduction.models.decoder import parts
-from reduction.models.served import Served
+from reduction.models.served import alike, bare
 from reduction.net import Net
 from reduction.run import Run
 
 HEAD = 'embed', 'norm', 'out'  # what the last layer reads, where it is there
 BATCH = 4  # passages at once
-
 
 
 def block(net: Net, name: str):
@@ -53,9 +51,8 @@ def programs(module):
   embed(params, tokens) -> x [n, length, width]; layer(params of a block, x) -> x; losses(params, x,
   tokens) -> [n, length - 1], minus the log probability of each token after the first.
   """
-  bare = module.module if isinstance(module, Served) else module
-  embed, layer, head = parts(bare)
-  layer = dataclasses.replace(module, module=layer) if isinstance(module, Served) else layer
+  embed, layer, head = parts(bare(module))
+  layer = alike(layer, module)
 
   def losses(params, x, tokens):
     logits = head(params, x[:, :-1])
@@ -115,8 +112,7 @@ def divergences(net: Net, x, reference: Net, of_reference, tokens) -> tuple[np.n
   x, of_reference: the `states` of each on tokens. One passage's logits are in memory at a time.
   """
   both = outside(net, *HEAD), outside(reference, *HEAD)
-  bare = net.module.module if isinstance(net.module, Served) else net.module
-  found = _diverging(bare)(*both, jnp.asarray(x), of_reference, tokens)
+  found = _diverging(bare(net.module))(*both, jnp.asarray(x), of_reference, tokens)
   return tuple(np.asarray(part) for part in found)
 
 

@@ -116,8 +116,9 @@ class Run:
 
     carry: a small tree, overwritten; a step that holds a fold of its own must not donate it. out:
     nested dicts of arrays or None, written once and read lazily. Saved at most every `save_every`
-    seconds, after the last index, and on a signal; what lies between is computed again, so that
-    resuming gives the same bits and rows. Returns (carry, outs), outs a sequence.
+    seconds or `fold.WAITING` bytes of outs, after the last index, and on a signal; what lies
+    between is computed again, so that resuming gives the same bits and rows. Returns (carry, outs),
+    outs a sequence.
     Raises UsageError where name was used before or a checkpoint began from another carry or count.
     """
     return fold.loop(self, name, step, carry, count)

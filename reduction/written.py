@@ -16,7 +16,7 @@ from reduction.errors import UserError, did_you_mean, require
 from reduction.formats import folder, ggml, llama_cpp, packing, quantization
 from reduction.formats.quantization import FORMATS, Packing
 from reduction.models import decoder_files, language
-from reduction.models.served import Served
+from reduction.models.served import Served, bare
 from reduction.net import Net
 from reduction.qtensor import QTensor, dequantize, is_packed, unpack
 
@@ -68,7 +68,7 @@ def write(
   form = form or Format()
   form.check()
   of, served = language.family(config), isinstance(net.module, Served)
-  module = net.module.module if served else net.module
+  module = bare(net.module)
   same = module == of.make(**of.settings(config))
   require(same, f'the net is no longer the {config["model_type"]} that its config.json describes')
   integers = served and net.module.activations != 'none'

@@ -54,8 +54,13 @@ class Child:
     return (self.folder / stream).read_text(errors='replace')
 
   def wait(self) -> Result:
-    """Waits for the end."""
-    status = self.server.ask(wait=self.pid)
+    """Waits for the end; an end of the test, such as its time's, is that of the child."""
+    try:
+      status = self.server.ask(wait=self.pid)
+    except BaseException:
+      self.send(signal.SIGKILL)
+      self.server.answer()
+      raise
     return Result(os.waitstatus_to_exitcode(status), self.read('out'), self.read('err'))
 
 
@@ -71,6 +76,10 @@ class Launcher:
     """One request, one answer."""
     self._process.stdin.write(json.dumps(request) + '\n')
     self._process.stdin.flush()
+    return self.answer()
+
+  def answer(self):
+    """The next one."""
     return json.loads(self._process.stdout.readline())
 
   def start(self, *argv: str, module: str = 'launch.run', env=None, file_size: int = 0) -> Child:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import checkpoint
+from reduction import checkpoint, fold
 from reduction.errors import UsageError
 from reduction.run import Run, chain
 
@@ -43,6 +43,19 @@ def test_saving_takes_a_twentieth_of_a_run(tmp_path, monkeypatch):
   Run(workdir=tmp_path, save_every=20.0).fold('slow', step, dict(x=jnp.ones(2)), 100)
   # first after 20 s, then after 19 times the 10 s that saving took, and at the end
   assert saves == [20, 220, 420, 530]
+
+
+def test_outs_that_fill_the_memory_are_saved_before_their_time(tmp_path, monkeypatch):
+  monkeypatch.setattr(fold, 'WAITING', 100)
+  waiting = []
+
+  def step(carry, index, run):
+    waiting.append(len(list(tmp_path.glob('checkpoints/large/outs/*'))))
+    return carry, dict(out=jnp.full(10, index, jnp.float32))
+
+  _, outs = Run(workdir=tmp_path, save_every=1e6).fold('large', step, dict(x=jnp.ones(2)), 7)
+  assert waiting == [0, 0, 0, 1, 1, 1, 2]  # 40 bytes each
+  assert [int(out['out'][0]) for out in outs] == list(range(7))
 
 
 def test_key_depends_on_seed_stream_and_salt_alone():

@@ -1,4 +1,4 @@
-"""Where data may lie: the data directory, TFDS's own, and the cache."""
+"""Where data may lie: the data directory, and TFDS's own."""
 
 import os
 from pathlib import Path
@@ -42,12 +42,6 @@ def holding(pattern: str, names: tuple[str, ...], argument, *, title: str, files
 def tfds_dir() -> Path:
   """Where tensorflow_datasets keeps data sets unless told otherwise."""
   return Path(os.path.expanduser(os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'))
-
-
-def cache_dir() -> Path | None:
-  """The project's folder under XDG_CACHE_HOME or ~/.cache; None without a home."""
-  root = Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'))
-  return root / 'reduction' if root.is_absolute() else None
 
 
 def model(name: str, data_dir_argument: str | os.PathLike | None = None) -> Path:

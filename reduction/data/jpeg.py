@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from reduction.data import folders, npz
+from reduction import cache
+from reduction.data import npz
 from reduction.data.data import Records, Split, check_records
 from reduction.errors import DataError, MissingInput, UserError
 
@@ -72,7 +73,7 @@ def picture(encoded: bytes, shape: tuple, where: str) -> np.ndarray:
 
 
 def _cache_file(paths):
-  folder = folders.cache_dir()
+  folder = cache.folder()
   if folder is None:
     return None
   hashed = xxhash.xxh3_64()

@@ -18,6 +18,8 @@ import tempfile
 
 import jax
 
+from reduction import cache
+
 SOURCE = pathlib.Path(__file__).parent / 'cpu' / 'packed.cc'
 FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-march=native', '-ffp-contract=fast', '-w'
 SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA
@@ -30,7 +32,7 @@ def ready() -> bool:
   if os.environ.get(SWITCH) == '0':
     return False
   try:
-    library = ctypes.CDLL(str(_built(cache() / 'kernels')))
+    library = ctypes.CDLL(str(_built()))
   except (OSError, subprocess.SubprocessError) as error:
     reason = getattr(error, 'stderr', None) or str(error)
     LOG.warning(
@@ -42,14 +44,12 @@ def ready() -> bool:
   return True
 
 
-def cache() -> pathlib.Path:
-  """The folder of the user that may be emptied at any time."""
-  home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
-  return pathlib.Path(home) / 'reduction'
-
-
-def _built(folder: pathlib.Path) -> pathlib.Path:
+def _built() -> pathlib.Path:
   """The library, made if it is not there. Raises OSError or SubprocessError."""
+  home = cache.folder()
+  if home is None:
+    raise FileNotFoundError('no folder to build it in: set HOME or XDG_CACHE_HOME')
+  folder = home / 'kernels'
   compiler = shutil.which(os.environ.get('CXX', 'g++'))
   if compiler is None:
     raise FileNotFoundError('no C++ compiler: install g++, or set CXX')

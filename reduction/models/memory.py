@@ -5,8 +5,6 @@ those that follow what it remembers. The arrays have the size of the longest tex
 beginning, so that one program serves every token; only the part that is filled is read.
 """
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,7 @@ from reduction import tree
 from reduction.errors import require
 from reduction.models import decoder
 from reduction.models.decoder import UNSEEN, attended
-from reduction.models.served import Served
+from reduction.models.served import alike, bare
 
 BLOCK = 128  # places that are read at once
 STORED = 'float32', 'bfloat16', 'float16', 'int8'
@@ -130,17 +128,16 @@ def parts(module) -> tuple:
 
   place: of the first token. embed and head read of params what `decoder.parts` says.
   """
-  whole = module if isinstance(module, Served) else None
-  bare = whole.module if whole else module
-  block = dataclasses.replace(whole, module=bare.layer) if whole else bare.layer
+  whole = bare(module)
+  block = alike(whole.layer, module)
 
   def embed(params, tokens, place):
     variables = {'params': params, 'memory': {PLACE: place}}
-    return bare.apply(variables, tokens, method=type(bare).embedded)
+    return whole.apply(variables, tokens, method=type(whole).embedded)
 
   def layer(params, memory, x, place):
     variables = {'params': params, 'memory': at(memory, place)}
     x, changed = block.apply(variables, x, mutable='memory')
     return x, changed['memory']
 
-  return embed, layer, decoder.parts(bare)[2]
+  return embed, layer, decoder.parts(whole)[2]

@@ -132,3 +132,13 @@ class Served:
     if name.startswith('__'):
       raise AttributeError(name)
     return getattr(self.module, name)
+
+
+def bare(module):
+  """The module whose kernels are packed; one without packed ones is itself."""
+  return module.module if isinstance(module, Served) else module
+
+
+def alike(part: nn.Module, module):
+  """A part of a module, served as the whole is."""
+  return dataclasses.replace(module, module=part) if isinstance(module, Served) else part

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from reduction import language, tree
 from reduction.cost import macs, peak
+from reduction.fold import WAITING
 from reduction.models.decoder import parts, taken
 from reduction.net import Net
 from reduction.qtensor import Scheme, packed
@@ -146,6 +147,7 @@ def _memory(job: _Job, calibration, test, batch, held, sizes) -> dict:
     blocks=2 * SINGLE * sum(math.prod(w.shape) for w in job.block.values()),
     statistics=sets * method.looks(False) * nbytes(job.inputs),
     states=2 * SINGLE * math.prod(calibration) * width,
+    outs=2 * min(sizes['packed_bytes'], WAITING + sizes['packed_bytes'] // job.layers),
     working=max(SINGLE * max(copies, default=0), peak(job.layer(batch, calibration[1]))),
   )
   at_once = max(1, min(language.BATCH, test[0])), test[1]

@@ -75,7 +75,7 @@ def awq(
       return states, dict(params=kept.arrays(small), plan=found.plan)
 
     _, outs = run.fold('blocks', one_block, states, len(names))
-    return _put_together(net, run, dict(zip(names, outs)), inputs, method)
+    return _put_together(net, run, zip(names, outs), inputs, method)
 
   stage.preflight = functools.partial(preflight, method=method, batch=batch, held=held)
   return stage
@@ -93,12 +93,12 @@ def _log(run, block, inputs, found):
 
 
 def _put_together(net, run, outs, inputs, method) -> Net:
-  """The net of all blocks, from what the fold gave by block; writes the plan."""
+  """The net of all blocks, from what the fold gave for each, read one by one; writes the plan."""
+  blocks, plan = {}, {}
+  for name, out in outs:
+    blocks[name] = tree.map(lambda w: w[None], kept.packed(out['params'], method.scheme, inputs))
+    plan[name] = out.get('plan', {})
   if run.workdir:
     with run.write('plan') as folder:
-      plans.write(folder / 'plan.npz', {name: out.get('plan', {}) for name, out in outs.items()})
-  blocks = {
-    name: tree.map(lambda w: w[None], kept.packed(out['params'], method.scheme, inputs))
-    for name, out in outs.items()
-  }
+      plans.write(folder / 'plan.npz', plan)
   return Net(Served(net.module, method.activations), {**net.params, **blocks})

@@ -324,7 +324,7 @@ def test_jpeg_cifar_is_named_so_and_cached(jpeg_folder, alone, monkeypatch):
     assert cached.read_bytes() == whole  # rebuilt
   monkeypatch.setenv('XDG_CACHE_HOME', str(cached))  # a file: no folder can be made there
   assert digest(load()) == digest(found)
-  monkeypatch.setattr(jpeg.folders, 'cache_dir', lambda: None)  # no home at all
+  monkeypatch.setattr(jpeg.cache, 'folder', lambda: None)  # no home at all
   assert digest(load()) == digest(found)
 
 

@@ -26,10 +26,8 @@ def quantized(launch, folder, sizes, layers, stage, *flags):
 @pytest.mark.parametrize(
   'sizes, layers, stage',
   [
-    (SIZES, 12, RTN),
-    pytest.param(
-      dict(hidden_size=256, intermediate_size=512), 70, dict(group=64), marks=pytest.mark.slow
-    ),
+    (SIZES, 24, RTN),
+    pytest.param(SIZES, 24, dict(group=64), marks=pytest.mark.slow),
   ],
   ids=['rtn', 'awq'],
 )
@@ -49,7 +47,7 @@ def test_a_model_is_quantized_in_less_memory_than_its_weights_take(
 
 @LINUX
 def test_the_limit_is_too_low_for_all_weights_at_once(launch, tmp_path):
-  result, _ = quantized(launch, tmp_path, SIZES, 12, RTN, '--careless')
+  result, _ = quantized(launch, tmp_path, SIZES, 24, RTN, '--careless')
   assert result.code != 0 and 'MemoryError' in result.err
   assert (tmp_path / 'runs' / 'small' / 'metrics.jsonl').exists()
   assert not (tmp_path / 'runs' / 'large' / 'metrics.jsonl').exists()

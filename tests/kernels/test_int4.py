@@ -128,8 +128,9 @@ def test_a_compiler_that_fails_leaves_nothing_and_one_line(monkeypatch, tmp_path
 
 @NATIVE
 def test_a_library_is_built_once(monkeypatch, tmp_path):
-  first = native._built(tmp_path)
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  first = native._built()
   monkeypatch.setenv('PATH', str(first.parent))  # nothing to build with
   monkeypatch.setattr(native.shutil, 'which', lambda name: '/usr/bin/g++')
   monkeypatch.setattr(native.subprocess, 'run', lambda *a, **k: pytest.fail('built again'))
-  assert list(tmp_path.iterdir()) == [first]
+  assert native._built() == first and list(first.parent.iterdir()) == [first]

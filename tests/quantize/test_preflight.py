@@ -76,7 +76,8 @@ def test_memory_by_hand():
   assert gram * 3 <= found['statistics_memory'] < gram * 3 * 1.001
   assert found['states_memory'] == 2 * 4 * 128 * 512 * 8192
   assert found['embedding_memory'] == 4 * 32000 * 8192
-  kinds = 'embedding', 'blocks', 'statistics', 'states', 'working'
+  kinds = 'embedding', 'blocks', 'statistics', 'states', 'outs', 'working'
+  assert found['outs_memory'] == 2 * (2**25 + found['packed_bytes'] // 80)
   quantizing = sum(found[f'{kind}_memory'] for kind in kinds)
   assert found['memory_bytes'] == max(quantizing, found['measuring_memory'])
   assert found['measuring_memory'] > found['packed_bytes']
