@@ -41,19 +41,25 @@ def foreseen(config: dict, data_dir: str | None = None) -> dict | None:
 
   By flops_per_s and weights_per_s, the `paces` of this machine; machine_bytes: its `memory`.
   """
-  from reduction import data, opened, stages
+  from reduction import data, opened, stages, written
   from reduction.config import bound
   from reduction.data.passages import planned
 
   named = [bound(stages, config[name], name, key='stage') for name in config['stages']]
-  settings = next((given for function, given in named if function is stages.awq), None)
+  settings, form = (
+    next((given for function, given in named if function is stage), None)
+    for stage in (stages.awq, stages.folder)
+  )
   function, given = bound(data, config['data'], 'data')
   if 'path' not in config['model'] or settings is None or function is not data.passages:
     return None
-  given = inspect.signature(function).bind_partial(**given | dict(data_dir=data_dir))
-  given.apply_defaults()
-  net = opened.outline(config['model']['path'], data_dir)
-  found = stages.awq(**settings).preflight(net, *planned(**given.arguments))
+  passages = planned(**_complete(function, given | dict(data_dir=data_dir)))
+  net, described = opened.outline(config['model']['path'], data_dir)
+  stage = stages.awq(**settings)
+  found = stage.preflight(net, *passages)
+  if form is not None:
+    form = written.Format(_complete(stages.folder, form)['format'])
+    written.fits(described, form, stage.method.scheme, stage.method.activations)
   products, weights = paces()
   seconds = {
     f'{name}_s': found[f'{name}_flops'] / products + found.get(f'{name}_weights', 0) / weights
@@ -63,6 +69,13 @@ def foreseen(config: dict, data_dir: str | None = None) -> dict | None:
     found, **{name: round(s, 1) for name, s in seconds.items()}, flops_per_s=products,
     weights_per_s=weights, machine_bytes=memory(),
   )  # fmt: skip
+
+
+def _complete(function, given: dict) -> dict:
+  """given with the function's defaults for the rest."""
+  bound = inspect.signature(function).bind_partial(**given)
+  bound.apply_defaults()
+  return bound.arguments
 
 
 def paces() -> tuple[int, int]:

@@ -110,8 +110,8 @@ def _kernel(tensors: Quantized, layer: str, shape: tuple[int, int], dtype) -> QT
   return QTensor(data, scale, zero, scheme, rows)
 
 
-def outline(path: str, data_dir=None) -> Net:
-  """The net of a model in shapes alone; of a folder, config.json is enough.
+def outline(path: str, data_dir=None) -> tuple[Net, dict]:
+  """The net of a model in shapes alone, and its config; of a folder, config.json is enough.
 
   Raises MissingInput, DataError or UsageError, in one line, for what is no such model.
   """
@@ -121,7 +121,7 @@ def outline(path: str, data_dir=None) -> Net:
   of = family(config)
   sizes = of.settings(config)
   shapes = {p: jax.ShapeDtypeStruct((1, *s), np.float32) for p, s in of.shapes(sizes).items()}
-  return Net(of.make(**sizes), tree.nest(shapes))
+  return Net(of.make(**sizes), tree.nest(shapes)), config
 
 
 def _folder(path):

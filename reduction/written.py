@@ -18,11 +18,13 @@ from reduction.formats.quantization import FORMATS, Packing
 from reduction.models import decoder_files, language
 from reduction.models.served import Served, bare
 from reduction.net import Net
-from reduction.qtensor import QTensor, dequantize, is_packed, unpack
+from reduction.qtensor import QTensor, Scheme, dequantize, is_packed, unpack
 
 PLAIN = 'float16', 'bfloat16', 'float32'
 BLOCKS = {(4, True): 'q4_0', (4, False): 'q4_1', (8, True): 'q8_0'}  # (bits, symmetric) -> kind
 GGUF = {**dict.fromkeys(BLOCKS.values()), 'f16': 'float16', 'f32': 'float32'}
+INTEGERS = 'inputs in 8 bits are in none of these formats; use activations="none"'
+STRIP = 128  # columns that a layout is tried on, a multiple of what any puts together
 ARCHITECTURES = dict(
   llama='LlamaForCausalLM', mistral='MistralForCausalLM', qwen2='Qwen2ForCausalLM',
   qwen3='Qwen3ForCausalLM', gemma='GemmaForCausalLM', gpt2='GPT2LMHeadModel',
@@ -72,7 +74,7 @@ def write(
   same = module == of.make(**of.settings(config))
   require(same, f'the net is no longer the {config["model_type"]} that its config.json describes')
   integers = served and net.module.activations != 'none'
-  require(not integers, 'inputs in 8 bits are in none of these formats; use activations="none"')
+  require(not integers, INTEGERS)
   leaves = dict(tree.named(net.params, is_packed))
   schemes = {leaf.scheme for leaf in leaves.values() if is_packed(leaf)}
   alike = len(schemes) < 2
@@ -91,6 +93,42 @@ def write(
     _folder(place, parts, files, scheme, form)
 
 
+def fits(
+  config: dict, form: Format, scheme: Scheme | None = None, activations: str = 'none',
+  files: Mapping[str, str | Path] | None = None,
+):  # fmt: skip
+  """Raises UsageError for what `write` would refuse after a long run: known from shapes alone.
+
+  config, files: as for `write`, what files hold is looked at where they are given. scheme: that
+  kernels of blocks will be packed by, None if that is not known; activations: of `Served`.
+  """
+  form.check()
+  of = language.family(config)
+  require(activations == 'none', INTEGERS)
+  packed = None
+  if form.name in GGUF:
+    _blocks(scheme, form)
+    llama_cpp.metadata(of.settings(config), config, form.name)
+    if files:
+      _vocabulary(files, config, of.settings(config)['vocabulary'])
+  elif scheme:
+    packed = _packing(scheme, form)
+  if not scheme:
+    return
+  for path, place in of.places(config).items():
+    if not path.startswith('layer0/') or not path.endswith('/kernel'):
+      continue  # blocks are alike
+    rows, columns = place.shape[::-1] if place.linear else place.shape
+    columns = columns % STRIP or STRIP  # what a layout asks of columns is asked of so many
+    shape = scheme.groups(rows), columns
+    zero = None if scheme.symmetric else np.full(shape, 2 ** (scheme.bits - 1), np.uint8)
+    linear = packing.Linear(np.zeros((rows, columns), np.uint8), np.ones(shape, np.float16), zero)
+    if packed:
+      _laid_out(place, packed, linear)
+    elif form.name in BLOCKS.values():
+      _in_blocks(place.name, linear, scheme)
+
+
 class _Parts(NamedTuple):
   """config: as config.json has it; sizes: of the net; by path, places in a file and leaves; weight:
   path -> floats."""
@@ -103,15 +141,7 @@ class _Parts(NamedTuple):
 
 
 def _folder(place, parts, files, scheme, form):
-  packed = None
-  if form.name in FORMATS:
-    some = scheme is not None
-    require(some, f'{form.name} is for packed nets; put a stage such as awq before it')
-    require(scheme.group != 'tensor', "group='tensor' is in none of these formats; use 'channel'")
-    symmetric = scheme.symmetric and not form.name.startswith('awq')  # which has zero points always
-    packed = Packing(form.name, scheme.bits, scheme.group, symmetric)
-    quantization.known(packed)
-  settings = None
+  packed, settings = _packing(scheme, form), None
   if packed:
     linear = lambda path: path.endswith('/kernel') and not is_packed(parts.leaves[path])
     skip = [p.name.removesuffix('.weight') for path, p in parts.places.items() if linear(path)]
@@ -124,6 +154,19 @@ def _folder(place, parts, files, scheme, form):
   folder.fill(place, config, tensors, quantization=settings, files=files, shard=form.shard)
 
 
+def _packing(scheme: Scheme | None, form: Format) -> Packing | None:
+  """How layers of a scheme are packed in a folder; None in one of floats."""
+  if form.name not in FORMATS:
+    return None
+  some = scheme is not None
+  require(some, f'{form.name} is for packed nets; put a stage such as awq before it')
+  require(scheme.group != 'tensor', "group='tensor' is in none of these formats; use 'channel'")
+  symmetric = scheme.symmetric and not form.name.startswith('awq')  # which has zero points always
+  packed = Packing(form.name, scheme.bits, scheme.group, symmetric)
+  quantization.known(packed)
+  return packed
+
+
 def _tensors(parts, packed: Packing | None, dtype) -> Iterator[tuple[str, np.ndarray]]:
   """Names and arrays of a model folder."""
   _, _, places, leaves, weight = parts
@@ -132,36 +175,33 @@ def _tensors(parts, packed: Packing | None, dtype) -> Iterator[tuple[str, np.nda
   for name, w in decoder_files.tensors(rest, weight):
     yield name, _as(dtype, name, w)
   for path in sorted(apart, key=list(places).index):
-    layer = places[path].name.removesuffix('.weight')
-    require(
-      places[path].linear, f'{layer} has no layout in {packed.format}: it is no linear layer '
-      '[out, in]; use float16'
-    )  # fmt: skip
-    linear = _linear(leaves[path])
-    if not packed.symmetric:
-      linear = linear._replace(zero=packing.middle_for(linear.zero, packed.bits, linear.scale))
-    for last, tensor in _named(layer, quantization.pack, packed, linear).items():
-      yield f'{layer}.{last}', tensor
+    yield from _laid_out(places[path], packed, _linear(leaves[path]))
+
+
+def _laid_out(place: decoder_files.Place, packed: Packing, linear) -> list[tuple[str, np.ndarray]]:
+  """Names and arrays of one packed layer."""
+  layer = place.name.removesuffix('.weight')
+  require(
+    place.linear, f'{layer} has no layout in {packed.format}: it is no linear layer [out, in]; use '
+    'float16'
+  )  # fmt: skip
+  if not packed.symmetric:
+    linear = linear._replace(zero=packing.middle_for(linear.zero, packed.bits, linear.scale))
+  tensors = _named(layer, quantization.pack, packed, linear)
+  return [(f'{layer}.{last}', tensor) for last, tensor in tensors.items()]
 
 
 def _gguf(place, parts, files, scheme, form):
   config, sizes, places, leaves, weight = parts
-  blocks = form.name in BLOCKS.values()
-  if scheme and blocks:
-    fits = BLOCKS.get((scheme.bits, scheme.symmetric))
-    what = f'{scheme.bits} bits with{"out" * scheme.symmetric} zero points'
-    require(fits == form.name, f'{form.name} does not hold {what}; {fits or "f16"} does')
+  blocks = _blocks(scheme, form)
   turned = lambda name, w: llama_cpp.turned(name, w, sizes, config)
 
   def tensors():
     for path, (name, *_) in places.items():
       theirs = llama_cpp.name(name)
       if blocks and is_packed(leaves[path]):
-        codes, scale, zero, _ = (
-          x if x is None else turned(name, x.T).T for x in _linear(leaves[path])
-        )
-        how = dict(bits=scheme.bits, group=scheme.group, rounded=True)
-        yield theirs, _named(name, ggml.from_codes, codes, scale, zero, **how)
+        linear = (x if x is None else turned(name, x.T).T for x in _linear(leaves[path]))
+        yield theirs, _in_blocks(name, packing.Linear(*linear), scheme)
         continue
       w = turned(name, places[path].stored(weight(path)))
       if blocks and not scheme and path.startswith('layer') and path.endswith('/kernel'):
@@ -169,6 +209,30 @@ def _gguf(place, parts, files, scheme, form):
       else:
         yield theirs, _as('float32' if w.ndim == 1 else form.rest, name, w)
 
+  fields = llama_cpp.metadata(sizes, config, form.name)
+  fields |= _vocabulary(files, config, sizes['vocabulary'])
+  ggml.write(place / 'model.gguf', fields, tensors())
+
+
+def _blocks(scheme: Scheme | None, form: Format) -> bool:
+  """Whether kernels are in GGUF's blocks. Raises UsageError for those that hold no such scheme."""
+  blocks = form.name in BLOCKS.values()
+  if scheme and blocks:
+    right = BLOCKS.get((scheme.bits, scheme.symmetric))
+    what = f'{scheme.bits} bits with{"out" * scheme.symmetric} zero points'
+    require(right == form.name, f'{form.name} does not hold {what}; {right or "f16"} does')
+  return blocks
+
+
+def _in_blocks(name: str, linear: packing.Linear, scheme: Scheme):
+  """One packed layer in GGUF's blocks, which also hold its groups."""
+  codes, scale, zero, _ = linear
+  how = dict(bits=scheme.bits, group=scheme.group, rounded=True)
+  return _named(name, ggml.from_codes, codes, scale, zero, **how)
+
+
+def _vocabulary(files: Mapping[str, str | Path], config: dict, vocabulary: int) -> dict:
+  """The fields of a GGUF file that tell of its tokens."""
   content = lambda name: files[name] if isinstance(files[name], str) else files[name].read_text()
   template = None
   if 'tokenizer_config.json' in files:
@@ -176,10 +240,7 @@ def _gguf(place, parts, files, scheme, form):
     template = found if isinstance(found, str) else None
   if 'chat_template.jinja' in files:
     template = content('chat_template.jinja')
-  fields = llama_cpp.metadata(sizes, config, form.name)
-  tokenizer = json.loads(content('tokenizer.json'))
-  fields |= llama_cpp.vocabulary(tokenizer, config, sizes['vocabulary'], template)
-  ggml.write(place / 'model.gguf', fields, tensors())
+  return llama_cpp.vocabulary(json.loads(content('tokenizer.json')), config, vocabulary, template)
 
 
 def _one(leaf: QTensor) -> QTensor:

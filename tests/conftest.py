@@ -25,8 +25,10 @@ import pytest  # noqa: E402
 from reduction import models  # noqa: E402
 from reduction.net import create  # noqa: E402
 from reduction.run import Run  # noqa: E402
-from tests import decoders, recordings, sentences  # noqa: E402
+from tests import decoders, pickles, recordings, sentences  # noqa: E402
 from tests.launcher import Launcher  # noqa: E402
+
+pickles.watch()
 
 
 def pytest_addoption(parser):
@@ -38,6 +40,13 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
       if 'device' in item.keywords:
         item.add_marker(pytest.mark.skip(reason='needs an accelerator: --platform=gpu'))
+
+
+@pytest.fixture(autouse=True)
+def no_pickles():
+  """Fails a test in which the project opened one, whatever caught the error."""
+  yield
+  assert not pickles.opened
 
 
 @pytest.fixture(scope='session')

@@ -139,7 +139,9 @@ def _serve():
   import reduction.checkpoint
   import reduction.data
   import reduction.stages
+  from tests import pickles
 
+  pickles.watch()
   del flax, jax, matplotlib, orbax, sklearn, tensorboardX, reduction
   for line in sys.stdin:
     request = json.loads(line)

@@ -60,7 +60,11 @@ def packed(net, scheme=SCHEME):
 
 def write(place, net, found, *form, **change):
   place.mkdir()
-  written.write(place, net, found.config | change, found.files(), Format(*form))
+  config, form = found.config | change, Format(*form)
+  written.write(place, net, config, found.files(), form)
+  schemes = {leaf.scheme for leaf in jax.tree.leaves(net.params, is_leaf=is_packed)
+             if is_packed(leaf)}  # fmt: skip
+  written.fits(config, form, *schemes, files=found.files())  # what was written is not refused
   return place
 
 
@@ -191,6 +195,9 @@ def test_what_a_format_does_not_hold_is_refused_in_one_line(
   with pytest.raises(UsageError, match=message) as raised:
     write(tmp_path / 'out', net, models(family), *form)
   assert '\n' not in str(raised.value)
+  if 'is for packed nets' not in message:  # which a net may still become
+    with pytest.raises(UsageError, match=message):  # known before anything is packed
+      written.fits(models(family).config, Format(*form), scheme, files=models(family).files())
 
 
 def test_nets_of_another_shape_and_numbers_that_do_not_fit_are_refused(tmp_path, models):
@@ -200,6 +207,8 @@ def test_nets_of_another_shape_and_numbers_that_do_not_fit_are_refused(tmp_path,
   net = Net(Served(found.net.module, 'token'), found.net.params)
   with pytest.raises(UsageError, match='inputs in 8 bits are in none of these formats'):
     write(tmp_path / 'b', net, found, 'float32')
+  with pytest.raises(UsageError, match='inputs in 8 bits are in none of these formats'):
+    written.fits(found.config, Format('float32'), SCHEME, 'token')
   large = found.net.replace(params=found.net.params | dict(norm=dict(scale=np.full((1, 64), 1e5))))
   with pytest.raises(UsageError, match=r'model.norm.weight has numbers up to 1e.05, too '):
     write(tmp_path / 'c', large, found, 'float16')

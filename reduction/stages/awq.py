@@ -77,6 +77,7 @@ def awq(
     _, outs = run.fold('blocks', one_block, states, len(names))
     return _put_together(net, run, zip(names, outs), inputs, method)
 
+  stage.method = method
   stage.preflight = functools.partial(preflight, method=method, batch=batch, held=held)
   return stage
 

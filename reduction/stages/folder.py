@@ -20,8 +20,8 @@ def folder(
   Raises UsageError for what the format does not hold.
   """
   form = written.Format(format, dtype, shard)
-  form.check()
   require(source is not None, 'folder is for language models: config.model.path names one')
+  written.fits(source.config, form, files=source.files())
 
   def stage(net: Net, run: Run) -> Net:
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')

@@ -36,7 +36,7 @@ def test_a_config_alone_is_told_and_lacks_weights(launch, tmp_path):
 
 
 def test_what_no_scale_passes_is_told(launch, tmp_path):
-  result = told(launch, tmp_path, GPT, '--config.data.length=16')
+  result = told(launch, tmp_path, GPT, '--config.data.length=16', '--config.folder.format=float16')
   assert 'Not scaled: mlp/outer: also read by integer_pow.' in result.out, result.out
   assert result.code == 66 and len(result.lines) == 1
 
@@ -45,11 +45,14 @@ def test_what_no_scale_passes_is_told(launch, tmp_path):
   'change, flag, says',
   [
     ({}, '--config.awq.bits=5', 'bits=5 must be one of'),
+    (dict(max_position_embeddings=512), '--config.awq.group=24',
+     'q_proj: group=24 does not divide the 32 rows'),
+    (GPT, '--config.data.length=16', 'c_attn has no layout in compressed-tensors'),
     ({}, '--config.data.length=65', '65 tokens, but the model has 64 places'),
     (dict(hidden_size=10**12), '--config.awq.bits=4', 'hidden_size=1000000000000'),
     (dict(model_type='bert'), '--config.awq.bits=4', "model_type='bert'"),
   ],
-)
+)  # fmt: skip
 def test_what_cannot_be_is_refused_before_it(launch, tmp_path, change, flag, says):
   result = told(launch, tmp_path, decoders.CONFIG | change, flag)
   assert result.code == 2 and says in result.lines[-1] and not result.out, result.out + result.err
