@@ -2,7 +2,10 @@
 
 from launch.benchmarks.imports import imports
 from launch.benchmarks.pictures import pictures
+from launch.benchmarks.quantizing import quantized_layers, quantized_model
 from launch.benchmarks.teaching import teaching
 from launch.benchmarks.training import training
 
-__all__ = ['imports', 'pictures', 'teaching', 'training']
+__all__ = [
+  'imports', 'pictures', 'quantized_layers', 'quantized_model', 'teaching', 'training',
+]  # fmt: skip

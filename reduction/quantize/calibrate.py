@@ -6,6 +6,7 @@ the activations themselves (papers keep them: 126 GB for a model of 8 billion we
 """
 
 import functools
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 from reduction.errors import DataError, require
 from reduction.models.served import linears
 from reduction.quantize.inputs import Input
+
+LOGGER = logging.getLogger('reduction')
 
 
 class Statistics(NamedTuple):
@@ -96,11 +99,11 @@ def calibrate(
     sums, given = add(params, x, sums), given + 1
   require(given > 0, 'nothing to calibrate on: no batch was given')
   for name, one in ((i.linears[0], sums[i.linears[0]]) for i in inputs):
+    says = f'the input of {name} is not finite in {int(one.dropped)} of {given} batches'
     if int(one.dropped) > most_dropped * given:
-      raise DataError(
-        f'the input of {name} is not finite in {int(one.dropped)} of {given} batches; '
-        'check the weights and the calibration data'
-      )
+      raise DataError(f'{says}; check the weights and the calibration data')
+    if one.dropped:
+      LOGGER.warning('%s, which are left out', says)
   return {i.linears[0]: sums[i.linears[0]] for i in inputs}  # jit sorts them
 
 

@@ -67,6 +67,11 @@ def gptq(
   return Rounded(codes[back], by, groups)
 
 
+def products(rows: int, columns: int) -> int:
+  """Multiplications that a kernel takes: two factors, and what each row tells those after it."""
+  return rows**2 * columns + 4 * rows**3 // 3
+
+
 def _factor(gram, damp):
   """U, upper triangular, with U^T U the inverse of gram and its damping."""
   mean, eye = jnp.diagonal(gram).mean(), jnp.eye(len(gram), dtype=gram.dtype)

@@ -19,6 +19,7 @@ from reduction.qtensor import Scheme, packed
 from reduction.quantize.awq import GRID
 from reduction.quantize.calibrate import nbytes
 from reduction.quantize.clip import CLIPS
+from reduction.quantize.gptq import products
 from reduction.quantize.inputs import Input, find
 from reduction.quantize.method import Method
 
@@ -177,7 +178,7 @@ def _work(job: _Job, calibration, test) -> dict:
         clip += CLIPS * rows * (method.scheme.size(rows) + 1) * columns
         rounded += CLIPS * rows * columns
       if method.rounding != 'nearest':
-        gptq += rows**2 * columns + 4 * rows**3 // 3
+        gptq += products(rows, columns)
   through, measured = (macs(job.layer(1, length)) for _, length in (calibration, test))
   found = dict(
     calibrating=job.layers * ((1 + looks) * calibration[0] * through + gram),

@@ -115,6 +115,15 @@ def test_bad_calibration_data_is_named():
     calibrate(MODULE, params, bad, by)
 
 
+def test_a_batch_that_is_left_out_is_told(caplog):
+  params, by, _ = observed()
+  sums = calibrate(MODULE, params, [BATCHES[0]] * 19 + [BATCHES[1] * np.nan], by)
+  assert 'the input of q is not finite in 1 of 20 batches, which are left out' in caplog.text
+  without = calibrate(MODULE, params, [BATCHES[0]] * 19, by)
+  for one, other in zip(sums.values(), without.values()):
+    assert np.array_equal(one.gram, other.gram) and one.dropped == 1
+
+
 def published(x, w, scheme):
   """The scale search as the paper does it, on tokens, a candidate at a time: (losses, scales)."""
   mean, losses, scales = abs(x).mean(0), [], []
