@@ -1,20 +1,24 @@
-"""Products with packed weights on a CPU, in C++: see cpu/packed.cc for layout and sums."""
+"""Products with packed weights on a CPU, in C++: see cpu/packed.h for layout and sums."""
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from reduction.qtensor import QTensor, Scheme, pack, unpack
+from reduction.kernels import native
+from reduction.qtensor import QTensor, Scheme, unpack
 
-MULTIPLE = 64  # of the rows of a group
+UNIT = 64  # rows that are packed together: a group has a multiple
+MOST = 32_768  # rows of a group: sums of their products have 32 bits
 BITS = 3, 4
+SCALES = 'float16', 'float32'  # as they are kept; others become float32
 
 
 class CpuWeight(struct.PyTreeNode):
   """A packed weight [rows, columns] as the kernel reads it, columns first.
 
-  data: uint8 [columns, groups * size * bits / 8], a group's rows in the order of cpu/packed.cc.
-  scale: float32 [columns, groups]; zero: uint8 like it.
+  data: uint8 [columns, groups * size * bits / 8], 64 rows in the order of cpu/packed.h. scale: of
+  SCALES [columns, groups]; zero: uint8 like it. eight: whether x is rounded to 8 bits in each group
+  of rows (A8), or to 16, which is finer than bfloat16 (A16).
   """
 
   data: jax.Array
@@ -22,6 +26,7 @@ class CpuWeight(struct.PyTreeNode):
   zero: jax.Array
   scheme: Scheme = struct.field(pytree_node=False)
   rows: int = struct.field(pytree_node=False)
+  eight: bool = struct.field(pytree_node=False, default=False)
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -33,7 +38,8 @@ def takes(kernel: QTensor) -> bool:
   """Whether there is a kernel for such a weight."""
   scheme = kernel.scheme
   good = scheme.bits in BITS and scheme.axis == -2 and scheme.group != 'tensor'
-  return good and kernel.data.ndim == 2 and scheme.size(kernel.rows) % MULTIPLE == 0
+  size = scheme.size(kernel.rows) if good else 0
+  return good and kernel.data.ndim == 2 and size % UNIT == 0 and size <= MOST
 
 
 def prepacked(kernel: QTensor) -> CpuWeight:
@@ -45,50 +51,54 @@ def prepacked(kernel: QTensor) -> CpuWeight:
     zero = jnp.full(kernel.scale.shape, scheme.middle, jnp.uint8)
   codes = unpack(kernel.data, scheme.bits, rows)
   filled = jnp.broadcast_to(zero[-1], (groups * size - rows, columns))
-  codes = jnp.concatenate([codes, filled]).reshape(groups, size, columns)
-  planes = [(codes, 4)] if scheme.bits == 4 else [(codes & 3, 2), (codes >> 2, 1)]
-  data = jnp.concatenate([_apart(plane, bits) for plane, bits in planes], 1)
+  codes = jnp.concatenate([codes, filled]).reshape(-1, UNIT, columns)  # [units, 64, columns]
+  if scheme.bits == 4:
+    data = codes[:, :32] | codes[:, 32:] << 4
+  else:
+    data = jnp.concatenate([_packed(codes & 3, 2, apart=16), _packed(codes >> 2, 1, apart=1)], 1)
   data = data.transpose(2, 0, 1).reshape(columns, -1)
-  return CpuWeight(data, kernel.scale.astype(jnp.float32).T, zero.T, scheme, rows)
+  scale = kernel.scale if str(kernel.scale.dtype) in SCALES else kernel.scale.astype(jnp.float32)
+  return CpuWeight(data, scale.T, zero.T, scheme, rows)
 
 
 def matmul(x, weight: CpuWeight) -> jax.Array:
   """x [..., rows] times the weight, of x's type; sums in float32."""
-  groups = weight.scale.shape[1]
-  size = weight.scheme.size(weight.rows)
   flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-  flat = jnp.pad(flat, ((0, 0), (0, groups * size - weight.rows)))
-  sums = flat.reshape(len(flat), groups, size).sum(-1)
   like = jax.ShapeDtypeStruct((len(flat), len(weight.data)), jnp.float32)
+  how = dict(bits=weight.scheme.bits, size=weight.scheme.size(weight.rows), eight=weight.eight)
   call = jax.ffi.ffi_call('reduction_packed_product', like)
-  y = call(flat, sums, weight.data, weight.scale, weight.zero, bits=weight.scheme.bits, size=size)
+  y = call(flat, weight.data, weight.scale, weight.zero, threads=native.threads(), **how)
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
 def dequantized(weight: CpuWeight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] in floats."""
   columns, groups = weight.scale.shape
-  size, bits = weight.scheme.size(weight.rows), weight.scheme.bits
-  data = weight.data.reshape(columns, groups, -1).transpose(1, 2, 0)  # [groups, bytes, columns]
+  bits = weight.scheme.bits
+  data = weight.data.reshape(columns, -1, UNIT * bits // 8).transpose(1, 2, 0)
   if bits == 4:
-    codes = _together(data, 4, size)
+    codes = jnp.concatenate([data & 15, data >> 4], 1)
   else:
-    low = size // 4
-    codes = _together(data[:, :low], 2, size) | _together(data[:, low:], 1, size) << 2
+    codes = _codes(data[:, :16], 2, apart=16) | _codes(data[:, 16:], 1, apart=1) << 2
   by_row = lambda values: values.T[:, None].astype(jnp.float32)
-  w = (codes.astype(jnp.float32) - by_row(weight.zero)) * by_row(weight.scale)
-  return w.reshape(groups * size, columns)[: weight.rows].astype(dtype)
+  codes = codes.reshape(groups, -1, columns).astype(jnp.float32)
+  w = (codes - by_row(weight.zero)) * by_row(weight.scale)
+  return w.reshape(-1, columns)[: weight.rows].astype(dtype)
 
 
-def _apart(codes, bits):
-  """Codes [groups, size, columns] in bytes: those of a byte are size * bits / 8 rows apart."""
-  groups, size, columns = codes.shape
-  parts = codes.reshape(groups, 8 // bits, -1, columns).swapaxes(1, 2)
-  return pack(parts.reshape(groups, size, columns), bits)
+def _packed(codes, bits, apart):
+  """Codes [units, 64, columns] in bytes, lowest first, those of a byte so many rows apart."""
+  units, _, columns = codes.shape
+  many = 8 // bits
+  parts = codes.reshape(units, -1, many, apart, columns)
+  shifts = bits * jnp.arange(many, dtype=jnp.uint8)[:, None, None]
+  return (parts << shifts).sum(2, dtype=jnp.uint8).reshape(units, -1, columns)
 
 
-def _together(data, bits, size):
-  """The codes that `_apart` packed."""
-  groups, _, columns = data.shape
-  parts = unpack(data, bits, size).reshape(groups, -1, 8 // bits, columns)
-  return parts.swapaxes(1, 2).reshape(groups, size, columns)
+def _codes(data, bits, apart):
+  """The codes that `_packed` packed."""
+  units, _, columns = data.shape
+  many = 8 // bits
+  shifts = bits * jnp.arange(many, dtype=jnp.uint8)[:, None, None]
+  parts = data.reshape(units, -1, 1, apart, columns) >> shifts & (2**bits - 1)
+  return parts.reshape(units, UNIT, columns)

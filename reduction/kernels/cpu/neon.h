@@ -1,0 +1,85 @@
+// What `packed.h` needs of a processor, on 64-bit Arm; avx.h says what each function does.
+
+#include <arm_neon.h>
+
+namespace packed {
+
+struct Wide {
+  uint8x16_t v[2];
+};
+struct Codes {
+  Wide v[2];
+};
+inline Codes FourBits(const uint8_t* at) {
+  Codes codes;
+  for (int i = 0; i < 2; ++i) {  // 32 weights: a mask and a shift
+    uint8x16_t both = vld1q_u8(at + 16 * i);
+    codes.v[0].v[i] = vandq_u8(both, vdupq_n_u8(15));
+    codes.v[1].v[i] = vshrq_n_u8(both, 4);
+  }
+  return codes;
+}
+inline Codes ThreeBits(const uint8_t* at) {
+  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
+  uint8x16_t low = vld1q_u8(at), three = vdupq_n_u8(3);
+  uint8x16_t two[4] = {vandq_u8(low, three), vandq_u8(vshrq_n_u8(low, 2), three),
+                       vandq_u8(vshrq_n_u8(low, 4), three), vshrq_n_u8(low, 6)};
+  Codes codes;
+  for (int i = 0; i < 4; ++i) {
+    const uint8_t* high = at + 16 + 2 * i;
+    uint8x16_t own = vcombine_u8(vld1_dup_u8(high), vld1_dup_u8(high + 1));
+    uint8x16_t four = vandq_u8(vtstq_u8(own, bit), vdupq_n_u8(4));
+    codes.v[i / 2].v[i % 2] = vorrq_u8(two[i], four);
+  }
+  return codes;
+}
+
+struct Ints {
+  int32x4_t v[2];
+};
+inline Ints Dot(Ints sum, Wide codes, const int8_t* x) {
+  for (int i = 0; i < 2; ++i) {
+    int8x16_t a = vreinterpretq_s8_u8(codes.v[i]), b = vld1q_s8(x + 16 * i);
+#if defined(__ARM_FEATURE_DOTPROD)
+    sum.v[i] = vdotq_s32(sum.v[i], a, b);
+#else
+    int16x8_t pairs = vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b);
+    sum.v[i] = vpadalq_s16(sum.v[i], pairs);  // at most 2 * 15 * 127
+#endif
+  }
+  return sum;
+}
+struct Longs {
+  int32x4_t v[2];
+};
+inline Longs Dot(Longs sum, Wide codes, const int16_t* x) {
+  for (int i = 0; i < 2; ++i) {
+    int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(codes.v[i])));
+    int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(codes.v[i]));
+    int16x8_t b = vld1q_s16(x + 16 * i), c = vld1q_s16(x + 16 * i + 8);
+    sum.v[0] = vmlal_s16(sum.v[0], vget_low_s16(low), vget_low_s16(b));
+    sum.v[1] = vmlal_high_s16(sum.v[1], low, b);
+    sum.v[0] = vmlal_s16(sum.v[0], vget_low_s16(high), vget_low_s16(c));
+    sum.v[1] = vmlal_high_s16(sum.v[1], high, c);
+  }
+  return sum;
+}
+inline Ints Folded(Longs a) { return {a.v[0], a.v[1]}; }
+inline Ints Folded(Ints a) { return a; }
+
+struct Eight {
+  float32x4_t v[2];
+};
+inline Eight Fma(Ints a, float by, Eight c) {
+  for (int i = 0; i < 2; ++i) c.v[i] = vfmaq_n_f32(c.v[i], vcvtq_f32_s32(a.v[i]), by);
+  return c;
+}
+inline float Sum(Eight a) { return vaddvq_f32(vaddq_f32(a.v[0], a.v[1])); }
+
+inline float Float16(uint16_t bits) {
+  __fp16 half;
+  std::memcpy(&half, &bits, 2);
+  return half;
+}
+
+}  // namespace packed
