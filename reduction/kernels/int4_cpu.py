@@ -1,5 +1,7 @@
 """Products with packed weights on a CPU, in C++: see cpu/packed.h for layout and sums."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -8,13 +10,12 @@ from reduction.kernels import native
 from reduction.qtensor import QTensor, Scheme, unpack
 
 UNIT = 64  # rows that are packed together: a group has a multiple
-MOST = 32_768  # rows of a group: sums of their products have 32 bits
-BITS = 3, 4
+MOST = {3: 32_768, 4: 32_768, 8: 2_048}  # bits -> rows of a group: their sums have 32 bits
 SCALES = 'float16', 'float32'  # as they are kept; others become float32
 
 
 class CpuWeight(struct.PyTreeNode):
-  """A packed weight [rows, columns] as the kernel reads it, columns first.
+  """A packed weight [rows, columns] as the kernel reads it, columns first: of a table, its words.
 
   data: uint8 [columns, groups * size * bits / 8], 64 rows in the order of cpu/packed.h. scale: of
   SCALES [columns, groups]; zero: uint8 like it. eight: whether x is rounded to 8 bits in each group
@@ -37,27 +38,30 @@ class CpuWeight(struct.PyTreeNode):
 def takes(kernel: QTensor) -> bool:
   """Whether there is a kernel for such a weight."""
   scheme = kernel.scheme
-  good = scheme.bits in BITS and scheme.axis == -2 and scheme.group != 'tensor'
-  size = scheme.size(kernel.rows) if good else 0
-  return good and kernel.data.ndim == 2 and size % UNIT == 0 and size <= MOST
+  good = scheme.bits in MOST and scheme.group != 'tensor' and kernel.data.ndim == 2
+  size = scheme.size(kernel.rows)
+  return good and size % UNIT == 0 and size <= MOST[scheme.bits]
 
 
 def prepacked(kernel: QTensor) -> CpuWeight:
   """The weight in the order of the kernel; rows that fill up its last group stand for 0."""
-  scheme, (rows, columns) = kernel.scheme, kernel.shape
-  size, groups = scheme.size(rows), scheme.groups(rows)
-  zero = kernel.zero
-  if zero is None:
-    zero = jnp.full(kernel.scale.shape, scheme.middle, jnp.uint8)
-  codes = unpack(kernel.data, scheme.bits, rows)
+  scheme, rows = dataclasses.replace(kernel.scheme, axis=-2), kernel.rows
+  turned = (lambda part: part.T) if kernel.scheme.axis == -1 else (lambda part: part)
+  data, scale = turned(kernel.data), turned(kernel.scale)
+  size, groups, columns = scheme.size(rows), scheme.groups(rows), data.shape[1]
+  middle = kernel.zero is None
+  zero = jnp.full(scale.shape, scheme.middle, jnp.uint8) if middle else turned(kernel.zero)
+  codes = unpack(data, scheme.bits, rows)
   filled = jnp.broadcast_to(zero[-1], (groups * size - rows, columns))
   codes = jnp.concatenate([codes, filled]).reshape(-1, UNIT, columns)  # [units, 64, columns]
-  if scheme.bits == 4:
+  if scheme.bits == 8:
+    data = codes
+  elif scheme.bits == 4:
     data = codes[:, :32] | codes[:, 32:] << 4
   else:
     data = jnp.concatenate([_packed(codes & 3, 2, apart=16), _packed(codes >> 2, 1, apart=1)], 1)
   data = data.transpose(2, 0, 1).reshape(columns, -1)
-  scale = kernel.scale if str(kernel.scale.dtype) in SCALES else kernel.scale.astype(jnp.float32)
+  scale = scale if str(scale.dtype) in SCALES else scale.astype(jnp.float32)
   return CpuWeight(data, scale.T, zero.T, scheme, rows)
 
 
@@ -71,12 +75,22 @@ def matmul(x, weight: CpuWeight) -> jax.Array:
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
+def looked_up(weight: CpuWeight, words) -> jax.Array:
+  """Columns of the weight, float32 [*words.shape, rows]: the words of a table."""
+  flat = words.reshape(-1)
+  data, scale, zero = (part[flat] for part in (weight.data, weight.scale, weight.zero))
+  some = weight.replace(data=data, scale=scale, zero=zero)
+  return dequantized(some).T.reshape(*words.shape, -1)
+
+
 def dequantized(weight: CpuWeight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] in floats."""
   columns, groups = weight.scale.shape
   bits = weight.scheme.bits
   data = weight.data.reshape(columns, -1, UNIT * bits // 8).transpose(1, 2, 0)
-  if bits == 4:
+  if bits == 8:
+    codes = data
+  elif bits == 4:
     codes = jnp.concatenate([data & 15, data >> 4], 1)
   else:
     codes = _codes(data[:, :16], 2, apart=16) | _codes(data[:, 16:], 1, apart=1) << 2

@@ -37,7 +37,9 @@ inline Codes ThreeBits(const uint8_t* at) {
   return {Raised(Bits(low, 3), high[0]), Raised(Bits(_mm256_srli_epi16(low, 4), 3), high[1])};
 }
 
-// Sums of the products of 32 codes below 16 with 32 integers.
+inline Codes EightBits(const uint8_t* at) { return {Load(at), Load(at + 32)}; }
+
+// Sums of the products of 32 codes with 32 integers; with int8 of codes below 16.
 struct Ints {
   __m256i v;
 };

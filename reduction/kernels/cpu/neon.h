@@ -34,6 +34,10 @@ inline Codes ThreeBits(const uint8_t* at) {
   return codes;
 }
 
+inline Codes EightBits(const uint8_t* at) {
+  return {{{vld1q_u8(at), vld1q_u8(at + 16)}, {vld1q_u8(at + 32), vld1q_u8(at + 48)}}};
+}
+
 struct Ints {
   int32x4_t v[2];
 };

@@ -49,13 +49,18 @@ void Parallel(ffi::ThreadPool& pool, int64_t threads, int64_t count, Work work) 
   state->all.wait(lock, [&] { return state->done == parts; });
 }
 
+template <typename X, typename Scale>
+auto Of(int64_t bits) {
+  auto columns = bits == 4 ? packed::Columns<4, X, Scale> : packed::Columns<3, X, Scale>;
+  if constexpr (sizeof(X) > 1) columns = bits == 8 ? packed::Columns<8, X, Scale> : columns;
+  return columns;
+}
+
 template <typename X>
 void Multiply(ffi::ThreadPool& pool, int64_t threads, const float* x, int64_t count, int64_t rows,
               const packed::Weight& w, int64_t bits, bool half, float* y) {
   packed::Rows<X> made(x, count, rows, w);
-  auto columns = half ? (bits == 4 ? packed::Columns<4, X, packed::Half>
-                                   : packed::Columns<3, X, packed::Half>)
-                      : (bits == 4 ? packed::Columns<4, X, float> : packed::Columns<3, X, float>);
+  auto columns = half ? Of<X, packed::Half>(bits) : Of<X, float>(bits);
   if (w.columns * w.groups * w.size * bits / 8 * count < kAlone) threads = 1;
   Parallel(pool, threads, w.columns,
            [&](int64_t begin, int64_t end) { columns(made, w, begin, end, y); });
@@ -68,7 +73,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
   bool half = scale.element_type() == ffi::F16;
   packed::Weight w{data.typed_data(), scale.untyped_data(), zero.typed_data(),
                    of_scale[0],       of_scale[1],          static_cast<int>(size)};
-  bool fits = (bits == 3 || bits == 4) && size > 0 && size % 64 == 0 && size <= 32768 &&
+  bool known = bits == 3 || bits == 4 || (bits == 8 && !eight);
+  bool fits = known && size > 0 && size % 64 == 0 && size <= packed::Longest(bits) &&
               (half || scale.element_type() == ffi::F32) && shape[1] <= w.groups * size &&
               shape[1] > (w.groups - 1) * size && of_data[1] == w.groups * size * bits / 8;
   if (!fits) return ffi::Error::InvalidArgument("packed product: shapes do not fit");
@@ -78,7 +84,7 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
 }
 
 // The sum of all bytes of data, as words: what reading takes.
-ffi::Error Read(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> data, ffi::ResultBuffer<ffi::U64> y,
+ffi::Error Read(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> data, ffi::ResultBuffer<ffi::U32> y,
                 int64_t threads) {
   const uint64_t* words = reinterpret_cast<const uint64_t*>(data.typed_data());
   std::atomic<uint64_t> total{0};
@@ -90,7 +96,7 @@ ffi::Error Read(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> data, ffi::ResultBuff
     }
     for (uint64_t sum : sums) total += sum;
   });
-  y->typed_data()[0] = total;
+  y->typed_data()[0] = static_cast<uint32_t>(total);
   return ffi::Error::Success();
 }
 
@@ -113,5 +119,5 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ReadAll, Read,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::Buffer<ffi::U8>>()
-                                  .Ret<ffi::Buffer<ffi::U64>>()
+                                  .Ret<ffi::Buffer<ffi::U32>>()
                                   .Attr<int64_t>("threads"));

@@ -1,9 +1,10 @@
-// y = x w for a packed weight w of 3 or 4 bits and a few rows of x, on a CPU.
+// y = x w for a packed weight w of 3, 4 or 8 bits and a few rows of x, on a CPU.
 //
 // Layout. A column of w is `groups` groups of `size` rows, a multiple of 64, and 64 rows are
 //   4 bits  32 bytes: byte j holds row j in its low half, row j + 32 in its high half
 //   3 bits  16 bytes: byte j holds the low two bits of rows j, j + 16, j + 32 and j + 48 from its
 //           lowest on, then 8 bytes: the high bits, one after another
+//   8 bits  64 bytes
 // so that a shift and a mask give neighboring rows: 64 weights of 4 bits take two masks and a shift.
 // A code c of group g stands for (c - zero[g]) scale[g].
 //
@@ -11,9 +12,10 @@
 // products of integers are summed exactly:
 //   y[m][n] = sum_g scale[n][g] by[m][g] (sum_k q[m][k] c[k] - zero[n][g] sum_k q[m][k])
 // A16: q of 16 bits, most 32767, finer than bfloat16 or float16 of what is near the largest of a
-// group. A8: of 8 bits, most 127.
-// Ranges: codes 0..15 or 0..7, zero 0..255, x finite, size up to 32768 so that no sum overflows 32
-// bits. Scratch: `Rows`. Equal to the reference on the rounded x but for the order of float32 sums.
+// group. A8: of 8 bits, most 127; not for codes of 8 bits.
+// Ranges: codes of so many bits, zero 0..255, x finite, size up to Longest so that no sum overflows
+// 32 bits. Scratch: `Rows`. Equal to the reference on the rounded x but for the order of float32
+// sums.
 
 #ifndef REDUCTION_PACKED_H_
 #define REDUCTION_PACKED_H_
@@ -36,6 +38,8 @@
 #define PACKED_UNROLL _Pragma("GCC unroll 8")
 
 namespace packed {
+
+constexpr int Longest(int64_t bits) { return bits == 8 ? 2048 : 32768; }
 
 // Scales as they are stored.
 struct Half {
@@ -110,7 +114,7 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column
     for (int k = 0; k < w.size; k += 64) {
       PACKED_UNROLL for (int n = 0; n < N; ++n) {
         const uint8_t* at = data + n * stride + k * kBits / 8;
-        Codes codes = kBits == 4 ? FourBits(at) : ThreeBits(at);
+        Codes codes = kBits == 8 ? EightBits(at) : kBits == 4 ? FourBits(at) : ThreeBits(at);
         PACKED_UNROLL for (int m = 0; m < M; ++m) {
           const X* here = q + m * x.length + k;
           part[n][m] = Dot(Dot(part[n][m], codes.v[0], here), codes.v[1], here + 32);

@@ -25,6 +25,12 @@ inline Codes ThreeBits(const uint8_t* at) {
   return codes;
 }
 
+inline Codes EightBits(const uint8_t* at) {
+  Codes codes;
+  std::memcpy(&codes, at, 64);
+  return codes;
+}
+
 struct Ints {
   int32_t v[8];
 };
