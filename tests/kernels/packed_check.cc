@@ -47,7 +47,9 @@ double Worst(int64_t rows, int64_t columns, int size, int64_t count) {
       for (int64_t k = 0; k < groups * size; ++k) {
         int64_t g = k / size, at = n * groups + g;
         double q = double(made.q[m * made.length + k]) * made.by[m * groups + g];
-        sum += q * packed::Number(scale[at]) * (Code(&data[n * bytes], k, kBits) - zero[at]);
+        float one;
+        packed::Numbers(&scale[at], 1, &one);
+        sum += q * one * (Code(&data[n * bytes], k, kBits) - zero[at]);
       }
       most = std::max(most, std::fabs(sum));
       worst = std::max(worst, std::fabs(sum - y[m * columns + n]));

@@ -41,25 +41,23 @@ inline Codes EightBits(const uint8_t* at) {
 struct Ints {
   int32x4_t v[2];
 };
-inline Ints Dot(Ints sum, Wide codes, const int8_t* x) {
-  for (int i = 0; i < 2; ++i) {
-    int8x16_t a = vreinterpretq_s8_u8(codes.v[i]), b = vld1q_s8(x + 16 * i);
+inline Ints Dot(Ints sum, Codes codes, const int8_t* x) {
+  for (int i = 0; i < 4; ++i) {
+    int8x16_t a = vreinterpretq_s8_u8(codes.v[i / 2].v[i % 2]), b = vld1q_s8(x + 16 * i);
 #if defined(__ARM_FEATURE_DOTPROD)
-    sum.v[i] = vdotq_s32(sum.v[i], a, b);
+    sum.v[i % 2] = vdotq_s32(sum.v[i % 2], a, b);
 #else
     int16x8_t pairs = vmlal_high_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), a, b);
-    sum.v[i] = vpadalq_s16(sum.v[i], pairs);  // at most 2 * 15 * 127
+    sum.v[i % 2] = vpadalq_s16(sum.v[i % 2], pairs);  // at most 2 * 15 * 127
 #endif
   }
   return sum;
 }
-struct Longs {
-  int32x4_t v[2];
-};
-inline Longs Dot(Longs sum, Wide codes, const int16_t* x) {
-  for (int i = 0; i < 2; ++i) {
-    int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(codes.v[i])));
-    int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(codes.v[i]));
+inline Ints Dot(Ints sum, Codes codes, const int16_t* x) {
+  for (int i = 0; i < 4; ++i) {
+    uint8x16_t sixteen = codes.v[i / 2].v[i % 2];
+    int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(sixteen)));
+    int16x8_t high = vreinterpretq_s16_u16(vmovl_high_u8(sixteen));
     int16x8_t b = vld1q_s16(x + 16 * i), c = vld1q_s16(x + 16 * i + 8);
     sum.v[0] = vmlal_s16(sum.v[0], vget_low_s16(low), vget_low_s16(b));
     sum.v[1] = vmlal_high_s16(sum.v[1], low, b);
@@ -68,22 +66,25 @@ inline Longs Dot(Longs sum, Wide codes, const int16_t* x) {
   }
   return sum;
 }
-inline Ints Folded(Longs a) { return {a.v[0], a.v[1]}; }
-inline Ints Folded(Ints a) { return a; }
 
-struct Eight {
+struct Floats {
   float32x4_t v[2];
 };
-inline Eight Fma(Ints a, float by, Eight c) {
+inline Floats Fma(Ints a, float by, Floats c) {
   for (int i = 0; i < 2; ++i) c.v[i] = vfmaq_n_f32(c.v[i], vcvtq_f32_s32(a.v[i]), by);
   return c;
 }
-inline float Sum(Eight a) { return vaddvq_f32(vaddq_f32(a.v[0], a.v[1])); }
+inline float Sum(Floats a) { return vaddvq_f32(vaddq_f32(a.v[0], a.v[1])); }
 
 inline float Float16(uint16_t bits) {
   __fp16 half;
   std::memcpy(&half, &bits, 2);
   return half;
+}
+inline void EightFloats(const uint16_t* bits, float* to) {
+  float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(bits));
+  vst1q_f32(to, vcvt_f32_f16(vget_low_f16(halves)));
+  vst1q_f32(to + 4, vcvt_high_f32_f16(halves));
 }
 
 }  // namespace packed

@@ -41,12 +41,30 @@ namespace packed {
 
 constexpr int Longest(int64_t bits) { return bits == 8 ? 2048 : 32768; }
 
-// Scales as they are stored.
+// Scales as they are stored, and as floats.
 struct Half {
   uint16_t bits;
 };
-inline float Number(float x) { return x; }
-inline float Number(Half x) { return Float16(x.bits); }
+inline void Numbers(const float* from, int64_t count, float* to) {
+  std::memcpy(to, from, count * sizeof(float));
+}
+inline void Numbers(const Half* from, int64_t count, float* to) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) EightFloats(&from[i].bits, to + i);
+  for (; i < count; ++i) to[i] = Float16(from[i].bits);
+}
+
+// The sum of products of floats, in 8 parts so that it takes no longer than reading.
+inline float Product(const float* a, const float* b, int64_t count) {
+  float parts[8] = {}, sum = 0;
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    for (int j = 0; j < 8; ++j) parts[j] += a[i + j] * b[i + j];
+  }
+  for (; i < count; ++i) sum += a[i] * b[i];
+  for (float part : parts) sum += part;
+  return sum;
+}
 
 struct Weight {
   const uint8_t* data;  // [columns, groups * size * bits / 8]
@@ -95,37 +113,44 @@ struct Rows {
   }
 };
 
-// M rows of x from `row` on times N columns of w from `column` on. y: [rows, columns].
+// M rows of x from `row` on times N columns of w from `column` on. y: [rows, columns]. scratch:
+// (N M + 1) groups floats.
 template <int kBits, typename X, int M, int N, typename Scale>
-inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column, float* y) {
-  using Sums = std::conditional_t<std::is_same_v<X, int8_t>, Ints, Longs>;
+inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column, float* y,
+                  float* scratch) {
   int64_t groups = w.groups, bytes = int64_t(w.size) * kBits / 8, stride = groups * bytes;
   const uint8_t* data = w.data + column * stride;
-  const Scale* scale = (const Scale*)w.scale + column * groups;
-  const uint8_t* zero = w.zero + column * groups;
-  const float* by = x.by.data() + row * groups;
-  const float* sums = x.sums.data() + row * groups;
   const X* q = x.q.data() + row * x.length;
-  Eight total[N][M] = {};
-  float offset[N][M] = {};
+  float offset[N][M], *factors = scratch + groups;  // [N, M, groups]: what a sum is multiplied by
+  for (int n = 0; n < N; ++n) {
+    const uint8_t* zero = w.zero + (column + n) * groups;
+    Numbers((const Scale*)w.scale + (column + n) * groups, groups, scratch);
+    for (int m = 0; m < M; ++m) {
+      const float* by = x.by.data() + (row + m) * groups;
+      for (int64_t g = 0; g < groups; ++g) factors[(n * M + m) * groups + g] = scratch[g] * by[g];
+    }
+    for (int64_t g = 0; g < groups; ++g) scratch[g] *= zero[g];
+    for (int m = 0; m < M; ++m) {
+      offset[n][m] = Product(scratch, x.sums.data() + (row + m) * groups, groups);
+    }
+  }
+  Floats total[N][M] = {};
   for (int64_t g = 0; g < groups; ++g, data += bytes, q += w.size) {
-    PACKED_UNROLL for (int n = 0; n < N; ++n) __builtin_prefetch(data + n * stride + 1024);
-    Sums part[N][M] = {};
+    // the same place of the next columns: what is nearer is on its way
+    PACKED_UNROLL for (int n = 0; n < N; ++n) __builtin_prefetch(data + (n + N) * stride);
+    Ints part[N][M] = {};
     for (int k = 0; k < w.size; k += 64) {
       PACKED_UNROLL for (int n = 0; n < N; ++n) {
         const uint8_t* at = data + n * stride + k * kBits / 8;
         Codes codes = kBits == 8 ? EightBits(at) : kBits == 4 ? FourBits(at) : ThreeBits(at);
         PACKED_UNROLL for (int m = 0; m < M; ++m) {
-          const X* here = q + m * x.length + k;
-          part[n][m] = Dot(Dot(part[n][m], codes.v[0], here), codes.v[1], here + 32);
+          part[n][m] = Dot(part[n][m], codes, q + m * x.length + k);
         }
       }
     }
     PACKED_UNROLL for (int n = 0; n < N; ++n) {
-      float one = Number(scale[n * groups + g]), from = one * zero[n * groups + g];
       PACKED_UNROLL for (int m = 0; m < M; ++m) {
-        total[n][m] = Fma(Folded(part[n][m]), one * by[m * groups + g], total[n][m]);
-        offset[n][m] += from * sums[m * groups + g];
+        total[n][m] = Fma(part[n][m], factors[(n * M + m) * groups + g], total[n][m]);
       }
     }
   }
@@ -140,9 +165,10 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column
 template <int kBits, typename X, typename Scale, int M>
 void Strip(const Rows<X>& x, const Weight& w, int64_t row, int64_t begin, int64_t end, float* y) {
   constexpr int N = M > 4 ? 2 : 4;  // what fits into registers
+  std::vector<float> scratch((N * M + 1) * w.groups);
   int64_t n = begin;
-  for (; n + N <= end; n += N) Block<kBits, X, M, N, Scale>(x, w, row, n, y);
-  for (; n < end; ++n) Block<kBits, X, M, 1, Scale>(x, w, row, n, y);
+  for (; n + N <= end; n += N) Block<kBits, X, M, N, Scale>(x, w, row, n, y, scratch.data());
+  for (; n < end; ++n) Block<kBits, X, M, 1, Scale>(x, w, row, n, y, scratch.data());
 }
 
 // Columns begin..end-1 of y.

@@ -2,17 +2,14 @@
 
 namespace packed {
 
-struct Wide {
-  uint8_t v[32];
-};
 struct Codes {
-  Wide v[2];
+  uint8_t v[64];
 };
 inline Codes FourBits(const uint8_t* at) {
   Codes codes;
   for (int j = 0; j < 32; ++j) {
-    codes.v[0].v[j] = at[j] & 15;
-    codes.v[1].v[j] = at[j] >> 4;
+    codes.v[j] = at[j] & 15;
+    codes.v[32 + j] = at[j] >> 4;
   }
   return codes;
 }
@@ -20,7 +17,7 @@ inline Codes ThreeBits(const uint8_t* at) {
   Codes codes;
   for (int row = 0; row < 64; ++row) {
     int low = (at[row % 16] >> (2 * (row / 16))) & 3, high = (at[16 + row / 8] >> (row % 8)) & 1;
-    codes.v[row / 32].v[row % 32] = low | high << 2;
+    codes.v[row] = low | high << 2;
   }
   return codes;
 }
@@ -34,22 +31,20 @@ inline Codes EightBits(const uint8_t* at) {
 struct Ints {
   int32_t v[8];
 };
-using Longs = Ints;
 template <typename X>
-inline Ints Dot(Ints sum, Wide codes, const X* x) {
-  for (int i = 0; i < 32; ++i) sum.v[i % 8] += codes.v[i] * x[i];
+inline Ints Dot(Ints sum, Codes codes, const X* x) {
+  for (int i = 0; i < 64; ++i) sum.v[i % 8] += codes.v[i] * x[i];
   return sum;
 }
-inline Ints Folded(Ints a) { return a; }
 
-struct Eight {
+struct Floats {
   float v[8];
 };
-inline Eight Fma(Ints a, float by, Eight c) {
+inline Floats Fma(Ints a, float by, Floats c) {
   for (int i = 0; i < 8; ++i) c.v[i] += a.v[i] * by;
   return c;
 }
-inline float Sum(Eight a) {
+inline float Sum(Floats a) {
   float sum = 0;
   for (float x : a.v) sum += x;
   return sum;
@@ -61,6 +56,9 @@ inline float Float16(uint16_t bits) {
   std::memcpy(&found, &magnitude, 4);
   found *= 0x1p112f;  // the exponents begin 112 apart
   return bits & 0x8000 ? -found : found;
+}
+inline void EightFloats(const uint16_t* bits, float* to) {
+  for (int i = 0; i < 8; ++i) to[i] = Float16(bits[i]);
 }
 
 }  // namespace packed
