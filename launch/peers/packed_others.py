@@ -46,7 +46,7 @@ def onnx_int4(rows, columns, count, copies, group, level):
   how = dict(K=rows, N=columns, bits=4, block_size=group, accuracy_level=level)
   for i in range(copies):
     names = [f'{part}{i}' for part in ('codes', 'scales', 'zeros')]
-    for name, array in zip(names, (codes, scales, zeros)):
+    for name, array in zip(names, (codes ^ np.uint8(i), scales, zeros)):  # alike, they are shared
       weights.append(numpy_helper.from_array(array, name))
     nodes.append(helper.make_node(
       'MatMulNBits', ['x', *names], [f'y{i}'], domain='com.microsoft', **how
