@@ -6,28 +6,45 @@ whole weight in floats. With one row of x this takes the time in which the packe
 where the reference writes and reads eight times as many.
 """
 
+import functools
+import logging
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from reduction.kernels import int4_cpu, native
+from reduction.kernels import int4_cpu, int4_tpu, native
 from reduction.kernels.int4_cpu import CpuWeight
-from reduction.qtensor import QTensor, dequantize, packed, unpack
+from reduction.kernels.int4_tpu import TpuWeight
+from reduction.qtensor import QTensor, Scheme, dequantize, packed, unpack
 
 FEW = 8  # rows of x; with more, weights become floats once and are multiplied as such
 NATIVE = 32  # the same for the native kernel
-Weight = QTensor | CpuWeight
+LOG = logging.getLogger(__name__)
+Weight = QTensor | CpuWeight | TpuWeight
+OWN = {CpuWeight: (int4_cpu, NATIVE), TpuWeight: (int4_tpu, int4_tpu.FEW)}
 
 
 def prepacked(kernel: QTensor) -> Weight:
   """The weight as this platform's kernel reads it: made once, in place of the other.
 
-  A CPU with a compiler has one for 3 and 4 bits in groups of a multiple of 64 rows; the weight
-  stays as it is for others.
+  For 3 and 4 bits: a CPU with a compiler has one for groups of a multiple of 64 rows, a TPU of 32.
+  Others stay as they are, which an accelerator says once: it multiplies them more slowly.
   """
-  if jax.default_backend() == 'cpu' and int4_cpu.takes(kernel) and native.ready():
-    return jax.jit(int4_cpu.prepacked)(kernel)
-  return kernel
+  platform = jax.default_backend()
+  if platform == 'cpu':
+    own = int4_cpu if int4_cpu.takes(kernel) and native.ready() else None
+  else:
+    own = {'tpu': int4_tpu}.get(platform)
+    own = own if own and own.takes(kernel) else _none(platform, kernel.scheme)
+  return jax.jit(own.prepacked)(kernel) if own else kernel
+
+
+@functools.cache
+def _none(platform: str, scheme: Scheme):
+  LOG.warning(
+    'no kernel on %s for %s: such weights become floats in each product', platform, scheme
+  )
 
 
 def is_weight(leaf) -> bool:
@@ -37,8 +54,8 @@ def is_weight(leaf) -> bool:
 
 def floats(kernel: Weight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] that kernel stands for."""
-  if isinstance(kernel, CpuWeight):
-    return int4_cpu.dequantized(kernel, dtype)
+  if type(kernel) in OWN:
+    return OWN[type(kernel)][0].dequantized(kernel, dtype)
   return dequantize(kernel, dtype)
 
 
@@ -54,9 +71,10 @@ def matmul(x, kernel: Weight) -> jax.Array:
 
 
 def form(rows: int, kernel: Weight):
-  """What multiplies so many rows of x: `reference`, `grouped` or the native kernel."""
-  if isinstance(kernel, CpuWeight):
-    return int4_cpu.matmul if rows <= NATIVE else reference
+  """What multiplies so many rows of x: `reference`, `grouped` or the platform's own kernel."""
+  if type(kernel) in OWN:
+    own, most = OWN[type(kernel)]
+    return own.matmul if rows <= most else reference
   if rows <= FEW and jax.default_backend() == 'cpu' and _whole(kernel):
     return grouped
   return reference
