@@ -27,19 +27,9 @@ import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from reduction.kernels import int4_tpu  # noqa: E402
-from reduction.qtensor import QTensor, Scheme, packed  # noqa: E402
+from tests.kernels.shapes import weight  # noqa: E402
 
 TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
-
-
-def weight(bits, group, rows, columns):
-  """The shapes of a packed weight in the kernel's order."""
-  scheme = Scheme(bits, group)
-  of = jax.ShapeDtypeStruct
-  groups = scheme.groups(rows), columns
-  data = of((packed(bits, rows), columns), jnp.uint8)
-  canonical = QTensor(data, of(groups, jnp.float16), of(groups, jnp.uint8), scheme, rows)
-  return jax.eval_shape(int4_tpu.prepacked, canonical)
 
 
 def compiled(chip, count, w):
@@ -70,7 +60,7 @@ def body(text):
 if __name__ == '__main__':
   for line in sys.stdin:
     case = json.loads(line)
-    w = weight(*(case[key] for key in ('bits', 'group', 'rows', 'columns')))
+    w = weight(int4_tpu.prepacked, *(case[key] for key in ('bits', 'group', 'rows', 'columns')))
     program, bundles = compiled(case['chip'], case['count'], w)
     case['bytes'] = program.memory_analysis().argument_size_in_bytes
     print(json.dumps(case | dict(bundles=bundles)), flush=True)
