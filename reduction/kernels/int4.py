@@ -13,30 +13,39 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from reduction.kernels import int4_cpu, int4_tpu, native
+from reduction.kernels import int4_cpu, int4_gpu, int4_tpu, native
 from reduction.kernels.int4_cpu import CpuWeight
+from reduction.kernels.int4_gpu import GpuWeight
 from reduction.kernels.int4_tpu import TpuWeight
 from reduction.qtensor import QTensor, Scheme, dequantize, packed, unpack
 
 FEW = 8  # rows of x; with more, weights become floats once and are multiplied as such
 NATIVE = 32  # the same for the native kernel
 LOG = logging.getLogger(__name__)
-Weight = QTensor | CpuWeight | TpuWeight
-OWN = {CpuWeight: (int4_cpu, NATIVE), TpuWeight: (int4_tpu, int4_tpu.FEW)}
+Weight = QTensor | CpuWeight | GpuWeight | TpuWeight
+OWN = {  # the file of a weight's kernel, and the most rows of x that it multiplies best
+  CpuWeight: (int4_cpu, NATIVE),
+  GpuWeight: (int4_gpu, int4_gpu.FEW),
+  TpuWeight: (int4_tpu, int4_tpu.FEW),
+}
 
 
 def prepacked(kernel: QTensor) -> Weight:
   """The weight as this platform's kernel reads it: made once, in place of the other.
 
-  For 3 and 4 bits: a CPU with a compiler has one for groups of a multiple of 64 rows, a TPU of 32.
-  Others stay as they are, which an accelerator says once: it multiplies them more slowly.
+  Of 3 and 4 bits: a CPU with a compiler has one for groups of a multiple of 64 rows, a TPU of 32;
+  of 4 bits a Hopper GPU, of 64. Others stay as they are, which an accelerator says once: there
+  such weights become floats in each product.
   """
   platform = jax.default_backend()
   if platform == 'cpu':
     own = int4_cpu if int4_cpu.takes(kernel) and native.ready() else None
+  elif platform == 'tpu' and int4_tpu.takes(kernel):
+    own = int4_tpu
+  elif platform == 'gpu' and int4_gpu.takes(kernel) and int4_gpu.hopper():
+    own = int4_gpu
   else:
-    own = {'tpu': int4_tpu}.get(platform)
-    own = own if own and own.takes(kernel) else _none(platform, kernel.scheme)
+    own = _none(platform, kernel.scheme)
   return jax.jit(own.prepacked)(kernel) if own else kernel
 
 
