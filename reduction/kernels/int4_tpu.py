@@ -21,7 +21,7 @@ __all__ = ['FEW', 'TpuWeight', 'dequantized', 'filled', 'matmul', 'prepacked', '
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
 TILE = 128  # rows of x at a time, each piece of a row for itself
 DEEP = 4096, 2048, 1024  # rows of the weight at a time, where they divide all
-WIDE = 512  # columns of it
+WIDE = 512, 256  # columns of it, and where all rows are taken at once
 WHOLE = 12288  # up to so many rows are taken at once where they do not
 
 
@@ -95,8 +95,8 @@ def _codes(planes, g, bits):
 def _kernel(
   x_ref,  # [block_k / 128, parts * block_m, 128] bfloat16, x of one chunk a part, zeros beside it
   sums_ref,  # [block_m, block_k / chunk] float32, of x over chunks
-  *refs,  # planes, block_n wide; scales [block_k / chunk, block_n]
-  # y [block_m, block_n]; its sums, float32
+  *refs,  # planes, block_n wide; scales [block_k / chunk, block_n]; y and its sums so far, both
+  # [block_m, block_n] float32
   bits,
 ):
   *planes, scales_ref, y_ref, total_ref = refs
@@ -122,7 +122,7 @@ def _kernel(
 
   @pl.when(pl.program_id(2) == pl.num_programs(2) - 1)
   def _():
-    y_ref[...] = total.astype(y_ref.dtype)
+    y_ref[...] = total
 
 
 # Wrapper
@@ -208,5 +208,5 @@ def filled(rows: int, columns: int, bits: int) -> tuple[int, int]:
 def tiles(deep: int, wide: int) -> tuple[int, int]:
   """Rows and columns of the weight at a time: what is at hand in VMEM while the next is read."""
   block_k = next((b for b in DEEP if deep % b == 0), deep)
-  most = 512 if block_k <= DEEP[0] else 256
+  most = WIDE[0] if block_k <= DEEP[0] else WIDE[1]
   return block_k, max(b for b in range(LANES, most + 1, LANES) if wide % b == 0)

@@ -107,6 +107,8 @@ def test_one_row_of_a_layer_of_llama_keeps_an_h100_busy():
 def test_on_a_gpu_weights_are_made_for_it(monkeypatch, caplog):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   monkeypatch.setattr(int4_gpu, 'hopper', lambda: True)
+  monkeypatch.setattr(int4_gpu, 'matmul', int4.reference)  # a small product is tried first
+  int4._fit.cache_clear()
   weight = int4.prepacked(made(128, 8, group=64))
   assert isinstance(weight, int4_gpu.GpuWeight) and int4.is_weight(weight)
   assert int4.form(1, weight) is int4.form(64, weight) is int4_gpu.matmul
@@ -118,11 +120,25 @@ def test_on_a_gpu_weights_are_made_for_it(monkeypatch, caplog):
 def test_what_has_no_kernel_is_told_once(monkeypatch, caplog, hopper, group):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   monkeypatch.setattr(int4_gpu, 'hopper', lambda: hopper)
-  int4._none.cache_clear()
+  int4._fit.cache_clear()
   kernel = made(192, 8, group=group)
   assert int4.prepacked(kernel) is kernel and int4.prepacked(kernel) is kernel
   (line,) = caplog.messages
   assert 'no kernel on gpu' in line and 'bits=4' in line
+
+
+@pytest.mark.device
+@pytest.mark.skipif(
+  jax.default_backend() != 'gpu' or not int4_gpu.hopper(), reason='no Hopper GPU'
+)
+@pytest.mark.parametrize('group', [64, 128, 192, 'channel'])
+@pytest.mark.parametrize('count', [1, 8, 16, 64, 200])
+def test_a_gpu_itself_gives_what_the_weights_give(group, count):
+  kernel = made(1000, 300, group=group)
+  x = np.random.default_rng(1).standard_normal((count, 1000), np.float32)
+  found = jax.jit(int4.matmul)(jnp.asarray(x, jnp.bfloat16), int4.prepacked(kernel))
+  wanted = np.float64(jnp.asarray(x, jnp.bfloat16)) @ np.float64(dequantize(kernel))
+  assert abs(np.float64(found) - wanted).max() < 0.01 * abs(wanted).max()
 
 
 @pytest.mark.skipif(not EMULATOR, reason='the emulator of GPU kernels needs JAX 0.11')

@@ -139,7 +139,9 @@ def test_pieces_add_up_to_x(values):
 
 def test_on_a_tpu_weights_are_made_for_it(monkeypatch, caplog):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-  weight = int4.prepacked(made(128, 8, bits=3, group=32))
+  int4._fit.cache_clear()
+  with pltpu.force_tpu_interpret_mode():  # a small product is tried first
+    weight = int4.prepacked(made(128, 8, bits=3, group=32))
   assert isinstance(weight, int4_tpu.TpuWeight) and int4.is_weight(weight)
   assert int4.form(1, weight) is int4.form(64, weight) is int4_tpu.matmul
   assert int4.form(65, weight) is int4.reference
@@ -149,11 +151,28 @@ def test_on_a_tpu_weights_are_made_for_it(monkeypatch, caplog):
 @pytest.mark.parametrize('scheme', [dict(bits=2), dict(bits=4, group=48), dict(bits=3, group=8)])
 def test_a_tpu_says_once_what_it_has_no_kernel_for(monkeypatch, caplog, scheme):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-  int4._none.cache_clear()
+  int4._fit.cache_clear()
   kernel = made(192, 8, **scheme)
   assert int4.prepacked(kernel) is kernel and int4.prepacked(kernel) is kernel
   (line,) = caplog.messages
-  assert 'no kernel on tpu' in line and f'bits={scheme["bits"]}' in line
+  assert 'no kernel on tpu' in line and f'bits={scheme["bits"]}' in line and 'none' in line
+
+
+@pytest.mark.parametrize('broken, told', [(True, 'not those of'), (False, 'not compile')])
+def test_a_kernel_that_fails_where_it_runs_is_not_trusted(monkeypatch, caplog, broken, told):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  int4._fit.cache_clear()
+  if broken:  # high nibbles first; otherwise there is no TPU to compile for
+    swapped = lambda x, w: int4.reference(x, w.replace(planes=(_swapped(w.planes[0]),)))
+    monkeypatch.setattr(int4_tpu, 'matmul', swapped)
+  kernel = made(256, 8, bits=4, group=64)
+  assert int4.prepacked(kernel) is kernel
+  assert told in caplog.text
+  int4._fit.cache_clear()
+
+
+def _swapped(words):
+  return ((words >> 4) & 0x0F0F0F0F) | ((words & 0x0F0F0F0F) << 4)
 
 
 def test_derivatives_go_through_the_order_of_the_kernel():
@@ -163,6 +182,19 @@ def test_derivatives_go_through_the_order_of_the_kernel():
   with pltpu.force_tpu_interpret_mode():
     found = jax.grad(loss)(x, PREPACKED(kernel))
   np.testing.assert_allclose(found, jax.grad(loss)(x, kernel), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.device
+@pytest.mark.skipif(jax.default_backend() != 'tpu', reason='no TPU')
+@pytest.mark.parametrize('bits', [3, 4])
+@pytest.mark.parametrize('group', [32, 64, 128, 'channel'])
+@pytest.mark.parametrize('count', [1, 8, 16, 64, 200])
+def test_a_tpu_itself_gives_what_the_weights_give(bits, group, count):
+  kernel = made(1000, 300, bits=bits, group=group)
+  x = np.random.default_rng(1).standard_normal((count, 1000), np.float32)
+  found = jax.jit(int4.matmul)(jnp.asarray(x, jnp.bfloat16), int4.prepacked(kernel))
+  wanted = np.float64(jnp.asarray(x, jnp.bfloat16)) @ np.float64(dequantize(kernel))
+  assert abs(np.float64(found) - wanted).max() < 0.01 * abs(wanted).max()
 
 
 @pytest.mark.slow
