@@ -1,4 +1,4 @@
-"""Products with packed weights on NVIDIA's Hopper, in Pallas (Mosaic GPU): 4 bits, 1 to 64 rows.
+"""Products with packed weights on NVIDIA's Hopper, in Pallas (Mosaic GPU): 1 to 64 rows.
 
 64 columns of the weight are the long side of wgmma, in registers, and the rows of x its short one,
 so that 8 rows waste nothing. The codes themselves are multiplied, which bfloat16 holds exactly;
@@ -18,7 +18,9 @@ from reduction.kernels import accelerator
 from reduction.kernels.accelerator import chunk, pieces, scale_and_zero, words
 from reduction.qtensor import QTensor, Scheme, pack, unpack
 
-LEAST = 64  # rows of a group: of fewer int4, a row is too short to lie swizzled
+LEAST = {4: 64, 3: 32}  # rows of a group by bits: 32 of 4 bits are too short to lie swizzled
+WORDS, PIECES = 16, 8  # of 3 bits, words of a row of low bits and codes of a word
+DOUBLE = 2 * WORDS * PIECES  # rows of 3 bits at a time, which share words of high bits
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
 SIDE = 64  # columns of the weight in one wgmma, of a warpgroup
 COLUMNS = 2 * SIDE  # of a block, which has two of these
@@ -27,17 +29,19 @@ STAGES = 4  # blocks in shared memory, of which all but one are on their way
 SPLIT = 24  # with so few rows of x the rows of a weight are shared out among blocks
 PARTS = 4  # at most
 BLOCKS = 2 * 132  # of two an H100's multiprocessor holds at a time
-MANY = 32  # chunks, from which on filling up to PARTS costs little
+MANY = 32  # steps, from which on filling up to PARTS costs little
 
 
 class GpuWeight(struct.PyTreeNode):
   """A packed weight [rows, columns] as the kernel reads it, columns first, filled up to blocks.
 
-  data: uint8 [columns, rows / 2], codes less 8 as signed nibbles, the low one first.
+  planes: 4 bits: (uint8 [columns, rows / 2],), codes less 8 as signed nibbles, the low one first.
+    3 bits: uint16, the low two of each code [columns, rows / 8], the high one [columns, rows / 16];
+    of row 256s + 128h + 16i + j at bit 2i of word 32s + 16h + j, and at bit 8h + i of word 16s + j.
   scales: int32 [rows / chunk, columns], `accelerator.words`.
   """
 
-  data: jax.Array
+  planes: tuple[jax.Array, ...]
   scales: jax.Array
   scheme: Scheme = struct.field(pytree_node=False)
   rows: int = struct.field(pytree_node=False)
@@ -50,9 +54,9 @@ class GpuWeight(struct.PyTreeNode):
 
 
 def takes(kernel: QTensor) -> bool:
-  """Whether there is a kernel for such a weight: 4 bits, groups of a multiple of 64 rows or one."""
-  good = kernel.scheme.bits == 4 and accelerator.takes(kernel)
-  return good and chunk(kernel.scheme, kernel.rows) >= LEAST
+  """Whether there is a kernel: of 4 bits for groups of a multiple of 64 rows, of 3 bits of 32."""
+  least = LEAST.get(kernel.scheme.bits)
+  return accelerator.takes(kernel) and chunk(kernel.scheme, kernel.rows) >= least
 
 
 def hopper() -> bool:
@@ -65,49 +69,81 @@ def hopper() -> bool:
 
 def dequantized(weight: GpuWeight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] in floats."""
-  codes = unpack(weight.data, 4, 2 * weight.data.shape[1], axis=-1).T ^ 8
+  if weight.scheme.bits == 4:
+    codes = (unpack(weight.planes[0], 4, 2 * weight.planes[0].shape[1], axis=-1) ^ 8).T
+  else:
+    columns = len(weight.planes[0])
+    low = weight.planes[0].reshape(columns, -1, 2, 1, WORDS)  # s, h, i, j
+    high = weight.planes[1].reshape(columns, -1, 1, 1, WORDS)
+    h, i = _hi()
+    codes = (low >> 2 * i & 3 | (high >> 8 * h + i & 1) << 2).reshape(columns, -1).T
   scale, zero = scale_and_zero(weight.scales)
   by_row = lambda values: jnp.repeat(values, len(codes) // len(values), 0)
   w = (codes.astype(jnp.float32) - by_row(zero)) * by_row(scale)
   return w[: weight.rows, : weight.columns].astype(dtype)
 
 
+def _hi():
+  return jnp.arange(2, dtype=jnp.uint16)[:, None, None], jnp.arange(8, dtype=jnp.uint16)[:, None]
+
+
 # Kernel
+
+
+def _threes(low, high, at):
+  """Piece at of 16 codes less 128, which is 0 in a bfloat16 whose last bits they are, [64, 16]."""
+  word = jnp.uint16
+  codes = (low >> word(2 * (at % PIECES))) & word(3) | ((high >> word(at)) & word(1)) << word(2)
+  return lax.bitcast_convert_type(codes | word(0x4300), jnp.bfloat16) - jnp.bfloat16(128)
 
 
 def _kernel(
   x_hbm,  # [rows of x, rows] bfloat16
-  codes_hbm,  # [columns, rows] int4, less 8
-  scales_hbm,  # [rows / step, columns] int32
-  sums_hbm,  # [rows / step, rows of x] float32, of x over chunks
-  y_hbm,  # [parts, columns, rows of x] float32
-  y_smem,  # [2, 64, block_m] float32
-  *staged,  # [2, 64, step] bfloat16 where interpreted
+  *refs,  # planes, columns first; scales [rows / chunk, columns]; float32 sums of x over chunks
+  # [rows / chunk, rows of x]; y [parts, columns, rows of x] float32; y [2, 64, block_m] in shared
+  # memory, and there bfloat16 [2, pieces, 64, width] where interpreted
+  bits,
+  size,
   step,
-  chunks,
+  steps,
   block_m,
 ):
+  planes, (scales_hbm, sums_hbm, y_hbm, y_smem, *staged) = refs[: 5 - bits], refs[5 - bits :]
   i, j, part = (lax.axis_index(name) for name in ('rows', 'columns', 'part'))
   group = lax.axis_index('group')
   mine = pl.ds(group * SIDE, SIDE)
   across = lambda column: lax.broadcast_in_dim(column, (SIDE, block_m), (0,))
+  chunks, width = step // size, step if bits == 4 else WORDS
 
-  def product(total, codes, x_smem):
-    if staged:  # the emulator takes this operand from shared memory alone
-      staged[0][group] = codes
-      plgpu.commit_smem()
-      codes = staged[0].at[group]
-    plgpu.wgmma(total, codes, x_smem.T)
-    return total[...]  # once it is done
+  def codes_of(planes, at):
+    if bits == 4:
+      return planes[0][mine].astype(jnp.bfloat16)
+    return _threes(planes[at // PIECES][mine], planes[2][mine], at)
 
-  def one(_, x_smem, codes_smem, scales_smem, sums_smem, y):
-    scale, zero = scale_and_zero(scales_smem[0, mine])
-    of_x = lax.broadcast_in_dim(sums_smem[0], (SIDE, block_m), (1,))
-    codes = codes_smem[mine].astype(jnp.bfloat16)
-    sums = pl.run_scoped(
-      lambda total: product(total, codes, x_smem), plgpu.ACC((SIDE, block_m), jnp.float32)
-    )
-    return y + across(scale) * (sums - across(zero - 8.0) * of_x)
+  def product(total, planes, x_smem, pieces):
+    for at in pieces:
+      codes = codes_of(planes, at)
+      if staged:  # the emulator takes this operand from shared memory alone
+        staged[0][group, at] = codes
+        plgpu.commit_smem()
+        codes = staged[0].at[group, at]
+      of_x = x_smem if bits == 4 else x_smem.at[:, pl.ds(at * width, width)]
+      plgpu.wgmma(total, codes, plgpu.transpose_ref(of_x, (1, 0)))
+    return total[...]  # once all are done
+
+  def one(_, x_smem, *refs):
+    *planes, scales_smem, sums_smem, y = refs
+    for at in range(chunks):
+      # what follows a product may meet the memory of a later step: these are read before it
+      scale, zero = scale_and_zero(scales_smem[at, mine])
+      of_x = lax.broadcast_in_dim(sums_smem[at], (SIDE, block_m), (1,))
+      pieces = range(at * size // width, (at + 1) * size // width)
+      sums = pl.run_scoped(
+        functools.partial(product, planes=planes, x_smem=x_smem, pieces=pieces),
+        plgpu.ACC((SIDE, block_m), jnp.float32),
+      )
+      y = y + across(scale) * (sums - across(zero - (8.0 if bits == 4 else 0.0)) * of_x)
+    return y
 
   def context(run):
     zeros = jnp.zeros((SIDE, block_m), jnp.float32)
@@ -118,19 +154,26 @@ def _kernel(
     plgpu.copy_smem_to_gmem(y_smem.at[group], place)
     plgpu.wait_smem_to_gmem(0)
 
-  at = lambda k: part * chunks + k
-  of_x, of_codes = _swizzled(16, 64), _swizzled(4, step)
+  at = lambda k: part * steps + k
+  spec = lambda shape, index, swizzle: plgpu.BlockSpec(shape, index, transforms=_swizzled(*swizzle))
+  x_spec = spec((block_m, step), lambda k: (i, at(k)), (16, 64 if bits == 4 else WORDS))
+  if bits == 4:
+    specs = [spec((COLUMNS, step), lambda k: (j, at(k)), (4, step))]
+  else:  # rows of low bits come as two halves, each as wide as the high ones
+    planes = planes[0], *planes
+    places = lambda k: (j, 2 * at(k)), lambda k: (j, 2 * at(k) + 1), lambda k: (j, at(k))
+    specs = [spec((COLUMNS, WORDS), place, (16, WORDS)) for place in places]
   pipeline = plgpu.emit_pipeline_warp_specialized(
-    one, grid=(chunks,), wg_axis='group', num_compute_wgs=2, memory_registers=40,
-    max_concurrent_steps=min(STAGES, chunks), compute_context=context,
+    one, grid=(steps,), wg_axis='group', num_compute_wgs=2, memory_registers=40,
+    max_concurrent_steps=min(STAGES, steps), compute_context=context,
     in_specs=[
-      plgpu.BlockSpec((block_m, step), lambda k: (i, at(k)), transforms=of_x),
-      plgpu.BlockSpec((COLUMNS, step), lambda k: (j, at(k)), transforms=of_codes),
-      plgpu.BlockSpec((1, COLUMNS), lambda k: (at(k), j)),
-      plgpu.BlockSpec((1, block_m), lambda k: (at(k), i)),
+      x_spec,
+      *specs,
+      plgpu.BlockSpec((chunks, COLUMNS), lambda k: (at(k), j)),
+      plgpu.BlockSpec((chunks, block_m), lambda k: (at(k), i)),
     ],
   )  # fmt: skip
-  pipeline(x_hbm, codes_hbm, scales_hbm, sums_hbm)
+  pipeline(x_hbm, *planes, scales_hbm, sums_hbm)
 
 
 def _swizzled(bits, width):
@@ -145,11 +188,23 @@ def _swizzled(bits, width):
 def prepacked(kernel: QTensor) -> GpuWeight:
   """The weight in the order of the kernel."""
   scheme, (rows, columns) = kernel.scheme, kernel.shape
-  deep, wide = filled(rows, columns, chunk(scheme, rows))
-  codes = unpack(kernel.data, 4, rows) ^ 8
-  codes = jnp.pad(codes, ((0, deep - rows), (0, wide - columns)))
-  data = pack(codes.T, 4, axis=-1)
-  return GpuWeight(data, words(kernel, deep, wide), scheme, rows, columns)
+  deep, wide = filled(rows, columns, _step(scheme, rows))
+  codes = unpack(kernel.data, scheme.bits, rows)
+  codes = jnp.pad(codes, ((0, deep - rows), (0, wide - columns))).T
+  if scheme.bits == 4:
+    planes = (pack(codes ^ 8, 4, axis=-1),)
+  else:
+    codes = codes.astype(jnp.uint16).reshape(wide, -1, 2, PIECES, WORDS)  # s, h, i, j
+    h, i = _hi()
+    low = ((codes & 3) << 2 * i).sum(3, dtype=jnp.uint16)
+    high = (codes >> 2 << 8 * h + i).sum((2, 3), dtype=jnp.uint16)
+    planes = low.reshape(wide, -1), high.reshape(wide, -1)
+  return GpuWeight(planes, words(kernel, deep, wide), scheme, rows, columns)
+
+
+def _step(scheme, rows):
+  """Rows of a weight in a block."""
+  return chunk(scheme, rows) if scheme.bits == 4 else DOUBLE
 
 
 def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
@@ -158,17 +213,22 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   A float32 x is three bfloat16 of which it is the sum, a float16 two: more rows, nothing lost.
   interpret: of `plgpu.kernel`.
   """
-  step, flat = chunk(weight.scheme, weight.rows), x.reshape(-1, x.shape[-1])
+  bits, size = weight.scheme.bits, chunk(weight.scheme, weight.rows)
+  step, flat = _step(weight.scheme, weight.rows), x.reshape(-1, x.shape[-1])
   stacked = jnp.concatenate(exact := pieces(flat))
   count, (deep, wide) = len(stacked), filled(*weight.shape, step)
   block_m = min(-(-count // 8) * 8, TILE)
   stacked = jnp.pad(stacked, ((0, -count % block_m), (0, deep - weight.rows)))
-  sums = stacked.astype(jnp.float32).reshape(len(stacked), -1, step).sum(-1).T
+  sums = stacked.astype(jnp.float32).reshape(len(stacked), -1, size).sum(-1).T
   parts = split(count, deep // step, wide)
-  codes = lax.bitcast_convert_type(weight.data, jnp.int4).reshape(wide, deep)
-  body = functools.partial(_kernel, step=step, chunks=deep // step // parts, block_m=block_m)
+  planes, staged = weight.planes, (2, 1, SIDE, step)
+  if bits == 4:
+    planes = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),)
+  else:
+    staged = 2, 2 * PIECES, SIDE, WORDS
+  settings = dict(bits=bits, size=size, step=step, steps=deep // step // parts, block_m=block_m)
   call = plgpu.kernel(
-    body,
+    functools.partial(_kernel, **settings),
     out_type=jax.ShapeDtypeStruct((parts, wide, len(stacked)), jnp.float32),
     grid=(len(stacked) // block_m, wide // COLUMNS, parts),
     grid_names=('rows', 'columns', 'part'),
@@ -177,9 +237,9 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
     interpret=interpret,
     compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
     scratch_types=[plgpu.SMEM((2, SIDE, block_m), jnp.float32)]
-    + [plgpu.SMEM((2, SIDE, step), jnp.bfloat16)] * bool(interpret),
+    + [plgpu.SMEM(staged, jnp.bfloat16)] * bool(interpret),
   )
-  y = call(stacked, codes, weight.scales, sums).sum(0).T[:count, : weight.columns]
+  y = call(stacked, *planes, weight.scales, sums).sum(0).T[:count, : weight.columns]
   y = y.reshape(len(exact), len(flat), -1).sum(0)
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
@@ -189,14 +249,14 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
 
 def filled(rows: int, columns: int, step: int) -> tuple[int, int]:
   """Rows and columns of whole blocks."""
-  chunks = -(-rows // step)
-  if chunks >= MANY:
-    chunks = -(-chunks // PARTS) * PARTS
-  return chunks * step, -(-columns // COLUMNS) * COLUMNS
+  steps = -(-rows // step)
+  if steps >= MANY:
+    steps = -(-steps // PARTS) * PARTS
+  return steps * step, -(-columns // COLUMNS) * COLUMNS
 
 
-def split(count: int, chunks: int, wide: int) -> int:
+def split(count: int, steps: int, wide: int) -> int:
   """Parts of a weight's rows, so that few rows of x keep all multiprocessors busy."""
   most = PARTS if count <= SPLIT else 1
   wanted = min(most, -(-BLOCKS * COLUMNS // wide))
-  return max(parts for parts in range(1, wanted + 1) if chunks % parts == 0)
+  return max(parts for parts in range(1, wanted + 1) if steps % parts == 0)

@@ -27,7 +27,7 @@ TABLE = (
   Stated('TPU v5e', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
   Stated('TPU v5p', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
   Stated('TPU v6e', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
-  Stated('H100', '4', f'{GPU}{COMPILES}_an_h100_that_is_not_here', GPU + RIGHT, NO, NO),
+  Stated('H100', '4, 3', f'{GPU}{COMPILES}_an_h100_that_is_not_here', GPU + RIGHT, NO, NO),
   Stated('other GPUs', 'none', NO, NO, NO, NO),
 )
 

@@ -1,7 +1,7 @@
 """Runs the GPU kernel in Pallas' emulator (JAX 0.11 and later). A child of test_int4_gpu.py.
 
-stdin: lines of `group`, `symmetric`, `count` (rows of x), `rows`, `columns`, `dtype`. stdout: the
-same with the largest error over the largest product, and whether memory was raced for.
+stdin: lines of `bits`, `group`, `symmetric`, `count` (rows of x), `rows`, `columns`, `dtype`.
+stdout: the same with the largest error over the largest product, and whether there was a race.
 """
 
 import json
@@ -20,11 +20,11 @@ from reduction.qtensor import Scheme, dequantize
 from reduction.quantize.rtn import quantize
 
 
-def error(group, symmetric, count, rows, columns, dtype):
+def error(bits, group, symmetric, count, rows, columns, dtype):
   """The largest of the product, over the largest product."""
   random = np.random.default_rng(0)
   w = jnp.asarray(random.standard_normal((rows, columns), np.float32) + 0.3)
-  kernel = quantize(w, Scheme(4, group, symmetric), dtype=jnp.float16)
+  kernel = quantize(w, Scheme(bits, group, symmetric), dtype=jnp.float16)
   x = jnp.asarray(random.standard_normal((count, rows), np.float32), dtype)
   emulator = plgpu.InterpretGPUParams(detect_races=True)
   found = int4_gpu.matmul(x, jax.jit(int4_gpu.prepacked)(kernel), interpret=emulator)
