@@ -14,13 +14,13 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from reduction.kernels import accelerator
-from reduction.kernels.accelerator import chunk, pieces, scale_and_zero, words
+from reduction.kernels.accelerator import chunk, pieces, scale_and_zero, takes, words
 from reduction.qtensor import QTensor, Scheme, pack, unpack
 
-LEAST = {4: 64, 3: 32}  # rows of a group by bits: 32 of 4 bits are too short to lie swizzled
-WORDS, PIECES = 16, 8  # of 3 bits, words of a row of low bits and codes of a word
-DOUBLE = 2 * WORDS * PIECES  # rows of 3 bits at a time, which share words of high bits
+VIEWED = 64  # rows of a chunk: of fewer, a row of int4 is too short to lie swizzled
+WORDS, PIECES = 16, 8  # of a row in shared memory, of which each piece takes one code a word
+STEP = {3: 2 * PIECES * WORDS, 4: PIECES // 2 * WORDS}  # rows in words at a time
+__all__ = ['FEW', 'GpuWeight', 'dequantized', 'hopper', 'matmul', 'prepacked', 'takes']
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
 SIDE = 64  # columns of the weight in one wgmma, of a warpgroup
 COLUMNS = 2 * SIDE  # of a block, which has two of these
@@ -35,7 +35,8 @@ MANY = 32  # steps, from which on filling up to PARTS costs little
 class GpuWeight(struct.PyTreeNode):
   """A packed weight [rows, columns] as the kernel reads it, columns first, filled up to blocks.
 
-  planes: 4 bits: (uint8 [columns, rows / 2],), codes less 8 as signed nibbles, the low one first.
+  planes: 4 bits: (uint8 [columns, rows / 2],), codes less 8 as signed nibbles, the low one first;
+    of chunks of 32: (uint16 [columns, rows / 4],), row 64s + 16i + j at bit 4i of word 16s + j.
     3 bits: uint16, the low two of each code [columns, rows / 8], the high one [columns, rows / 16];
     of row 256s + 128h + 16i + j at bit 2i of word 32s + 16h + j, and at bit 8h + i of word 16s + j.
   scales: int32 [rows / chunk, columns], `accelerator.words`.
@@ -53,12 +54,6 @@ class GpuWeight(struct.PyTreeNode):
     return self.rows, self.columns
 
 
-def takes(kernel: QTensor) -> bool:
-  """Whether there is a kernel: of 4 bits for groups of a multiple of 64 rows, of 3 bits of 32."""
-  least = LEAST.get(kernel.scheme.bits)
-  return accelerator.takes(kernel) and chunk(kernel.scheme, kernel.rows) >= least
-
-
 def hopper() -> bool:
   """Whether the GPU here is one that the kernel is written for."""
   return str(getattr(jax.devices()[0], 'compute_capability', '')).startswith('9.')
@@ -69,13 +64,15 @@ def hopper() -> bool:
 
 def dequantized(weight: GpuWeight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] in floats."""
-  if weight.scheme.bits == 4:
+  columns, (h, i) = len(weight.planes[0]), _hi()
+  if _viewed(weight.scheme, weight.rows):
     codes = (unpack(weight.planes[0], 4, 2 * weight.planes[0].shape[1], axis=-1) ^ 8).T
+  elif weight.scheme.bits == 4:
+    codes = weight.planes[0].reshape(columns, -1, 1, WORDS) >> 4 * i[:4] & 15
+    codes = codes.reshape(columns, -1).T
   else:
-    columns = len(weight.planes[0])
     low = weight.planes[0].reshape(columns, -1, 2, 1, WORDS)  # s, h, i, j
     high = weight.planes[1].reshape(columns, -1, 1, 1, WORDS)
-    h, i = _hi()
     codes = (low >> 2 * i & 3 | (high >> 8 * h + i & 1) << 2).reshape(columns, -1).T
   scale, zero = scale_and_zero(weight.scales)
   by_row = lambda values: jnp.repeat(values, len(codes) // len(values), 0)
@@ -90,10 +87,17 @@ def _hi():
 # Kernel
 
 
-def _threes(low, high, at):
-  """Piece at of 16 codes less 128, which is 0 in a bfloat16 whose last bits they are, [64, 16]."""
+def _piece(planes, at):
+  """Piece at of 16 codes less 128, which is 0 in a bfloat16 whose last bits they are, [64, 16].
+
+  planes: words of one piece's rows, uint16 [64, 16]: of codes, or of their low and high bits.
+  """
   word = jnp.uint16
-  codes = (low >> word(2 * (at % PIECES))) & word(3) | ((high >> word(at)) & word(1)) << word(2)
+  if len(planes) == 1:
+    codes = (planes[0] >> word(4 * at)) & word(15)
+  else:
+    low, high = planes
+    codes = (low >> word(2 * (at % PIECES))) & word(3) | ((high >> word(at)) & word(1)) << word(2)
   return lax.bitcast_convert_type(codes | word(0x4300), jnp.bfloat16) - jnp.bfloat16(128)
 
 
@@ -103,6 +107,7 @@ def _kernel(
   # [rows / chunk, rows of x]; y [parts, columns, rows of x] float32; y [2, 64, block_m] in shared
   # memory, and there bfloat16 [2, pieces, 64, width] where interpreted
   bits,
+  viewed,  # whether codes come as int4
   size,
   step,
   steps,
@@ -113,12 +118,13 @@ def _kernel(
   group = lax.axis_index('group')
   mine = pl.ds(group * SIDE, SIDE)
   across = lambda column: lax.broadcast_in_dim(column, (SIDE, block_m), (0,))
-  chunks, width = step // size, step if bits == 4 else WORDS
+  chunks, width = step // size, step if viewed else WORDS
 
   def codes_of(planes, at):
-    if bits == 4:
+    if viewed:
       return planes[0][mine].astype(jnp.bfloat16)
-    return _threes(planes[at // PIECES][mine], planes[2][mine], at)
+    rows = planes if bits == 4 else (planes[at // PIECES], planes[2])
+    return _piece([plane[mine] for plane in rows], at)
 
   def product(total, planes, x_smem, pieces):
     for at in pieces:
@@ -127,14 +133,14 @@ def _kernel(
         staged[0][group, at] = codes
         plgpu.commit_smem()
         codes = staged[0].at[group, at]
-      of_x = x_smem if bits == 4 else x_smem.at[:, pl.ds(at * width, width)]
+      of_x = x_smem if viewed else x_smem.at[:, pl.ds(at * width, width)]
       plgpu.wgmma(total, codes, plgpu.transpose_ref(of_x, (1, 0)))
     return total[...]  # once all are done
 
   def one(_, x_smem, *refs):
     *planes, scales_smem, sums_smem, y = refs
     for at in range(chunks):
-      # what follows a product may meet the memory of a later step: these are read before it
+      # read after the product, the emulator finds the copies of a later step in their way
       scale, zero = scale_and_zero(scales_smem[at, mine])
       of_x = lax.broadcast_in_dim(sums_smem[at], (SIDE, block_m), (1,))
       pieces = range(at * size // width, (at + 1) * size // width)
@@ -142,7 +148,7 @@ def _kernel(
         functools.partial(product, planes=planes, x_smem=x_smem, pieces=pieces),
         plgpu.ACC((SIDE, block_m), jnp.float32),
       )
-      y = y + across(scale) * (sums - across(zero - (8.0 if bits == 4 else 0.0)) * of_x)
+      y = y + across(scale) * (sums - across(zero - (8.0 if viewed else 0.0)) * of_x)
     return y
 
   def context(run):
@@ -156,9 +162,11 @@ def _kernel(
 
   at = lambda k: part * steps + k
   spec = lambda shape, index, swizzle: plgpu.BlockSpec(shape, index, transforms=_swizzled(*swizzle))
-  x_spec = spec((block_m, step), lambda k: (i, at(k)), (16, 64 if bits == 4 else WORDS))
-  if bits == 4:
+  x_spec = spec((block_m, step), lambda k: (i, at(k)), (16, 64 if viewed else WORDS))
+  if viewed:
     specs = [spec((COLUMNS, step), lambda k: (j, at(k)), (4, step))]
+  elif bits == 4:
+    specs = [spec((COLUMNS, WORDS), lambda k: (j, at(k)), (16, WORDS))]
   else:  # rows of low bits come as two halves, each as wide as the high ones
     planes = planes[0], *planes
     places = lambda k: (j, 2 * at(k)), lambda k: (j, 2 * at(k) + 1), lambda k: (j, at(k))
@@ -190,21 +198,28 @@ def prepacked(kernel: QTensor) -> GpuWeight:
   scheme, (rows, columns) = kernel.scheme, kernel.shape
   deep, wide = filled(rows, columns, _step(scheme, rows))
   codes = unpack(kernel.data, scheme.bits, rows)
-  codes = jnp.pad(codes, ((0, deep - rows), (0, wide - columns))).T
-  if scheme.bits == 4:
+  codes, (h, i) = jnp.pad(codes, ((0, deep - rows), (0, wide - columns))).T, _hi()
+  if _viewed(scheme, rows):
     planes = (pack(codes ^ 8, 4, axis=-1),)
+  elif scheme.bits == 4:
+    codes = codes.astype(jnp.uint16).reshape(wide, -1, 4, WORDS)  # s, i, j
+    planes = ((codes << 4 * i[:4]).sum(2, dtype=jnp.uint16).reshape(wide, -1),)
   else:
     codes = codes.astype(jnp.uint16).reshape(wide, -1, 2, PIECES, WORDS)  # s, h, i, j
-    h, i = _hi()
     low = ((codes & 3) << 2 * i).sum(3, dtype=jnp.uint16)
     high = (codes >> 2 << 8 * h + i).sum((2, 3), dtype=jnp.uint16)
     planes = low.reshape(wide, -1), high.reshape(wide, -1)
   return GpuWeight(planes, words(kernel, deep, wide), scheme, rows, columns)
 
 
+def _viewed(scheme, rows):
+  """Whether codes are seen as int4, or else unpacked from words."""
+  return scheme.bits == 4 and chunk(scheme, rows) >= VIEWED
+
+
 def _step(scheme, rows):
   """Rows of a weight in a block."""
-  return chunk(scheme, rows) if scheme.bits == 4 else DOUBLE
+  return chunk(scheme, rows) if _viewed(scheme, rows) else STEP[scheme.bits]
 
 
 def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
@@ -213,22 +228,23 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   A float32 x is three bfloat16 of which it is the sum, a float16 two: more rows, nothing lost.
   interpret: of `plgpu.kernel`.
   """
-  bits, size = weight.scheme.bits, chunk(weight.scheme, weight.rows)
-  step, flat = _step(weight.scheme, weight.rows), x.reshape(-1, x.shape[-1])
+  size, step = chunk(weight.scheme, weight.rows), _step(weight.scheme, weight.rows)
+  flat = x.reshape(-1, x.shape[-1])
   stacked = jnp.concatenate(exact := pieces(flat))
   count, (deep, wide) = len(stacked), filled(*weight.shape, step)
   block_m = min(-(-count // 8) * 8, TILE)
   stacked = jnp.pad(stacked, ((0, -count % block_m), (0, deep - weight.rows)))
   sums = stacked.astype(jnp.float32).reshape(len(stacked), -1, size).sum(-1).T
   parts = split(count, deep // step, wide)
-  planes, staged = weight.planes, (2, 1, SIDE, step)
-  if bits == 4:
-    planes = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),)
-  else:
-    staged = 2, 2 * PIECES, SIDE, WORDS
-  settings = dict(bits=bits, size=size, step=step, steps=deep // step // parts, block_m=block_m)
+  planes, width = weight.planes, WORDS
+  if viewed := _viewed(weight.scheme, weight.rows):
+    planes, width = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),), step
+  body = functools.partial(
+    _kernel, bits=weight.scheme.bits, viewed=viewed, size=size, step=step,
+    steps=deep // step // parts, block_m=block_m,
+  )  # fmt: skip
   call = plgpu.kernel(
-    functools.partial(_kernel, **settings),
+    body,
     out_type=jax.ShapeDtypeStruct((parts, wide, len(stacked)), jnp.float32),
     grid=(len(stacked) // block_m, wide // COLUMNS, parts),
     grid_names=('rows', 'columns', 'part'),
@@ -237,7 +253,7 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
     interpret=interpret,
     compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
     scratch_types=[plgpu.SMEM((2, SIDE, block_m), jnp.float32)]
-    + [plgpu.SMEM(staged, jnp.bfloat16)] * bool(interpret),
+    + [plgpu.SMEM((2, step // width, SIDE, width), jnp.bfloat16)] * bool(interpret),
   )
   y = call(stacked, *planes, weight.scales, sums).sum(0).T[:count, : weight.columns]
   y = y.reshape(len(exact), len(flat), -1).sum(0)
