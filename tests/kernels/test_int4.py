@@ -1,5 +1,7 @@
 """Products with packed weights in every form against the weights as floats."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -177,11 +179,14 @@ def test_a_compiler_that_fails_leaves_nothing_and_one_line(monkeypatch, tmp_path
   assert list((tmp_path / 'cache').rglob('*.so')) == []
 
 
-@NATIVE
 def test_a_library_is_built_once(monkeypatch, tmp_path):
+  made = lambda command, **how: pathlib.Path(command[-1]).write_text('a library')
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-  first = native._built()
-  monkeypatch.setenv('PATH', str(first.parent))  # nothing to build with
   monkeypatch.setattr(native.shutil, 'which', lambda name: '/usr/bin/g++')
+  monkeypatch.setattr(native.subprocess, 'run', made)
+  first = native._built()
   monkeypatch.setattr(native.subprocess, 'run', lambda *a, **k: pytest.fail('built again'))
   assert native._built() == first and list(first.parent.iterdir()) == [first]
+  monkeypatch.setattr(native, '_processor', lambda: 'another')
+  monkeypatch.setattr(native.subprocess, 'run', made)
+  assert native._built() != first

@@ -49,18 +49,12 @@ void Parallel(ffi::ThreadPool& pool, int64_t threads, int64_t count, Work work) 
   state->all.wait(lock, [&] { return state->done == parts; });
 }
 
-template <typename X, typename Scale>
-auto Of(int64_t bits) {
-  auto columns = bits == 4 ? packed::Columns<4, X, Scale> : packed::Columns<3, X, Scale>;
-  if constexpr (sizeof(X) > 1) columns = bits == 8 ? packed::Columns<8, X, Scale> : columns;
-  return columns;
-}
-
 template <typename X>
 void Multiply(ffi::ThreadPool& pool, int64_t threads, const float* x, int64_t count, int64_t rows,
-              const packed::Weight& w, int64_t bits, bool half, float* y) {
+              const packed::Weight& w, int64_t bits, float* y) {
   packed::Rows<X> made(x, count, rows, w);
-  auto columns = half ? Of<X, packed::Half>(bits) : Of<X, float>(bits);
+  auto columns = bits == 4 ? packed::Columns<4, X> : packed::Columns<3, X>;
+  if constexpr (sizeof(X) > 1) columns = bits == 8 ? packed::Columns<8, X> : columns;
   if (w.columns * w.groups * w.size * bits / 8 * count < kAlone) threads = 1;
   Parallel(pool, threads, w.columns,
            [&](int64_t begin, int64_t end) { columns(made, w, begin, end, y); });
@@ -71,7 +65,7 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
                    int64_t bits, int64_t size, bool eight, int64_t threads) {
   auto shape = x.dimensions(), of_scale = scale.dimensions(), of_data = data.dimensions();
   bool half = scale.element_type() == ffi::F16;
-  packed::Weight w{data.typed_data(), scale.untyped_data(), zero.typed_data(),
+  packed::Weight w{data.typed_data(), scale.untyped_data(), half, zero.typed_data(),
                    of_scale[0],       of_scale[1],          static_cast<int>(size)};
   bool known = bits == 3 || bits == 4 || (bits == 8 && !eight);
   bool fits = known && size > 0 && size % 64 == 0 && size <= packed::Longest(bits) &&
@@ -79,7 +73,7 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
               shape[1] > (w.groups - 1) * size && of_data[1] == w.groups * size * bits / 8;
   if (!fits) return ffi::Error::InvalidArgument("packed product: shapes do not fit");
   auto multiply = eight ? Multiply<int8_t> : Multiply<int16_t>;
-  multiply(pool, threads, x.typed_data(), shape[0], shape[1], w, bits, half, y->typed_data());
+  multiply(pool, threads, x.typed_data(), shape[0], shape[1], w, bits, y->typed_data());
   return ffi::Error::Success();
 }
 

@@ -41,19 +41,6 @@ namespace packed {
 
 constexpr int Longest(int64_t bits) { return bits == 8 ? 2048 : 32768; }
 
-// Scales as they are stored, and as floats.
-struct Half {
-  uint16_t bits;
-};
-inline void Numbers(const float* from, int64_t count, float* to) {
-  std::memcpy(to, from, count * sizeof(float));
-}
-inline void Numbers(const Half* from, int64_t count, float* to) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) EightFloats(&from[i].bits, to + i);
-  for (; i < count; ++i) to[i] = Float16(from[i].bits);
-}
-
 // The sum of products of floats, in 8 parts so that it takes no longer than reading.
 inline float Product(const float* a, const float* b, int64_t count) {
   float parts[8] = {}, sum = 0;
@@ -68,11 +55,24 @@ inline float Product(const float* a, const float* b, int64_t count) {
 
 struct Weight {
   const uint8_t* data;  // [columns, groups * size * bits / 8]
-  const void* scale;    // [columns, groups], float or Half
+  const void* scale;    // [columns, groups], float16 or float32
+  bool half;            // whether float16
   const uint8_t* zero;  // [columns, groups]
   int64_t columns, groups;
   int size;
 };
+
+// The scales of one column as floats [groups].
+inline void Scales(const Weight& w, int64_t column, float* to) {
+  if (!w.half) {
+    std::memcpy(to, (const float*)w.scale + column * w.groups, w.groups * sizeof(float));
+    return;
+  }
+  const uint16_t* from = (const uint16_t*)w.scale + column * w.groups;
+  int64_t g = 0;
+  for (; g + 8 <= w.groups; g += 8) EightFloats(from + g, to + g);
+  for (; g < w.groups; ++g) to[g] = Float16(from[g]);
+}
 
 // Rows of x in integers X, made once for all columns.
 template <typename X>
@@ -115,7 +115,7 @@ struct Rows {
 
 // M rows of x from `row` on times N columns of w from `column` on. y: [rows, columns]. scratch:
 // (N M + 1) groups floats.
-template <int kBits, typename X, int M, int N, typename Scale>
+template <int kBits, typename X, int M, int N>
 inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column, float* y,
                   float* scratch) {
   int64_t groups = w.groups, bytes = int64_t(w.size) * kBits / 8, stride = groups * bytes;
@@ -124,7 +124,7 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column
   float offset[N][M], *factors = scratch + groups;  // [N, M, groups]: what a sum is multiplied by
   for (int n = 0; n < N; ++n) {
     const uint8_t* zero = w.zero + (column + n) * groups;
-    Numbers((const Scale*)w.scale + (column + n) * groups, groups, scratch);
+    Scales(w, column + n, scratch);
     for (int m = 0; m < M; ++m) {
       const float* by = x.by.data() + (row + m) * groups;
       for (int64_t g = 0; g < groups; ++g) factors[(n * M + m) * groups + g] = scratch[g] * by[g];
@@ -161,32 +161,24 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column
   }
 }
 
-// Columns begin..end-1 of y, M rows of it.
-template <int kBits, typename X, typename Scale, int M>
+// Columns begin..end-1 of M rows of y.
+template <int kBits, typename X, int M>
 void Strip(const Rows<X>& x, const Weight& w, int64_t row, int64_t begin, int64_t end, float* y) {
   constexpr int N = M > 4 ? 2 : 4;  // what fits into registers
   std::vector<float> scratch((N * M + 1) * w.groups);
   int64_t n = begin;
-  for (; n + N <= end; n += N) Block<kBits, X, M, N, Scale>(x, w, row, n, y, scratch.data());
-  for (; n < end; ++n) Block<kBits, X, M, 1, Scale>(x, w, row, n, y, scratch.data());
+  for (; n + N <= end; n += N) Block<kBits, X, M, N>(x, w, row, n, y, scratch.data());
+  for (; n < end; ++n) Block<kBits, X, M, 1>(x, w, row, n, y, scratch.data());
 }
 
 // Columns begin..end-1 of y.
-template <int kBits, typename X, typename Scale>
+template <int kBits, typename X>
 void Columns(const Rows<X>& x, const Weight& w, int64_t begin, int64_t end, float* y) {
-  constexpr int64_t kRows = 8;
-  for (int64_t row = 0; row < x.count; row += kRows) {
-    switch (std::min(kRows, x.count - row)) {
-      case 1: Strip<kBits, X, Scale, 1>(x, w, row, begin, end, y); break;
-      case 2: Strip<kBits, X, Scale, 2>(x, w, row, begin, end, y); break;
-      case 3: Strip<kBits, X, Scale, 3>(x, w, row, begin, end, y); break;
-      case 4: Strip<kBits, X, Scale, 4>(x, w, row, begin, end, y); break;
-      case 5: Strip<kBits, X, Scale, 5>(x, w, row, begin, end, y); break;
-      case 6: Strip<kBits, X, Scale, 6>(x, w, row, begin, end, y); break;
-      case 7: Strip<kBits, X, Scale, 7>(x, w, row, begin, end, y); break;
-      default: Strip<kBits, X, Scale, 8>(x, w, row, begin, end, y); break;
-    }
-  }
+  int64_t row = 0;
+  for (; row + 8 <= x.count; row += 8) Strip<kBits, X, 8>(x, w, row, begin, end, y);
+  for (; row + 4 <= x.count; row += 4) Strip<kBits, X, 4>(x, w, row, begin, end, y);
+  for (; row + 2 <= x.count; row += 2) Strip<kBits, X, 2>(x, w, row, begin, end, y);
+  for (; row < x.count; ++row) Strip<kBits, X, 1>(x, w, row, begin, end, y);
 }
 
 }  // namespace packed
