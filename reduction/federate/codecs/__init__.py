@@ -1,0 +1,7 @@
+"""How updates travel, by name: each returns a `Codec`."""
+
+from reduction.federate.codecs.dense import dense
+from reduction.federate.codecs.factors import low_rank
+from reduction.federate.codecs.quantized import quantized
+
+__all__ = ['dense', 'low_rank', 'quantized']

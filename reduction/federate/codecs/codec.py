@@ -1,0 +1,31 @@
+"""`Codec`, how an update travels: pure functions that the simulator and a network use alike."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+FLOAT = 4  # bytes
+
+
+class Codec(NamedTuple):
+  """Functions of one sender. An update is a flat dict {name: array}, a message {name: dict}.
+
+  start: like -> what a sender keeps between rounds, a tree. encode: (update, state, progress, key)
+  -> (message, state); progress: 0 in the first round, 1 in the last. decode: (message, like) ->
+  update; like: a dict of arrays or shapes. count: message -> {name: bytes}, where shapes do not
+  tell, a traced number. All arrays have static shapes, so that clients run under `jax.vmap`; what
+  is not sent of them is zero, and `wire.cut` leaves it out. additive: '' where messages may be
+  added up before they are decoded, as secure aggregation does, else the reason why not.
+  Updates must be finite: the singular values of an infinite matrix are never found.
+  """
+
+  start: Callable
+  encode: Callable
+  decode: Callable
+  count: Callable
+  additive: str = ''
+
+
+def stateless(like):
+  """The state of a sender that keeps nothing."""
+  del like
+  return {}

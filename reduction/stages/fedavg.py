@@ -1,0 +1,87 @@
+"""Federated averaging and its kin: FedAvg, FedProx, SCAFFOLD, FedOpt, over any codec."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import models, tree
+from reduction.config import call
+from reduction.errors import require
+from reduction.federate import methods, rounds, server, setting
+from reduction.federate import step as steps
+from reduction.net import Net, all_kept, create, over_replicas
+from reduction.predict import logits, scores
+from reduction.run import Run, Stage
+from reduction.update import optimizer as build_optimizer
+
+METHODS = 'average', 'scaffold'
+
+
+def fedavg(
+  *, federation: dict, optimizer: dict, method: str = 'average', proximal: float = 0.0,
+  student: dict | None = None, server_optimizer: dict | None = None, frozen: str = '',
+) -> Stage:  # fmt: skip
+  """Clients train the net on their own data; the server averages what changed.
+
+  federation: rounds, batch, partition..., of `federate.setting.plan`. optimizer: of the clients,
+  fresh each round. method: 'average', which is FedAvg (McMahan et al. 2017) or with proximal
+  FedProx (Li et al. 2020), or 'scaffold' (Karimireddy et al. 2020), which needs plain SGD. student:
+  a model that starts afresh; None trains the net that comes, its masks kept. server_optimizer:
+  takes the average for a gradient, FedOpt (Reddi et al. 2021). frozen: weights of these names are
+  neither trained nor sent. Rows: a 'round' each, and a 'federated'.
+  """
+  plan, tx = setting.read(federation), build_optimizer(**optimizer)
+  require(method in METHODS, f'{method=} must be one of {", ".join(METHODS)}')
+  plain = set(optimizer) == {'name', 'learning_rate'} and optimizer['name'] == 'sgd'
+  require(
+    method != 'scaffold' or (plain and not proximal),
+    f'scaffold takes steps of one size along gradients: optimizer={optimizer} must be '
+    "dict(name='sgd', learning_rate=...) and proximal 0",
+  )
+  module = call(models, student, 'student') if student else None
+  ahead = build_optimizer(**server_optimizer) if server_optimizer else None
+
+  def stage(net: Net, run: Run) -> Net:
+    x = run.data.train.x[:1]
+    net = create(module, run.key('init', 0), x) if module else net
+    shared = begin(net, run)
+    first = {}
+    if method == 'scaffold':
+      nothing = tree.map(jnp.zeros_like, net.params)
+      shared, first = dict(shared, control=nothing), dict(control=nothing)
+      how = methods.scaffold(net.module, tx, rate=optimizer['learning_rate'], frozen=frozen)
+    else:
+      how = methods.average(net.module, tx, frozen=frozen, proximal=proximal)
+    cohort = rounds.Cohort(how, np.arange(plan.clients), first)
+    step, state = server.plain, {}
+    if ahead:
+      step, names = steps.by(ahead), tuple(rounds.sent_like(cohort, shared))
+      state = over_replicas(steps.begin(ahead, names))(shared)
+    carry, _, _ = rounds.learn(plan, [cohort], net.module, shared, run, step=step, state=state)
+    net = finished(net, carry)
+    report(run, plan, carry, net)
+    return net
+
+  return stage
+
+
+def begin(net: Net, run: Run) -> dict:
+  """What the server shares at first, [R, ...]."""
+  masks = all_kept(net.params) if net.masks is None else net.masks
+  step = jnp.zeros(len(run.seeds), jnp.int32)
+  params = tree.keep(net.params, net.masks)
+  return dict(params=params, stats=net.stats, masks=masks, step=step)
+
+
+def finished(net: Net, carry) -> Net:
+  """net with the weights that the server shares now."""
+  return net.replace(params=carry['shared']['params'], stats=carry['shared']['stats'])
+
+
+def report(run: Run, plan, carry, net: Net, **more):
+  """The row of a federation that ended: scores on the test split, bytes a client, refusals."""
+  test = run.data.test
+  run.log(
+    kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
+    up_bytes=carry['up'].mean(1), down_bytes=carry['down'].mean(1),
+    refused=carry['refused'].sum(1), **scores(logits(net, test.x), test.y), **more,
+  )  # fmt: skip
