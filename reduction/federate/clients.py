@@ -27,8 +27,8 @@ class Method(NamedTuple):
   """What a client makes of a round, as pure functions of one client.
 
   shared: what the server sent, a dict with params, stats, masks and step. own: what the client
-  keeps, a tree. begin: (shared, own) -> (the state that update trains, what its batches hold
-  besides). end: (shared, own, state, steps taken) -> (the update that it sends, a dict
+  keeps, a tree. begin: (shared, own, key) -> (the state that update trains, what its batches
+  hold besides). end: (shared, own, state, steps taken) -> (the update that it sends, a dict
   {name: array}, and its new own).
   """
 
@@ -104,8 +104,8 @@ def training(method: Method, augment=None, how: str = 'auto', mesh: Mesh | None 
   """
 
   def one(shared, own, data, number, indices, valid, key):
-    state, given = method.begin(shared, own)
-    mine = jax.random.fold_in(key, number)
+    begins, mine = jax.random.split(jax.random.fold_in(key, number))
+    state, given = method.begin(shared, own, begins)
     state, told = scan(method.update, state, data, indices, valid, mine, given, augment)
     update, own = method.end(shared, own, state, valid.sum())
     return update, own, told

@@ -1,14 +1,16 @@
-"""What clients do with the shared model: FedAvg, FedProx, SCAFFOLD. `mutual.py` has FedKD's."""
+"""What clients do with a model: FedAvg, FedProx, FedDropout, SCAFFOLD, FedMD; not FedKD's."""
 
 import functools
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
 
-from reduction import tree
+from reduction import losses, tree
 from reduction.errors import require
 from reduction.federate.clients import Method
+from reduction.net import apply
 from reduction.update import classification, sgd
 
 
@@ -42,26 +44,56 @@ def difference(shared, params, stats, frozen: str = '') -> dict:
 
 
 @functools.lru_cache(maxsize=64)
-def average(module, tx, *, frozen: str = '', proximal: float = 0.0) -> Method:
+def average(
+  module, tx, *, frozen: str = '', proximal: float = 0.0, thin: float = 0.0, layers: str = ''
+) -> Method:
   """FedAvg (McMahan et al. 2017); with proximal mu, FedProx (Li et al. 2020).
 
   Clients keep nothing: each round's optimizer is fresh. FedProx adds mu / 2 |w - w_shared|^2 to the
-  loss. frozen: weights of these names are neither trained nor sent.
+  loss. frozen: weights of these names are neither trained nor sent. thin: FedDropout, the share of
+  units that each client leaves out of the layers, a pattern, each round anew.
   """
   require(proximal >= 0, f'{proximal=} must not be negative')
+  require(0 <= thin < 1, f'{thin=} must lie in [0, 1)')
   loss = anchored(classification(module), proximal) if proximal else classification(module)
 
-  def begin(shared, own):
+  def begin(shared, own, key):
     del own
     params, masks = shared['params'], trainable(shared['params'], shared['masks'], frozen)
+    if thin:
+      units = thinned(params, thin, layers, key)
+      params = tree.keep(params, units)
+      masks = tree.map(lambda a, b: a & b, masks, units)
     state = state_of(params, shared['stats'], masks, tx.init(params), shared['step'])
     return state, dict(anchor=params) if proximal else {}
 
   def end(shared, own, state, steps):
     del steps
-    return difference(shared, state['params'], state['stats'], frozen), own
+    update = difference(shared, state['params'], state['stats'], frozen)
+    if thin:
+      masks = {f'params/{name}': m for name, m in tree.named(state['masks'])}
+      update = {n: jnp.where(masks.get(n, True), x, 0.0) for n, x in update.items()}
+    return update, own
 
   return Method(begin, sgd(loss, tx), end)
+
+
+def thinned(params, share: float, layers: str, key):
+  """Masks that leave the same number of units out of each layer that matches the pattern.
+
+  A unit is a column of a kernel and its bias. Caldas et al. 2018, section 4: a fixed number, so
+  that all sub-models are of one size.
+  """
+
+  def mask(name, w):
+    if not _found(layers, name):
+      return jnp.ones(w.shape, bool)
+    own = jax.random.fold_in(key, zlib.crc32(name.rpartition('/')[0].encode()))
+    dropped = round(share * w.shape[-1])
+    kept = jax.random.permutation(own, w.shape[-1]) >= dropped
+    return jnp.broadcast_to(kept, w.shape)
+
+  return tree.map_named(mask, params)
 
 
 @functools.lru_cache(maxsize=64)
@@ -97,7 +129,8 @@ def scaffold(module, tx, *, rate: float, frozen: str = '') -> Method:
   change travels too, as 'control/...': twice the bytes of FedAvg.
   """
 
-  def begin(shared, own):
+  def begin(shared, own, key):
+    del key
     params, masks = shared['params'], trainable(shared['params'], shared['masks'], frozen)
     state = state_of(params, shared['stats'], masks, tx.init(params), shared['step'])
     lean = tree.map(lambda c, mine: jax.lax.stop_gradient(c - mine), shared['control'],
@@ -115,3 +148,36 @@ def scaffold(module, tx, *, rate: float, frozen: str = '') -> Method:
     return update | {f'control/{name}': x for name, x in sent}, dict(own, control=control)
 
   return Method(begin, sgd(corrected(classification(module)), tx), end)
+
+
+@functools.lru_cache(maxsize=64)
+def separate(module, tx, *, digest: bool = False) -> Method:
+  """A client's own model, which nobody else sees: own is dict(params=, stats=, opt=).
+
+  Trained on labels, or where digest, on soft targets: logits [n, classes] in place of labels, the
+  first half of a round of FedMD (Li & Wang 2019, 1910.03581).
+  """
+  loss = agreeing(module) if digest else classification(module)
+
+  def begin(shared, own, key):
+    del key
+    return state_of(
+      own['params'], own['stats'], shared['masks'], own['opt'], shared['step']
+    ), {}
+
+  def end(shared, own, state, steps):
+    del shared, own, steps
+    return {}, {name: state[name] for name in ('params', 'stats', 'opt')}
+
+  return Method(begin, sgd(loss, tx), end)
+
+
+@functools.lru_cache(maxsize=64)
+def agreeing(module):
+  """The loss of a classifier against logits, a function for `update.sgd`; batch: (x, logits)."""
+
+  def loss(params, stats, batch, key):
+    logits, stats = apply(module, params, stats, batch[0], train=True, rngs={'dropout': key})
+    return losses.soft_cross_entropy(logits, batch[1]), (stats, {})
+
+  return loss

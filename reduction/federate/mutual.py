@@ -178,7 +178,8 @@ def method(teacher, student, tx, how: Lesson, look, *, frozen: str = '') -> Meth
   both models, are neither trained nor sent.
   """
 
-  def begin(shared, own):
+  def begin(shared, own, key):
+    del key
     params = dict(
       teacher=own['teacher']['params'], student=shared['params'], projections=own['projections']
     )

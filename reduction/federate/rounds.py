@@ -19,7 +19,7 @@ from reduction.update import classified
 
 
 class Cohort(NamedTuple):
-  """Clients that train alike. ids: int [c]; first: what each keeps at the start, a tree [R, ...]."""
+  """Clients that train alike. ids: int [c]; first: what each keeps at the start, [R, ...]."""
 
   method: Method
   ids: np.ndarray
@@ -49,8 +49,8 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
   """(the last carry, what each cohort keeps [R, c, ...] or its store): a fold of run, 'rounds'.
 
   module: of the shared model. shared: dict(params, stats, masks, step) [R, ...], and what the
-  methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Rows: a 'round' every
-  `plan.every` rounds, with its bytes of all clients, ranks, losses and the shared model's scores.
+  methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Rows: a 'round'
+  every `plan.every` rounds, with its bytes of all clients, ranks, losses and scores.
   """
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
   data, watched = jax.device_put((tuple(splits['train']), splits['validation']))
@@ -85,7 +85,9 @@ def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
   every = lambda first, n: tree.map(
     lambda x: jnp.broadcast_to(jnp.asarray(x)[:, None], (x.shape[0], n, *x.shape[1:])), first
   )
-  one = tree.map(lambda x: jnp.broadcast_to(x, (replicas, *x.shape)), plan.codec.start(like))
+  spread = lambda t: tree.map(lambda x: jnp.broadcast_to(x, (replicas, *x.shape)), t)
+  one, wire = (spread(start(like)) for start in (plan.codec.start, plan.codec.serve or
+                                                 plan.codec.start))  # fmt: skip
   stores, own = [], []
   for i, cohort in enumerate(cohorts):
     on_disk = plan.disk and tree.leaves(cohort.first)
@@ -94,7 +96,7 @@ def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
     own.append({} if on_disk else every(cohort.first, len(cohort.ids)))
   counter = lambda: np.zeros((replicas, count), np.int64)
   carry = dict(
-    shared=shared, own=own, senders=every(one, count), server=dict(wire=one, step=state),
+    shared=shared, own=own, senders=every(one, count), server=dict(wire=wire, step=state),
     seen=counter(), last=np.zeros(replicas, np.int64), up=counter(), down=counter(),
     refused=counter(),
   )  # fmt: skip
@@ -106,7 +108,7 @@ def sent_like(cohort: Cohort, shared) -> dict:
   one = lambda t: tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), t)
 
   def send(shared, own):
-    state, _ = cohort.method.begin(shared, own)
+    state, _ = cohort.method.begin(shared, own, jax.random.key(0))
     return cohort.method.end(shared, own, state, jnp.int32(1))[0]
 
   return jax.eval_shape(send, one(shared), one(cohort.first))
@@ -182,6 +184,7 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   dense = FLOAT * sum(int(np.prod(x.shape[2:])) for x in updates.values())
   down = received(carry['seen'][rows, ids], number, carry['last'], dense)
   up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
+  down = up if plan.codec.mirrored else down
   new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'refused')}
   new['seen'][rows, ids] = number + 1
   for name, count in dict(up=up, down=down, refused=refused).items():

@@ -11,7 +11,7 @@ from reduction import tree
 from reduction.errors import require
 from reduction.federate.codecs.codec import Codec
 
-COMBINES = 'mean', 'trimmed', 'median'
+COMBINES = 'mean', 'present', 'trimmed', 'median'
 WEIGHTS = 'examples', 'uniform'
 
 
@@ -33,11 +33,13 @@ def rules(
 ) -> Rules:  # fmt: skip
   """Rules, checked.
 
-  combine: 'mean', weighted by 'examples' or 'uniform'; 'trimmed', the mean of each entry without
-  the share `trim` of its smallest and of its largest; 'median' of each entry. clip: longer updates
-  are scaled down to this length; longest: longer ones are refused; 0 does neither. least: with
-  fewer updates than these a round is void. noise: differential privacy, the sum of clipped updates
-  gets normal noise of noise * clip (McMahan et al. 2018); needs clip, uniform weights and mean.
+  combine: 'mean', weighted by 'examples' or 'uniform'; 'present', the mean of each entry over those
+  where it is not 0, for clients that train parts of a model; 'trimmed', the mean of each entry
+  without the share `trim` of its smallest and of its largest; 'median' of each entry. clip: longer
+  updates are scaled down to this length; longest: longer ones are refused; 0 does neither. least:
+  with fewer updates than these a round is void. noise: differential privacy, the sum of clipped
+  updates gets normal noise of noise * clip (McMahan et al. 2018); needs clip, uniform weights and
+  mean.
   """
   require(combine in COMBINES, f'{combine=} must be one of {", ".join(COMBINES)}')
   require(weights in WEIGHTS, f'{weights=} must be one of {", ".join(WEIGHTS)}')
@@ -76,9 +78,7 @@ def combined(updates, weights, fine, how: Rules, key) -> dict:
   """
   fine = fine.astype(jnp.float32)
   if how.combine == 'mean':
-    weights = fine * (weights if how.weights == 'examples' else 1.0)
-    total = jnp.maximum(weights.sum(), 1e-12)
-    mean = {n: jnp.tensordot(weights, x, 1) / total for n, x in updates.items()}
+    mean = {n: jnp.tensordot(shares(weights, fine, how), x, 1) for n, x in updates.items()}
     if not how.noise:
       return mean
     deviation = how.noise * how.clip / jnp.maximum(fine.sum(), 1.0)
@@ -86,8 +86,21 @@ def combined(updates, weights, fine, how: Rules, key) -> dict:
     return {
       n: x + deviation * jax.random.normal(k, x.shape) for k, (n, x) in zip(keys, mean.items())
     }
+  if how.combine == 'present':
+    return {name: _present(x, shares(weights, fine, how)) for name, x in updates.items()}
   trim = how.trim if how.combine == 'trimmed' else None
   return {name: _ranked(x, fine > 0, trim) for name, x in updates.items()}
+
+
+def shares(weights, fine, how: Rules) -> jax.Array:
+  """What part of a mean each update is, [m]: 0 for those that are not fine; they add up to 1."""
+  weights = jnp.where(fine, weights if how.weights == 'examples' else 1.0, 0.0)
+  return weights / jnp.maximum(weights.sum(), 1e-12)
+
+
+def _present(x, share):
+  there = share.reshape((-1,) + (1,) * (x.ndim - 1)) * (x != 0)
+  return (there * x).sum(0) / jnp.maximum(there.sum(0), 1e-12)
 
 
 def _ranked(x, fine, trim):
@@ -112,31 +125,74 @@ def exchange(codec: Codec, how: Rules, step):
   result; what a void round would have changed stays as it was.
   """
 
+  check(codec, how, step)
+  travel = _together if codec.together else _apart
+
   def run(shared, server, updates, senders, weights, arrives, progress, key):
     fine = jax.vmap(lambda u, w: sound(u, w, how.longest))(updates, weights) & arrives
-    keys = jax.random.split(key, len(weights) + 2)
-    like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in updates.items()}
-
-    def send(args):
-      update, state, key, good = args
-      update = {name: jnp.where(good, x, 0.0) for name, x in update.items()}
-      message, new = codec.encode(clipped(update, how.clip), state, progress, key)
-      ranks = {name: parts['rank'] for name, parts in message.items() if 'rank' in parts}
-      sent = {name: jnp.where(good, n, 0) for name, n in codec.count(message).items()}
-      return codec.decode(message, like), tree.select(good, new, state), sent, ranks
-
-    # one after another: a decomposition has no use for others beside it
-    got, senders_new, up, ranks = jax.lax.map(send, (updates, senders, keys[2:], fine))
     void = fine.sum() < how.least
-    update = combined(got, weights, fine, how, keys[0])
-    change, state = step(shared, update, server['step'])
-    message, wire = codec.encode(change, server['wire'], progress, keys[1])
-    new = moved(shared, codec.decode(message, like))
-    told = dict(fine=fine, void=void, up=up, down=codec.count(message), rank=ranks)
-    new, server_new = tree.select(~void, (new, dict(wire=wire, step=state)), (shared, server))
-    return new, server_new, tree.select(~void, senders_new, senders), told
+    change, new, wire, state, told = travel(
+      codec, how, step, shared, server, _safe(updates, fine, how), senders, weights, fine, progress,
+      key,
+    )  # fmt: skip
+    new = tree.map(lambda a, b: jnp.where(_like(fine, a), a, b), new, senders)
+    shared_new = moved(shared, change)
+    shared, server = tree.select(
+      ~void, (shared_new, dict(wire=wire, step=state)), (shared, server)
+    )
+    return shared, server, tree.select(~void, new, senders), dict(told, fine=fine, void=void)
 
   return run
+
+
+def check(codec: Codec, how: Rules, step):
+  """Raises UsageError for rules that a codec cannot keep."""
+  simple = how.combine == 'mean' and not how.noise and step is plain
+  require(
+    not codec.together or simple,
+    'this codec averages messages before they are decoded: it takes combine=mean, no noise and no '
+    'server_optimizer',
+  )
+
+
+def _like(fine, x):
+  return fine.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+def _safe(updates, fine, how):
+  """updates, zeros where they are not fine, and none longer than how.clip."""
+  updates = {name: jnp.where(_like(fine, x), x, 0.0) for name, x in updates.items()}
+  return jax.vmap(lambda u: clipped(u, how.clip))(updates)
+
+
+def _apart(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
+  """Each message is decoded, then updates are combined; the result is encoded for the way back."""
+  keys = jax.random.split(key, len(weights) + 2)
+  like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in updates.items()}
+
+  def send(args):
+    update, state, key, good = args
+    message, new = codec.encode(update, state, progress, key)
+    ranks = {name: parts['rank'] for name, parts in message.items() if 'rank' in parts}
+    sent = {name: jnp.where(good, n, 0) for name, n in codec.count(message).items()}
+    return codec.decode(message, like), new, sent, ranks
+
+  # one after another: a decomposition has no use for others beside it
+  got, new, up, ranks = jax.lax.map(send, (updates, senders, keys[2:], fine))
+  update = combined(got, weights, fine, how, keys[0])
+  change, state = step(shared, update, server['step'])
+  message, wire = codec.encode(change, server['wire'], progress, keys[1])
+  told = dict(up=up, down=codec.count(message), rank=ranks)
+  return codec.decode(message, like), new, wire, state, told
+
+
+def _together(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
+  """Messages are averaged, then decoded."""
+  del step, shared, progress, key
+  share = shares(weights, fine, how)
+  change, new, wire, up, down = codec.together(updates, share, senders, server['wire'])
+  up = {name: fine * n for name, n in up.items()}
+  return change, new, wire, server['step'], dict(up=up, down=down, rank={})
 
 
 def moved(shared, change) -> dict:

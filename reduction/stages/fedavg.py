@@ -19,6 +19,7 @@ METHODS = 'average', 'scaffold'
 def fedavg(
   *, federation: dict, optimizer: dict, method: str = 'average', proximal: float = 0.0,
   student: dict | None = None, server_optimizer: dict | None = None, frozen: str = '',
+  thin: float = 0.0, layers: str = 'fc|conv|inner',
 ) -> Stage:  # fmt: skip
   """Clients train the net on their own data; the server averages what changed.
 
@@ -27,15 +28,17 @@ def fedavg(
   FedProx (Li et al. 2020), or 'scaffold' (Karimireddy et al. 2020), which needs plain SGD. student:
   a model that starts afresh; None trains the net that comes, its masks kept. server_optimizer:
   takes the average for a gradient, FedOpt (Reddi et al. 2021). frozen: weights of these names are
-  neither trained nor sent. Rows: a 'round' each, and a 'federated'.
+  neither trained nor sent. thin: the share of units that each client leaves out of these layers,
+  FedDropout (Caldas et al. 2018), for which codec columns and the rule combine='present' are made.
+  Rows: a 'round' each, and a 'federated'.
   """
   plan, tx = setting.read(federation), build_optimizer(**optimizer)
   require(method in METHODS, f'{method=} must be one of {", ".join(METHODS)}')
   plain = set(optimizer) == {'name', 'learning_rate'} and optimizer['name'] == 'sgd'
   require(
-    method != 'scaffold' or (plain and not proximal),
+    method != 'scaffold' or (plain and not proximal and not thin),
     f'scaffold takes steps of one size along gradients: optimizer={optimizer} must be '
-    "dict(name='sgd', learning_rate=...) and proximal 0",
+    "dict(name='sgd', learning_rate=...), proximal and thin 0",
   )
   module = call(models, student, 'student') if student else None
   ahead = build_optimizer(**server_optimizer) if server_optimizer else None
@@ -50,7 +53,9 @@ def fedavg(
       shared, first = dict(shared, control=nothing), dict(control=nothing)
       how = methods.scaffold(net.module, tx, rate=optimizer['learning_rate'], frozen=frozen)
     else:
-      how = methods.average(net.module, tx, frozen=frozen, proximal=proximal)
+      how = methods.average(
+        net.module, tx, frozen=frozen, proximal=proximal, thin=thin, layers=layers
+      )
     cohort = rounds.Cohort(how, np.arange(plan.clients), first)
     step, state = server.plain, {}
     if ahead:

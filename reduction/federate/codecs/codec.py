@@ -13,16 +13,24 @@ class Codec(NamedTuple):
   -> (message, state); progress: 0 in the first round, 1 in the last. decode: (message, like) ->
   update; like: a dict of arrays or shapes. count: message -> {name: bytes}, where shapes do not
   tell, a traced number. All arrays have static shapes, so that clients run under `jax.vmap`; what
-  is not sent of them is zero, and `wire.cut` leaves it out. additive: '' where messages may be
+  is not sent of them is zero, and `message.pack` leaves it out. additive: '' where messages may be
   added up before they are decoded, as secure aggregation does, else the reason why not.
   Updates must be finite: the singular values of an infinite matrix are never found.
+
+  together: for codecs whose messages the server averages before it decodes them, in place of encode
+  and decode: (updates [m, ...], shares [m], senders [m, ...], wire) -> (update, senders, wire, up
+  and down {name: bytes}); shares add up to 1, those refused have 0. serve: like -> wire, what the
+  server keeps; by default as start. mirrored: a sender receives as much as it sends.
   """
 
   start: Callable
-  encode: Callable
-  decode: Callable
-  count: Callable
+  encode: Callable | None
+  decode: Callable | None
+  count: Callable | None
   additive: str = ''
+  together: Callable | None = None
+  serve: Callable | None = None
+  mirrored: bool = False
 
 
 def stateless(like):
