@@ -2,6 +2,7 @@
 
 FACTORS = dict(name='low_rank', start=0.95, end=0.98)
 DENSE = dict(name='dense')
+TABLE = ('large', 'fedavg', 'fedkd', 'whole', 'alone')  # of `methods`, for models that take long
 
 
 def federation(*, rounds: int, batch: int, epochs: float, alpha: float = 0.0, clients: int = 4):
@@ -38,17 +39,18 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
 
 NAMES = dict(
   large='FedAvg of the large model', fedavg='FedAvg of the student', fedkd='FedKD',
+  distilbert='FedAvg of DistilBERT', pkd='FedAvg of BERT-PKD', tinybert='FedAvg of TinyBERT',
   whole='FedKD, updates whole', still='FedKD, T = 0.95', without_hidden='FedKD, logits alone',
   fixed='FedKD, not adaptive', alone='no distillation', authors="FedKD, authors' joint loss",
 )  # fmt: skip
 
 
-def tables():
+def tables(*scores: str):
   """Scores and bytes by method."""
   return dict(
     methods=dict(
       title='Methods', kind='federated', where={}, rows='stage',
-      values=('test_accuracy', 'teacher_accuracy', 'up_bytes', 'down_bytes'),
+      values=(*(scores or ('test_accuracy',)), 'teacher_accuracy', 'up_bytes', 'down_bytes'),
       names=dict(stage=NAMES),
       note='Bytes a client over all rounds. Teachers: mean over clients, all test data.',
     ),

@@ -57,6 +57,11 @@ def steps(count: int, batch: int, epochs: float) -> int:
   return max(1, round(count * epochs / batch))
 
 
+def most_steps(owned, batch: int, epochs: float) -> int:
+  """Steps of the client with most examples, of all seeds; owned: for each the clients' examples."""
+  return steps(max(len(part) for of_seed in owned for part in of_seed), batch, epochs)
+
+
 def batches(key, number: int, parts, ids, *, batch: int, epochs: float, most: int):
   """(indices int32 [m, most, batch], valid bool [m, most]) of the clients ids in round `number`.
 

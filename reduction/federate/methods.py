@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from reduction import losses, tree
 from reduction.errors import require
 from reduction.federate.clients import Method
+from reduction.federate.codecs.columns import dropped
 from reduction.net import apply
 from reduction.update import classification, sgd
 
@@ -89,8 +90,7 @@ def thinned(params, share: float, layers: str, key):
     if not _found(layers, name):
       return jnp.ones(w.shape, bool)
     own = jax.random.fold_in(key, zlib.crc32(name.rpartition('/')[0].encode()))
-    dropped = round(share * w.shape[-1])
-    kept = jax.random.permutation(own, w.shape[-1]) >= dropped
+    kept = jax.random.permutation(own, w.shape[-1]) >= dropped(w.shape[-1], share)
     return jnp.broadcast_to(kept, w.shape)
 
   return tree.map_named(mask, params)

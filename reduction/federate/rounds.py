@@ -54,8 +54,7 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
   """
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
   data, watched = jax.device_put((tuple(splits['train']), splits['validation']))
-  largest = max(len(part) for of_seed in owned for part in of_seed)
-  most = at_clients.steps(largest, plan.batch, plan.epochs)
+  most = at_clients.most_steps(owned, plan.batch, plan.epochs)
   carry, stores = begin(plan, cohorts, shared, state or {}, run)
   parts = Parts(plan, tuple(cohorts), data, owned, most, step, stores)
   score = over_replicas(classified(module), (0, 0, None))

@@ -107,7 +107,7 @@ def _ranked(x, fine, trim):
   """The mean of the middle of each entry's values in x [m, ...]: without trim, the median."""
   count, shape = fine.sum(), (-1,) + (1,) * (x.ndim - 1)
   low = jnp.sort(jnp.where(fine.reshape(shape), x, jnp.inf), axis=0)  # refused ones last
-  cut = (count - 1) // 2 if trim is None else jnp.floor(trim * count).astype(int)
+  cut = jnp.maximum(count - 1, 0) // 2 if trim is None else jnp.floor(trim * count).astype(int)
   at = jnp.arange(len(x)).reshape(shape)
   middle = (at >= cut) & (at < count - cut)
   return jnp.where(middle, low, 0.0).sum(0) / jnp.maximum(count - 2 * cut, 1)

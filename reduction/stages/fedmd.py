@@ -1,5 +1,7 @@
 """Clients with models of their own: alone, or by FedMD, which share what public data tell them."""
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,22 @@ from reduction.run import Run, Stage
 from reduction.update import optimizer as build_optimizer
 
 
+class Course(NamedTuple):
+  """The settings of `fedmd`, checked, and what a run makes of them. masks: [R, ...]."""
+
+  plan: setting.Plan
+  module: Any
+  tx: Any
+  public: int
+  digest: float
+  masks: Any
+
+
 def fedmd(
   *, federation: dict, optimizer: dict, public: int = 0, digest: float = 1.0,
   student: dict | None = None,
 ) -> Stage:  # fmt: skip
-  """Trains a model a client: with public = 0 each alone, else FedMD (Li & Wang 2019).
+  """Trains a model a client: with public = 0 each alone, else FedMD (Li & Wang 2019, 1910.03581).
 
   federation: of `federate.setting.plan`; nothing is encoded, all clients take part. public: so many
   training examples belong to no client and lose their labels. Each round clients say their logits
@@ -39,52 +52,49 @@ def fedmd(
   def stage(net: Net, run: Run) -> Net:
     train = run.data.train
     net = create(module, run.key('init', 0), train.x[:1]) if module else net
-    owned, shown = set_apart(plan, public, run)
-    largest = max(len(part) for of_seed in owned for part in of_seed)
-    most = clients.steps(largest, plan.batch, plan.epochs)
-    counts = np.full((len(run.seeds), plan.clients), public)
-    everyone = np.tile(np.arange(plan.clients), (len(run.seeds), 1))
-    data = jax.device_put(tuple(train))
     masks = all_kept(net.params) if net.masks is None else net.masks
-    programs = {flag: over_replicas(
-      clients.training(methods.separate(net.module, tx, digest=flag), run.data.augment),
-      (0, 0, 0 if flag else None, 0, 0, 0, 0),
-    ) for flag in (False, True)}  # fmt: skip
-    said = over_replicas(speaker(net.module), 0)
-
-    def learn(flag, own, step, data, parts, epochs, most, number, run):
-      drawn = [
-        clients.batches(key, number, mine, ids, batch=plan.batch, epochs=epochs, most=most)
-        for key, mine, ids in zip(run.key('data', int(flag)), parts, everyone)
-      ]
-      indices, valid = (np.stack(x) for x in zip(*drawn))
-      keys = run.key('dropout', number, int(flag))
-      shared = dict(step=step, masks=masks)
-      _, own, told = programs[flag](shared, own, data, everyone, indices, valid, keys)
-      return own, told['loss'].mean(1)
+    course = Course(plan, net.module, tx, public, digest, masks)
+    owned, shown = set_apart(plan, public, run)
+    data, said = jax.device_put(tuple(train)), over_replicas(speaker(net.module))
 
     def one_round(carry, number, run):
       own, step, told = carry['own'], carry['step'], {}
       if public:
         x = train.x[shown]
         heard = said(own['params'], own['stats'], x).mean(1)
-        all_of_it = [[np.arange(public)] * plan.clients] * len(run.seeds)
-        steps = clients.steps(public, plan.batch, digest)
-        own, told['digest_loss'] = learn(
-          True, own, step, (x, heard), all_of_it, digest, steps, number, run
-        )
-      own, told['loss'] = learn(
-        False, own, step, data, owned, plan.epochs, most, number, run
+        whole = [[np.arange(public)] * plan.clients] * len(run.seeds)
+        own, told['digest_loss'] = learn(course, True, own, step, (x, heard), whole, number, run)
+      own, told['loss'] = learn(course, False, own, step, data, owned, number, run)
+      sent = np.full(len(run.seeds), FLOAT * public * run.data.classes * plan.clients)
+      run.log(
+        kind='round', step=number + 1, seeds=run.seeds, up_bytes=sent, down_bytes=sent, **told
       )
-      sent = FLOAT * counts.sum(1) * run.data.classes
-      run.log(kind='round', step=number + 1, seeds=run.seeds, up_bytes=sent, down_bytes=sent,
-              **told)  # fmt: skip
-      return dict(own=own, step=step + most), None
+      return dict(own=own, step=step + clients.most_steps(owned, plan.batch, plan.epochs)), None
 
     carry, _ = run.fold('rounds', one_round, begin(net, tx, plan, run), plan.rounds)
     return judged(net, carry['own'], owned, plan, public, run)
 
   return stage
+
+
+def learn(course: Course, digests: bool, own, step, data, parts, number: int, run: Run):
+  """(own [R, C, ...], losses [R]) after all clients trained: on others' logits, or their labels."""
+  plan, epochs = course.plan, course.digest if digests else course.plan.epochs
+  program = over_replicas(
+    clients.training(
+      methods.separate(course.module, course.tx, digest=digests), run.data.augment
+    ), (0, 0, 0 if digests else None, 0, 0, 0, 0),
+  )  # fmt: skip
+  ids, most = np.arange(plan.clients), clients.most_steps(parts, plan.batch, epochs)
+  drawn = [
+    clients.batches(key, number, mine, ids, batch=plan.batch, epochs=epochs, most=most)
+    for key, mine in zip(run.key('data', int(digests)), parts)
+  ]
+  indices, valid = (np.stack(x) for x in zip(*drawn))
+  shared, everyone = dict(step=step, masks=course.masks), np.tile(ids, (len(run.seeds), 1))
+  keys = run.key('dropout', number, int(digests))
+  _, own, told = program(shared, own, data, everyone, indices, valid, keys)
+  return own, told['loss'].mean(1)
 
 
 def set_apart(plan, public: int, run: Run):

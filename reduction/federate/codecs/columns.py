@@ -1,27 +1,25 @@
-"""Updates of sub-models: the columns that changed (FedDropout, Caldas et al. 2018, 1812.07210)."""
+"""Updates of sub-models: the columns of the units that a client trains (FedDropout)."""
 
 import functools
+import math
+import re
 
-import jax.numpy as jnp
-
+from reduction.errors import require
 from reduction.federate.codecs.codec import FLOAT, Codec, stateless
 
 
-@functools.lru_cache(maxsize=4)
-def columns() -> Codec:
-  """A tensor's columns, along its last axis, that are not all zero, and a bit for each column.
+@functools.lru_cache(maxsize=16)
+def columns(*, share: float, layers: str) -> Codec:
+  """The part of each tensor that is left without the share of the units of layers, a pattern.
 
-  A client that trains a part of the units receives as much as it sends: the server sends it that
-  part of the model, whose units both draw from one seed.
+  A client receives as much as it sends, the part of the model that it trains: which units these are
+  both draw from one seed (Caldas et al. 2018, 1812.07210, section 4).
   """
+  require(0 < share < 1, f'{share=} must lie in (0, 1)')
 
   def encode(update, state, progress, key):
     del progress, key
-    message = {}
-    for name, x in update.items():
-      kept = (x != 0).any(tuple(range(x.ndim - 1)))
-      message[name] = dict(columns=x, kept=kept)
-    return message, state
+    return {name: dict(columns=x) for name, x in update.items()}, state
 
   def decode(message, like):
     del like
@@ -30,9 +28,14 @@ def columns() -> Codec:
   def count(message):
     found = {}
     for name, parts in message.items():
-      x, kept = parts['columns'], parts['kept']
-      rows = x.size // max(kept.size, 1)
-      found[name] = FLOAT * rows * jnp.sum(kept) + -(-kept.size // 8)
+      *rows, units = parts['columns'].shape or (1,)
+      left = dropped(units, share) if re.search(layers, name) else 0
+      found[name] = FLOAT * math.prod(rows) * (units - left)
     return found
 
   return Codec(stateless, encode, decode, count, mirrored=True)
+
+
+def dropped(units: int, share: float) -> int:
+  """How many of a layer's units a client does without: the same number for all clients."""
+  return round(share * units)
