@@ -1,4 +1,4 @@
-"""FedKD and its baselines on 8 x 8 digits: four clients, a teacher of 256-256, students of 32-32.
+"""FedKD and its baselines on 8 x 8 digits: four clients, teachers of 256-256, students of 32-32.
 
 Wu et al., Nature Communications 13:2032 (2022), figures 2 to 7 in small; the paper has no image
 task. Expected of it: mutual distillation helps both nets, the teacher most; adaptive weights beat
@@ -40,6 +40,7 @@ def get_config(variant: str = ''):
   for name in c.stages:
     c[name] = parts[name]
   c.tables = setting.tables()
+  c.figures = setting.figures('fc1/kernel', 'fc2/kernel')
   return c
 
 

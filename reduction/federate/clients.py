@@ -48,8 +48,13 @@ def choose(key, number: int, clients: int, share: float, failing: float):
   failing: the chance that a client's update never arrives.
   """
   rng = generator(key, number)
-  ids = np.sort(rng.permutation(clients)[: max(1, round(share * clients))])
+  ids = np.sort(rng.permutation(clients)[: taking_part(clients, share)])
   return ids.astype(np.int32), rng.random(len(ids)) >= failing
+
+
+def taking_part(clients: int, share: float) -> int:
+  """How many clients take part in a round."""
+  return max(1, round(share * clients))
 
 
 def steps(count: int, batch: int, epochs: float) -> int:

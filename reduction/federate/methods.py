@@ -22,7 +22,7 @@ def state_of(params, stats, masks, opt, step) -> dict:
   )
 
 
-def trainable(params, masks, frozen: str):
+def trainable(masks, frozen: str):
   """masks without the weights whose name matches the pattern frozen; '' freezes none."""
   if not frozen:
     return masks
@@ -60,7 +60,7 @@ def average(
 
   def begin(shared, own, key):
     del own
-    params, masks = shared['params'], trainable(shared['params'], shared['masks'], frozen)
+    params, masks = shared['params'], trainable(shared['masks'], frozen)
     if thin:
       units = thinned(params, thin, layers, key)
       params = tree.keep(params, units)
@@ -131,7 +131,7 @@ def scaffold(module, tx, *, rate: float, frozen: str = '') -> Method:
 
   def begin(shared, own, key):
     del key
-    params, masks = shared['params'], trainable(shared['params'], shared['masks'], frozen)
+    params, masks = shared['params'], trainable(shared['masks'], frozen)
     state = state_of(params, shared['stats'], masks, tx.init(params), shared['step'])
     lean = tree.map(lambda c, mine: jax.lax.stop_gradient(c - mine), shared['control'],
                     own['control'])  # fmt: skip

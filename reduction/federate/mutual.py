@@ -16,12 +16,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from reduction import losses, tree
+from reduction import losses
 from reduction.errors import UsageError, did_you_mean, require
 from reduction.federate.clients import Method
 from reduction.federate.methods import difference, state_of, trainable
 from reduction.models.layers import glorot
-from reduction.net import apply
+from reduction.net import all_kept, apply
 from reduction.update import sgd
 
 KINDS = 'hidden', 'attention'
@@ -183,9 +183,8 @@ def method(teacher, student, tx, how: Lesson, look, *, frozen: str = '') -> Meth
     params = dict(
       teacher=own['teacher']['params'], student=shared['params'], projections=own['projections']
     )
-    kept = dict(params, student=shared['masks'])
-    masks = {n: tree.map(lambda w: jnp.ones(w.shape, bool), p) for n, p in params.items()}
-    masks = {n: trainable(m, m, frozen) for n, m in dict(masks, student=kept['student']).items()}
+    masks = dict(all_kept(params), student=shared['masks'])
+    masks = {n: trainable(m, frozen) for n, m in masks.items()}
     stats = dict(teacher=own['teacher']['stats'], student=shared['stats'])
     return state_of(params, stats, masks, own['opt'], shared['step']), {}
 

@@ -128,11 +128,11 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
     where.append(cohort.ids[rows])
     for values, new in (arrives, arrived), (updates, update), (told, losses):
       values.append(new)
-  updates = tree.map(lambda *x: jnp.concatenate(x, 1), *updates)
   names = set.intersection(*(set(losses) for losses in told))
-  row = {n: np.concatenate([losses[n] for losses in told], 1).mean(1) for n in sorted(names)}
+  losses = joined([{name: one[name] for name in names} for one in told])
+  row = {name: np.asarray(losses[name]).mean(1) for name in sorted(names)}
   ids, arrives = np.concatenate(where, 1), np.concatenate(arrives, 1)
-  carry, heard = _send(parts, dict(carry, own=own), updates, ids, arrives, number, run)
+  carry, heard = _send(parts, dict(carry, own=own), joined(updates), ids, arrives, number, run)
   ranks = {f'rank {n.removeprefix("params/")}': r.mean(1) for n, r in heard.pop('rank').items()}
   sent = dict(up={n: x.sum(1) for n, x in heard.pop('by_tensor').items()}, rank=ranks)
   return carry, row | heard | ranks, sent
@@ -163,8 +163,14 @@ def _train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
     kept = at_clients.put(kept, these, run.seeds, own)
     updates.append(update)
     told.append(losses)
-  join = lambda *x: np.concatenate([np.asarray(a) for a in x], 1)
-  return tree.map(join, *updates), kept, tree.map(join, *told)
+  return joined(updates), kept, joined(told)
+
+
+def joined(parts: list):
+  """Trees [R, m, ...] one after another along the clients; a lone one stays where it is."""
+  if len(parts) == 1:
+    return parts[0]
+  return tree.map(lambda *x: np.concatenate([np.asarray(a) for a in x], 1), *parts)
 
 
 def _send(parts: Parts, carry, updates, ids, arrives, number, run):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from reduction import tree
 from reduction.errors import require
 from reduction.federate.codecs.codec import Codec
+from reduction.federate.secure import SCALE
 
 COMBINES = 'mean', 'present', 'trimmed', 'median'
 WEIGHTS = 'examples', 'uniform'
@@ -25,11 +26,13 @@ class Rules(NamedTuple):
   longest: float
   least: int
   noise: float
+  delta: float
+  secure: int
 
 
 def rules(
   *, combine: str = 'mean', weights: str = 'examples', trim: float = 0.2, clip: float = 0.0,
-  longest: float = 0.0, least: int = 1, noise: float = 0.0,
+  longest: float = 0.0, least: int = 1, noise: float = 0.0, delta: float = 1e-5, secure: int = 0,
 ) -> Rules:  # fmt: skip
   """Rules, checked.
 
@@ -39,7 +42,9 @@ def rules(
   updates are scaled down to this length; longest: longer ones are refused; 0 does neither. least:
   with fewer updates than these a round is void. noise: differential privacy, the sum of clipped
   updates gets normal noise of noise * clip (McMahan et al. 2018); needs clip, uniform weights and
-  mean.
+  mean; delta: what its epsilon is told for. secure: the server learns the sum alone, in the fixed
+  point of `secure`, and a round in which fewer than so many updates arrive is void; needs mean, and
+  refuses no update by its length, which it cannot see.
   """
   require(combine in COMBINES, f'{combine=} must be one of {", ".join(COMBINES)}')
   require(weights in WEIGHTS, f'{weights=} must be one of {", ".join(WEIGHTS)}')
@@ -47,9 +52,17 @@ def rules(
   for name, value in dict(clip=clip, longest=longest, noise=noise).items():
     require(math.isfinite(value) and value >= 0, f'{name}={value} must not be negative')
   require(least > 0, f'{least=} must be above 0')
+  require(0 < delta < 1, f'{delta=} must lie in (0, 1)')
+  require(
+    not secure or (secure > 1 and combine == 'mean' and not longest),
+    f"{secure=} must be 0 or above 1, and needs combine='mean' and longest=0",
+  )
+  least = max(least, secure)
   private = clip > 0 and weights == 'uniform' and combine == 'mean'
   require(not noise or private, f"{noise=} needs clip, weights='uniform' and combine='mean'")
-  return Rules(combine, weights, float(trim), float(clip), float(longest), least, float(noise))
+  return Rules(
+    combine, weights, float(trim), float(clip), float(longest), least, float(noise), delta, secure
+  )
 
 
 def length(update) -> jax.Array:
@@ -78,7 +91,11 @@ def combined(updates, weights, fine, how: Rules, key) -> dict:
   """
   fine = fine.astype(jnp.float32)
   if how.combine == 'mean':
-    mean = {n: jnp.tensordot(shares(weights, fine, how), x, 1) for n, x in updates.items()}
+    share = shares(weights, fine, how)
+    if how.secure:  # what is added up are integers
+      updates = {n: jnp.round(_like(share, x) * x * SCALE) / SCALE for n, x in updates.items()}
+      share = jnp.ones_like(share)
+    mean = {n: jnp.tensordot(share, x, 1) for n, x in updates.items()}
     if not how.noise:
       return mean
     deviation = how.noise * how.clip / jnp.maximum(fine.sum(), 1.0)
@@ -99,16 +116,16 @@ def shares(weights, fine, how: Rules) -> jax.Array:
 
 
 def _present(x, share):
-  there = share.reshape((-1,) + (1,) * (x.ndim - 1)) * (x != 0)
+  there = _like(share, x) * (x != 0)
   return (there * x).sum(0) / jnp.maximum(there.sum(0), 1e-12)
 
 
 def _ranked(x, fine, trim):
   """The mean of the middle of each entry's values in x [m, ...]: without trim, the median."""
-  count, shape = fine.sum(), (-1,) + (1,) * (x.ndim - 1)
-  low = jnp.sort(jnp.where(fine.reshape(shape), x, jnp.inf), axis=0)  # refused ones last
+  count = fine.sum()
+  low = jnp.sort(jnp.where(_like(fine, x), x, jnp.inf), axis=0)  # refused ones last
   cut = jnp.maximum(count - 1, 0) // 2 if trim is None else jnp.floor(trim * count).astype(int)
-  at = jnp.arange(len(x)).reshape(shape)
+  at = _like(jnp.arange(len(x)), x)
   middle = (at >= cut) & (at < count - cut)
   return jnp.where(middle, low, 0.0).sum(0) / jnp.maximum(count - 2 * cut, 1)
 
@@ -156,6 +173,7 @@ def check(codec: Codec, how: Rules, step):
 
 
 def _like(fine, x):
+  """fine [m] with as many axes as x [m, ...]."""
   return fine.reshape((-1,) + (1,) * (x.ndim - 1))
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from reduction.config import call
 from reduction.errors import require
-from reduction.federate import codecs, partition, server
+from reduction.federate import codecs, partition, privacy, secure, server
+from reduction.federate.clients import taking_part
 from reduction.federate.codecs.codec import Codec
 from reduction.federate.server import Rules
 
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
   every: int
   group: int
   disk: bool
+  epsilon: float | None
 
 
 def read(federation: dict) -> Plan:
@@ -56,11 +58,16 @@ def plan(
   require(0 < share <= 1, f'{share=} must lie in (0, 1]')
   require(0 <= failing < 1, f'{failing=} must lie in [0, 1)')
   require(group >= 0, f'{group=} must not be negative')
-  split = call(partitions, partition, 'federation.partition')
+  split, clients = call(partitions, partition, 'federation.partition'), partition['clients']
+  wire, how, there = call(codecs, codec or CODEC, 'federation.codec'), server.rules(
+    **(rules or {})), taking_part(clients, share)  # fmt: skip
+  if how.secure:
+    secure.check(wire, there, how.secure)
+  private = dict(clients=clients, taking_part=there, rounds=rounds, delta=how.delta)
+  epsilon = privacy.epsilon(noise=how.noise, **private) if how.noise else None
   return Plan(
-    rounds, batch, split, partition['clients'], call(codecs, codec or CODEC, 'federation.codec'),
-    server.rules(**(rules or {})), epochs, share, failing, every, group, disk,
-  )  # fmt: skip
+    rounds, batch, split, clients, wire, how, epochs, share, failing, every, group, disk, epsilon
+  )
 
 
 CODEC = dict(name='dense')

@@ -110,5 +110,5 @@ def report(run: Run, plan, carry, net: Net, **more):
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
     up_bytes=carry['up'].mean(1), down_bytes=carry['down'].mean(1),
-    refused=carry['refused'].sum(1), **found, **more,
+    refused=carry['refused'].sum(1), epsilon=plan.epsilon, **found, **more,
   )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.federate import codecs, server
+from reduction.federate import codecs, secure, server
 
 KEY = jax.random.key(0)
 ONES = jnp.ones(5)
@@ -58,6 +58,17 @@ def test_private_sums_are_clipped_and_noisy():
   assert got.std() == pytest.approx(2.0 / 4, rel=0.03) and abs(got.mean()) < 0.02
 
 
+def test_a_secure_mean_is_what_secure_aggregation_gives():
+  x, share = np.asarray(X['w'])[:4], np.array([0.4, 0.3, 0.2, 0.1], np.float32)
+  pairs = secure.seeds(4)
+  sent = {i: secure.hidden(share[i] * x[i], i, pairs, 4) for i in range(4)}
+  shared = {p: dict(enumerate(secure.shares(seed, 4, 3))) for p, seed in pairs.items()}
+  counts = jnp.array([4.0, 3, 2, 1, 5])
+  got = combined((1, 1, 1, 1, 0), counts, secure=3)
+  np.testing.assert_allclose(got, secure.total(sent, 4, shared, 3), atol=1e-6)
+  assert server.rules(secure=3).least == 3
+
+
 def shared_with(w):
   masks = dict(w=jnp.array([[True, True, False], [True, True, True]]))
   return dict(params=dict(w=w), stats={}, masks=masks, step=jnp.int32(0))
@@ -92,7 +103,7 @@ def test_rules_that_cannot_be_kept_are_refused():
   for wrong, says in (
     (dict(combine='mode'), "combine='mode'"), (dict(trim=0.5), 'trim=0.5'),
     (dict(clip=-1.0), 'clip=-1.0'), (dict(noise=1.0), 'needs clip'), (dict(least=0), 'least=0'),
-    (dict(weights='size'), "weights='size'"),
+    (dict(weights='size'), "weights='size'"), (dict(secure=2, longest=1.0), 'secure=2'),
   ):  # fmt: skip
     with pytest.raises(UsageError, match=says):
       server.rules(**wrong)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reduction import models, stages, tree
+from reduction import mesh, models, stages, tree
 from reduction.errors import UsageError
 from reduction.net import create
 from reduction.run import Run
@@ -94,6 +94,13 @@ def test_a_crash_changes_no_bit(disk, whole, digits, tmp_path, same, monkeypatch
     assert [r for r in run.rows if r['kind'] == 'round'] == [
       r for r in whole[1].rows if r['kind'] == 'round'
     ]
+
+
+@pytest.mark.slow
+def test_clients_on_a_mesh_are_the_same(whole, digits):
+  net, _ = done(kd(), digits, (0, 1), mesh=mesh.make(4))
+  for a, b in zip(tree.leaves(net.params), tree.leaves(whole[0].params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 @pytest.mark.slow
@@ -194,6 +201,8 @@ def test_wrong_settings_are_refused():
     (lambda: kd(partition=dict(name='idd', clients=4)), "Did you mean 'iid'"),
     (lambda: kd(codec=dict(name='low_rank', energy=1)), "no 'energy'"),
     (lambda: kd(share=0.0), 'share=0.0'),
+    (lambda: kd(rules=dict(secure=3)), 'secure aggregation is refused: the factors of a sum'),
+    (lambda: average(federation=dict(rules=dict(secure=5))), 'threshold=5'),
     (lambda: average(method='scaffold'), 'scaffold takes steps of one size'),
     (lambda: stages.fedmd(federation=FEDERATION, optimizer=ADAM, public=3), 'public=3'),
   ):  # fmt: skip
