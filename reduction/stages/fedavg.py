@@ -8,6 +8,7 @@ from reduction.config import call
 from reduction.errors import require
 from reduction.federate import methods, rounds, server, setting
 from reduction.federate import step as steps
+from reduction.federate.clients import taking_part
 from reduction.federate.codecs.columns import columns
 from reduction.federate.codecs.dense import dense
 from reduction.net import Net, all_kept, create, over_replicas
@@ -59,7 +60,10 @@ def fedavg(
     if method == 'scaffold':
       nothing = tree.map(jnp.zeros_like, net.params)
       shared, first = dict(shared, control=nothing), dict(control=nothing)
-      how = methods.scaffold(net.module, tx, rate=optimizer['learning_rate'], frozen=frozen)
+      part = taking_part(plan.clients, plan.share) / plan.clients
+      how = methods.scaffold(
+        net.module, tx, rate=optimizer['learning_rate'], part=part, frozen=frozen
+      )
     else:
       how = methods.average(
         net.module, tx, frozen=frozen, proximal=proximal, thin=thin, layers=layers

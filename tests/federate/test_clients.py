@@ -111,6 +111,13 @@ def test_scaffold_corrects_the_direction_and_tells_how_it_moved(shared, data):
     np.testing.assert_allclose(update[name], x, atol=1e-6)  # all controls are 0 at first
     control = update[name.replace('params', 'control', 1)]
     np.testing.assert_allclose(control, -x / (2 * rate), atol=1e-5)  # two steps
+  half = methods.scaffold(MODULE, SGD, rate=rate, part=0.5)
+  less, mine, _ = train(begun, data, (16,), method=half, own=dict(
+    control=tree.map(lambda x: x[None], nothing)))  # fmt: skip
+  np.testing.assert_allclose(2 * less['control/out/bias'], update['control/out/bias'], atol=1e-6)
+  np.testing.assert_allclose(
+    mine['control']['out']['bias'], own['control']['out']['bias'], atol=1e-6
+  )
   one = tree.map(jnp.ones_like, nothing)
   pulled, _, _ = train(dict(shared, control=one), data, (8,), method=method,
                        own=dict(control=tree.map(lambda x: x[None], nothing)))  # fmt: skip

@@ -85,10 +85,10 @@ def rank(squares, energy, total=None) -> jax.Array:
 
 
 def factors(g, energy, *, method: str = 'svd', most: int = 0, key=None) -> dict:
-  """dict(u [P, D], v [D, Q], rank, whole) of g [P, Q]; D: min(P, Q), or `most`.
+  """dict(u [P, D], v [D, Q], rank, whole) of g [P, Q], D the smaller of P and Q.
 
   Columns of u and rows of v from rank on are zero. whole: u v is g itself, one of them g and the
-  other the identity, because factors are not smaller or hold too little.
+  other the identity, because factors of that rank are not smaller or hold too little.
   """
   if g.shape[0] < g.shape[1]:
     turned = factors(g.T, energy, method=method, most=most, key=key)
@@ -112,7 +112,7 @@ def factors(g, energy, *, method: str = 'svd', most: int = 0, key=None) -> dict:
     v = jnp.pad(v, ((0, columns - len(squares)), (0, 0)))
   return dict(
     u=jnp.where(whole, g, u), v=jnp.where(whole, jnp.eye(columns), v),
-    rank=jnp.where(whole, columns, k).astype(jnp.int32), whole=whole,
+    rank=k.astype(jnp.int32), whole=whole,
   )  # fmt: skip
 
 
