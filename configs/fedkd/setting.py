@@ -2,6 +2,7 @@
 
 FACTORS = dict(name='low_rank', start=0.95, end=0.98)
 DENSE = dict(name='dense')
+BESIDE = ('teacher_accuracy', 'up_bytes', 'down_bytes', 'of_dense')  # scores
 TABLE = ('large', 'fedavg', 'fedkd', 'whole', 'alone')  # of `methods`, for models that take long
 
 
@@ -83,8 +84,9 @@ def tables(*scores: str):
   return dict(
     methods=dict(
       title='Methods', kind='federated', where={}, rows='stage',
-      values=(*(scores or ('test_accuracy',)), 'teacher_accuracy', 'up_bytes', 'down_bytes'),
+      values=(*(scores or ('test_accuracy',)), *BESIDE),
       names=dict(stage=NAMES),
-      note='Bytes a client over all rounds. Teachers: mean over clients, all test data.',
+      note='Bytes a client over all rounds; of dense: their share of what whole tensors take. '
+      'Teachers: mean over clients, all test data.',
     ),
   )  # fmt: skip

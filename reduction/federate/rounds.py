@@ -77,7 +77,8 @@ def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
 
   carry: shared [R, ...]; own: a tree [R, c, ...] for each cohort; senders [R, C, ...] and server:
   what the codec keeps; seen int [R, C]: the round after the last one that a client took part in;
-  last int [R]: bytes of the newest change; up, down int [R, C]: bytes so far; refused int [R, C].
+  last int [R]: bytes of the newest change; up, down int [R, C]: bytes so far; dense int [R, C]:
+  what they would be if all tensors travelled whole; refused int [R, C]: updates.
   """
   replicas, count = len(run.seeds), sum(len(cohort.ids) for cohort in cohorts)
   like = sent_like(cohorts[0], shared)
@@ -97,7 +98,7 @@ def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
   carry = dict(
     shared=shared, own=own, senders=every(one, count), server=dict(wire=wire, step=state),
     seen=counter(), last=np.zeros(replicas, np.int64), up=counter(), down=counter(),
-    refused=counter(),
+    dense=counter(), refused=counter(),
   )  # fmt: skip
   return carry, stores
 
@@ -190,9 +191,10 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   down = received(carry['seen'][rows, ids], number, carry['last'], dense)
   up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
   down = up if plan.codec.mirrored else down
-  new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'refused')}
+  new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'dense', 'refused')}
   new['seen'][rows, ids] = number + 1
-  for name, count in dict(up=up, down=down, refused=refused).items():
+  both = dense * (1 + heard['fine'])
+  for name, count in dict(up=up, down=down, dense=both, refused=refused).items():
     new[name][rows, ids] += count
   newest = sum(np.asarray(x, np.int64) for x in heard['down'].values())
   put = lambda x, some: jnp.asarray(x).at[rows, ids].set(some)

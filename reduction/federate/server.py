@@ -193,7 +193,8 @@ def _apart(codec, how, step, shared, server, updates, senders, weights, fine, pr
     message, new = codec.encode(update, state, progress, key)
     ranks = {name: parts['rank'] for name, parts in message.items() if 'rank' in parts}
     sent = {name: jnp.where(good, n, 0) for name, n in codec.count(message).items()}
-    return codec.decode(message, like), new, sent, ranks
+    # again: a codec may lengthen what it sends, and the noise is for this length
+    return clipped(codec.decode(message, like), how.clip), new, sent, ranks
 
   # one after another: a decomposition has no use for others beside it
   got, new, up, ranks = jax.lax.map(send, (updates, senders, keys[2:], fine))

@@ -105,7 +105,10 @@ def finished(net: Net, carry) -> Net:
 
 
 def report(run: Run, plan, carry, net: Net, **more):
-  """The row of a federation that ended: scores on the test split, bytes a client, refusals."""
+  """The row of a federation that ended: scores on the test split, bytes a client, refusals.
+
+  of_dense: the share of the bytes that whole tensors would have taken, both ways.
+  """
   test = run.data.test
   said = logits(net, test.x)
   found = scores(said, test.y) | (binary(said, test.y) if run.data.classes == 2 else {})
@@ -114,5 +117,6 @@ def report(run: Run, plan, carry, net: Net, **more):
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
     up_bytes=carry['up'].mean(1), down_bytes=carry['down'].mean(1),
+    of_dense=(carry['up'] + carry['down']).sum(1) / carry['dense'].sum(1),
     refused=carry['refused'].sum(1), epsilon=plan.epsilon, **found, **more,
   )  # fmt: skip

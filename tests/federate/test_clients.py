@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from reduction import models, tree
 from reduction.errors import UsageError
-from reduction.federate import clients, methods
+from reduction.federate import clients, methods, server
 from reduction.federate.rounds import Cohort, sent_like
 from reduction.net import all_kept
 from reduction.update import classification, optimizer, sgd
@@ -40,9 +40,9 @@ def drawn(sizes, batch=8, epochs=1.0):
   return ids, *clients.batches(KEY, 0, parts, ids, batch=batch, epochs=epochs, most=most)
 
 
-def train(shared, data, sizes, how='map', mesh=None, method=None, own=None):
+def train(shared, data, sizes, how='map', mesh=None, method=None, own=None, epochs=1.0):
   run = clients.training(method or methods.average(MODULE, SGD), None, how, mesh)
-  ids, indices, valid = drawn(sizes)
+  ids, indices, valid = drawn(sizes, epochs=epochs)
   return jax.jit(run)(shared, own or {}, data, ids, indices, valid, KEY)
 
 
@@ -145,6 +145,23 @@ def test_frozen_weights_neither_move_nor_travel(shared, data):
   assert set(train(shared, data, (16,), method=method)[0]) == sent
   lead = lambda t: tree.map(lambda x: jnp.asarray(x)[None], t)
   assert set(sent_like(Cohort(method, np.arange(1), {}), lead(shared))) == sent
+
+
+def test_one_liar_of_five_harms_a_mean_and_no_median(shared, data, digits):
+  updates, _, _ = train(shared, data, (160,) * 5, epochs=4)
+  lied = {name: x.at[2].multiply(-10.0) for name, x in updates.items()}
+
+  def accuracy(updates, **how):
+    fine, weights = jnp.ones(5, bool), jnp.ones(5)
+    update = server.combined(updates, weights, fine, server.rules(**how), KEY)
+    params = server.moved(shared, update)['params']
+    logits = MODULE.apply(dict(params=params), jnp.asarray(digits.test.x))
+    return float((logits.argmax(-1) == digits.test.y).mean())
+
+  clean = accuracy(updates)
+  assert clean > 0.75 and accuracy(lied) < clean - 0.3
+  for how in dict(combine='median'), dict(combine='trimmed', trim=0.2):
+    assert accuracy(lied, **how) > clean - 0.1
 
 
 def test_devices_must_divide_the_clients():

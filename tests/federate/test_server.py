@@ -58,6 +58,19 @@ def test_private_sums_are_clipped_and_noisy():
   assert got.std() == pytest.approx(2.0 / 4, rel=0.03) and abs(got.mean()) < 0.02
 
 
+def test_no_codec_lengthens_a_clipped_update():
+  """What arrives is clipped again: here every message arrives doubled, up and down."""
+  dense = codecs.dense()
+  double = lambda message, like: {n: 2 * x for n, x in dense.decode(message, like).items()}
+  run = server.exchange(dense._replace(decode=double), server.rules(clip=0.1), server.plain)
+  shared = dict(shared_with(jnp.zeros((2, 3))), masks=dict(w=jnp.ones((2, 3), bool)))
+  new, _, _, _ = run(
+    shared, dict(wire={}, step={}), {'params/w': jnp.ones((1, 2, 3))}, {}, jnp.ones(1),
+    jnp.ones(1, bool), jnp.float32(0), KEY,
+  )  # fmt: skip
+  assert float(jnp.linalg.norm(new['params']['w'])) == pytest.approx(0.2, rel=1e-5)
+
+
 def test_a_secure_mean_is_what_secure_aggregation_gives():
   x, share = np.asarray(X['w'])[:4], np.array([0.4, 0.3, 0.2, 0.1], np.float32)
   pairs = secure.seeds(4)

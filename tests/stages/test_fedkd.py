@@ -55,6 +55,8 @@ def test_fedkd_learns_sends_less_and_tells_both_scores(whole):
   assert rounds[0]['down_bytes'] == [4 * dense] * 2  # nobody has the student yet
   assert all(0 < n < 4 * dense for r in rounds for n in r['up_bytes'])
   assert row['up_bytes'] == [sum(r['up_bytes'][i] for r in rounds) / 4 for i in (0, 1)]
+  both = [row['up_bytes'][i] + row['down_bytes'][i] for i in (0, 1)]
+  np.testing.assert_allclose(row['of_dense'], [n / (8 * dense) for n in both])
   assert rounds[-1]['teacher_task_loss'] < rounds[0]['teacher_task_loss']
 
 
@@ -132,7 +134,7 @@ def test_the_kin_of_fedavg_learn_and_count(digits):
   ):  # fmt: skip
     _, run = done(stage, digits)
     row = summary(run)
-    assert row['up_bytes'] == row['down_bytes'] == [share * dense]
+    assert row['up_bytes'] == row['down_bytes'] == [share * dense] and row['of_dense'] == [1.0]
     assert row['test_accuracy'][0] > 0.5
 
 
