@@ -143,29 +143,33 @@ def test_what_has_no_kernel_is_told_once(monkeypatch, caplog, hopper, group):
   jax.default_backend() != 'gpu' or not int4_gpu.hopper(), reason='no Hopper GPU'
 )
 @pytest.mark.parametrize('bits', [3, 4])
-@pytest.mark.parametrize('group', [32, 64, 128, 192, 'channel'])
-@pytest.mark.parametrize('count', [1, 8, 16, 64, 200])
-def test_a_gpu_itself_gives_what_the_weights_give(bits, group, count):
-  kernel = made(1000, 300, bits=bits, group=group)
-  x = np.random.default_rng(1).standard_normal((count, 1000), np.float32)
-  found = jax.jit(int4.matmul)(jnp.asarray(x, jnp.bfloat16), int4.prepacked(kernel))
-  wanted = np.float64(jnp.asarray(x, jnp.bfloat16)) @ np.float64(dequantize(kernel))
-  assert abs(np.float64(found) - wanted).max() < 0.01 * abs(wanted).max()
+def test_a_gpu_itself_gives_what_the_weights_give(bits):
+  for group in 32, 64, 128, 192, 'channel':
+    kernel = made(1000, 300, bits=bits, group=group)
+    weight = int4.prepacked(kernel)
+    assert isinstance(weight, int4_gpu.GpuWeight)
+    for count in 1, 8, 16, 64, 200:
+      x = np.random.default_rng(1).standard_normal((count, 1000), np.float32)
+      x = jnp.asarray(x, jnp.bfloat16)
+      wanted = np.float64(x) @ np.float64(dequantize(kernel))
+      found = np.float64(jax.jit(int4.matmul)(x, weight))
+      assert abs(found - wanted).max() < 0.01 * abs(wanted).max(), (group, count)
 
 
 @pytest.mark.skipif(not EMULATOR, reason='the emulator of GPU kernels needs JAX 0.11')
 def test_the_kernel_gives_what_the_weights_give():
   rounding = dict(float32=1e-6, float16=2**-11, bfloat16=2**-8)
-  for found in child('emulate_gpu', CASES, 200):
+  for found in child('emulate_gpu', CASES, 280):
     assert found['error'] < rounding[found['dtype']], found
     assert not found['raced'], found
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(missing() != '', reason=f'cannot compile for an H100 without {missing()}')
 def test_what_is_tuned_compiles_for_an_h100_that_is_not_here():
   wanted = [json.loads(line) for line in TABLE.read_text().splitlines()]
-  for before, now in zip(wanted, child('compile_gpu', wanted, 280), strict=True):
+  for before, now in zip(wanted, child('compile_gpu', wanted, 580), strict=True):
     assert now['bytes'] == before['bytes'], now
     assert now['spilled'] == 0 < now['wgmma'], now
     assert now['registers'] <= 168, now  # of three warpgroups a thread can have no more
