@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 NO = 'no'
 TPU, GPU = (f'tests/kernels/test_{name}.py::' for name in ('int4_tpu', 'int4_gpu'))
+CPU = 'tests/kernels/test_processors.py::test_products_are_those_of_the_rounded_rows'
+HERE = 'tests/kernels/test_int4.py::test_the_native_kernel_gives_what_the_weights_give'
+PACE = 'configs/bench/packed.py'
 COMPILES = 'test_what_is_tuned_compiles_for'
 RIGHT = 'test_the_kernel_gives_what_the_weights_give'
 
@@ -18,7 +21,7 @@ class Stated(NamedTuple):
   hardware: str
   bits: str
   compiles: str
-  interpreted: str  # correct where a CPU plays the hardware
+  interpreted: str  # correct where a CPU plays the hardware, or emulates it
   ran: str  # correct on the hardware itself
   measured: str
 
@@ -29,6 +32,9 @@ TABLE = (
   Stated('TPU v6e', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
   Stated('H100', '4, 3', f'{GPU}{COMPILES}_an_h100_that_is_not_here', GPU + RIGHT, NO, NO),
   Stated('other GPUs', 'none', NO, NO, NO, NO),
+  Stated('x86 with AVX-512 and VNNI', '8, 4, 3', CPU, CPU, HERE, PACE),
+  Stated('x86 with AVX2', '8, 4, 3', CPU, CPU, CPU, NO),
+  Stated('64-bit Arm', '8, 4, 3', CPU, CPU, NO, NO),
 )
 
 
