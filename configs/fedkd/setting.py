@@ -42,7 +42,7 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
     'fedopt': dict(small, server_optimizer=dict(name='adam', learning_rate=1e-2, b2=0.99)),
     'fedmd': dict(alone, public=256),
     'feddropout': dict(small, thin=0.4),
-    'fetchsgd': coded(name='sketch', rows=3, columns=300, top=450),
+    'fetchsgd': coded(name='sketch', rows=5, columns=400, top=100, momentum=0.0),
     'powersgd': coded(name='power', rank=4),
     'eight_bits': coded(name='quantized', bits=8),
     'fedkd': kd,
