@@ -307,7 +307,8 @@ def _check_product(op, input_, output, say):
     check(good, say(f'{name} is {values.dtype} {values.shape}, where int32 ({cout},) is wanted'))
   check(op.multiplier.min() > -(2**31), say('has a multiplier of -2^31'))
   check(op.shift.min() >= -31 and op.shift.max() <= 30, say('has a shift outside [-31, 30]'))
-  check((largest_sums(op) << np.maximum(op.shift, 0)).max() < 2**31, say('sums can pass 32 bits'))
+  most = (largest_sums(op) << np.maximum(op.shift, 0)).max()
+  check(most < 2**31, say(f'its sums can reach {most}, which passes 32 bits'))
 
 
 def largest_sums(op: Product) -> np.ndarray:

@@ -44,10 +44,13 @@ class Plan(NamedTuple):
 def plan(graph: Graph, style: Style = Style(), *, exact: bool = False) -> Plan:
   """The best of a few greedy plans; exact: the least peak for the same overlays, by `exact`."""
   overlap.check(style)
-  over = _choose(graph, style)
-  chains = _chains(graph, style, over)
-  placed = min((_greedy(chains, order, style.align) for order in ORDERS), key=_peak)
-  bound = lower_bound(graph)
+  over, bound = _choose(graph, style), lower_bound(graph)
+  chains, placed = _best(graph, style, over)
+  for i in [i for i, one in over.items() if one.before]:  # which may lift all that is above
+    fewer = {j: one for j, one in over.items() if j != i}
+    without = _best(graph, style, fewer)
+    if _peak(without[1]) <= _peak(placed):
+      over, (chains, placed) = fewer, without
   if exact and _peak(placed) > bound:
     from reduction.mcu import exact as solver
 
@@ -59,6 +62,11 @@ def plan(graph: Graph, style: Style = Style(), *, exact: bool = False) -> Plan:
   }  # fmt: skip
   tensors = {index: at for (kind, index), at in offsets.items() if kind == 'tensor'}
   return Plan(tensors, scratch, over, _peak(placed), bound, style, exact)
+
+
+def _best(graph, style, over):
+  chains = _chains(graph, style, over)
+  return chains, min((_greedy(chains, order, style.align) for order in ORDERS), key=_peak)
 
 
 def lower_bound(graph: Graph) -> int:
@@ -152,7 +160,7 @@ def _greedy(chains, order, align: int):
     )  # fmt: skip
     offset = 0
     for start, stop in taken:  # offsets strictly between are forbidden
-      if start < offset < stop or (start < offset + 1 <= stop):
+      if start < offset < stop:
         offset = -(-max(offset, stop) // align) * align
     placed.append((chain, offset))
   return placed
