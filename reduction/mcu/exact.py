@@ -6,6 +6,7 @@ import numpy as np
 from scipy import optimize, sparse
 
 from reduction.errors import require
+from reduction.mcu.chain import conflicts, peak
 
 MOST_PAIRS = 2_000
 
@@ -16,10 +17,8 @@ def place(chains, align: int, placed, seconds: float = 20.0):
   Offsets count in units of align. Each pair of pieces that live at once has a binary that says
   which lies below. Raises UsageError for more than MOST_PAIRS such pairs.
   """
-  from reduction.mcu.plan import _peak, conflicts
-
   units = lambda size: -(-size // align)
-  peak = units(_peak(placed))
+  most = units(peak(placed))
   pairs = [
     (i, j, p, q)
     for (i, a), (j, b) in itertools.combinations(enumerate(chains), 2)
@@ -36,8 +35,8 @@ def place(chains, align: int, placed, seconds: float = 20.0):
   for k, (i, j, p, q) in enumerate(pairs):
     below = len(chains) + k
     p_at, q_at = p.at // align, q.at // align
-    at_most([(i, 1), (j, -1), (below, peak)], peak + q_at - p_at - units(p.size))
-    at_most([(j, 1), (i, -1), (below, -peak)], p_at - q_at - units(q.size))
+    at_most([(i, 1), (j, -1), (below, most)], most + q_at - p_at - units(p.size))
+    at_most([(j, 1), (i, -1), (below, -most)], p_at - q_at - units(q.size))
   for i, chain in enumerate(chains):
     at_most([(i, 1), (count - 1, -1)], -max(p.at // align + units(p.size) for p in chain))
   matrix = sparse.lil_array((len(rows), count))
@@ -46,7 +45,7 @@ def place(chains, align: int, placed, seconds: float = 20.0):
       matrix[row, column] = value
   cost = np.zeros(count)
   cost[-1] = 1
-  upper = np.full(count, float(peak))
+  upper = np.full(count, float(most))
   upper[len(chains) : -1] = 1
   found = optimize.milp(
     cost, integrality=np.ones(count), bounds=optimize.Bounds(0, upper),
@@ -56,4 +55,4 @@ def place(chains, align: int, placed, seconds: float = 20.0):
   if found.x is None:
     return placed
   better = [(chain, int(round(x)) * align) for chain, x in zip(chains, found.x)]
-  return min(better, placed, key=_peak)
+  return min(better, placed, key=peak)

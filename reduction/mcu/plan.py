@@ -11,19 +11,11 @@ from typing import NamedTuple
 import numpy as np
 
 from reduction.errors import require
+from reduction.mcu import exact as solver
 from reduction.mcu import overlap
+from reduction.mcu.chain import Piece, conflicts, peak
 from reduction.mcu.graph import Graph
 from reduction.mcu.overlap import Overlay, Style
-
-
-class Piece(NamedTuple):
-  """A tensor, or the scratch of an op, within its chain: its offset there, bytes, life."""
-
-  key: tuple[str, int]  # ('tensor', index) or ('scratch', op)
-  at: int
-  size: int
-  first: int
-  last: int
 
 
 class Plan(NamedTuple):
@@ -49,11 +41,9 @@ def plan(graph: Graph, style: Style = Style(), *, exact: bool = False) -> Plan:
   for i in [i for i, one in over.items() if one.before]:  # which may lift all that is above
     fewer = {j: one for j, one in over.items() if j != i}
     without = _best(graph, style, fewer)
-    if _peak(without[1]) <= _peak(placed):
+    if peak(without[1]) <= peak(placed):
       over, (chains, placed) = fewer, without
-  if exact and _peak(placed) > bound:
-    from reduction.mcu import exact as solver
-
+  if exact and peak(placed) > bound:
     placed = solver.place(chains, style.align, placed)
   offsets = {p.key: at + p.at for chain, at in placed for p in chain}
   scratch = {
@@ -61,12 +51,12 @@ def plan(graph: Graph, style: Style = Style(), *, exact: bool = False) -> Plan:
     if p.key[0] == 'scratch'
   }  # fmt: skip
   tensors = {index: at for (kind, index), at in offsets.items() if kind == 'tensor'}
-  return Plan(tensors, scratch, over, _peak(placed), bound, style, exact)
+  return Plan(tensors, scratch, over, peak(placed), bound, style, exact)
 
 
 def _best(graph, style, over):
   chains = _chains(graph, style, over)
-  return chains, min((_greedy(chains, order, style.align) for order in ORDERS), key=_peak)
+  return chains, min((_greedy(chains, order, style.align) for order in ORDERS), key=peak)
 
 
 def lower_bound(graph: Graph) -> int:
@@ -137,11 +127,6 @@ def _from_zero(chain) -> tuple[Piece, ...]:
   return tuple(p._replace(at=p.at - least) for p in chain)
 
 
-def conflicts(a, b) -> list[tuple[Piece, Piece]]:
-  """Pairs of pieces of two chains that live at the same time."""
-  return [(p, q) for p in a for q in b if p.first <= q.last and q.first <= p.last]
-
-
 ORDERS = (
   lambda chain: -max(p.size for p in chain),
   lambda chain: -max(p.at + p.size for p in chain),
@@ -164,10 +149,6 @@ def _greedy(chains, order, align: int):
         offset = -(-max(offset, stop) // align) * align
     placed.append((chain, offset))
   return placed
-
-
-def _peak(placed) -> int:
-  return max(at + p.at + p.size for chain, at in placed for p in chain)
 
 
 def check(graph: Graph, made: Plan):
