@@ -11,7 +11,8 @@ from reduction.errors import DataError, MissingInput
 from reduction.mcu import emit
 from reduction.mcu.graph import Graph
 
-STRICT = ('-std=c99', '-O2', '-Wall', '-Wextra', '-Werror', '-Wconversion', '-Wno-sign-conversion')
+WARNINGS = ('-Wall', '-Wextra', '-Werror', '-Wconversion', '-Wno-sign-conversion')
+STRICT = ('-std=c99', '-O1', *WARNINGS)
 SANITIZED = ('-g', '-fsanitize=address,undefined', '-fno-sanitize-recover=all')
 
 
