@@ -93,7 +93,8 @@ def _indices(array, values) -> tuple[int, ...]:
 
 
 def _text(raw, index) -> str:
-  return raw.decode('utf-8', 'replace') if raw else f'tensor {index}'
+  text = raw.decode('utf-8', 'replace') if raw else f'tensor {index}'
+  return ''.join(c if c.isprintable() else '?' for c in text)[:200]
 
 
 def _value(model, tensor, index) -> Value:

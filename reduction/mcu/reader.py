@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from reduction.errors import DataError, UsageError, require
+from reduction.errors import UsageError, require
 from reduction.mcu import fixed, flatbuffer
 from reduction.mcu import graph as g
 
@@ -56,7 +56,7 @@ def build(file: flatbuffer.File) -> g.Graph:
     note = ', '.join(made.left_out)
     return g.Graph(file.name, tuple(made.tensors), tuple(made.ops), *ends, note)
   except flatbuffer.FAULTS as error:
-    raise DataError(f'{file.name} is no sound .tflite file: {error}') from error
+    raise flatbuffer.unsound(file.name, error) from error
 
 
 def _take(made, operator):
