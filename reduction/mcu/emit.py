@@ -13,8 +13,22 @@ import numpy as np
 from reduction.errors import MissingInput
 from reduction.mcu import interpret, overlap
 from reduction.mcu.graph import (
-  Add, Concat, Conv, Dense, Depthwise, Graph, Lookup, Mean, Mul, Pad, Pool, Product, Reshape,
-  Resize, Softmax, largest_sums,
+  Add,
+  Concat,
+  Conv,
+  Dense,
+  Depthwise,
+  Graph,
+  Lookup,
+  Mean,
+  Mul,
+  Pad,
+  Pool,
+  Product,
+  Reshape,
+  Resize,
+  Softmax,
+  largest_sums,
 )  # fmt: skip
 from reduction.mcu.plan import Plan
 
@@ -204,11 +218,11 @@ def _dense(op, inputs, output, at, index, plan) -> Step:
 def _add(op, inputs, output, at, index, plan) -> Step:
   del index, plan
   zeros = *(t.zero for t in inputs), output.zero
-  factors = (
-    f'(factor_t){{{_numbers(*factor, zero)}}}' for factor, zero in zip(op.factors, zeros)
-  )
+  factors = (f'(factor_t){{{_numbers(*factor, zero)}}}' for factor, zero in zip(op.factors, zeros))
   names = 'fa', 'fb', 'fy'
-  given = ', '.join(['const int8_t *a, const int8_t *b, int8_t *y', *(f'factor_t {n}' for n in names)])
+  given = ', '.join(
+    ['const int8_t *a, const int8_t *b, int8_t *y', *(f'factor_t {n}' for n in names)]
+  )
   call = f'add(a, b, y, {output.size}, fa, fb, fy, {_numbers(op.low, op.high)})'
   return Step([], 'add', given, call, [*at, *factors])
 
@@ -216,10 +230,10 @@ def _add(op, inputs, output, at, index, plan) -> Step:
 def _mul(op, inputs, output, at, index, plan) -> Step:
   del index, plan
   zeros = (t.zero for t in inputs)
-  numbers = _numbers(
-    output.size, inputs[1].size, *zeros, *op.factor, output.zero, op.low, op.high
+  numbers = _numbers(output.size, inputs[1].size, *zeros, *op.factor, output.zero, op.low, op.high)
+  return Step(
+    [], 'mul', 'const int8_t *a, const int8_t *b, int8_t *y', f'mul(a, b, y, {numbers})', at
   )
-  return Step([], 'mul', 'const int8_t *a, const int8_t *b, int8_t *y', f'mul(a, b, y, {numbers})', at)
 
 
 def _pool(op, inputs, output, at, index, plan) -> Step:
@@ -248,7 +262,9 @@ def _lookup(op, inputs, output, at, index, plan) -> Step:
   del inputs, plan
   given = f'{IN_OUT}, const int8_t *table'
   arrays = [(f'table_{index}', op.table)]
-  return Step(arrays, 'lookup', given, f'lookup(x, y, {output.size}, table)', [*at, f'table_{index}'])
+  return Step(
+    arrays, 'lookup', given, f'lookup(x, y, {output.size}, table)', [*at, f'table_{index}']
+  )
 
 
 def _pad(op, inputs, output, at, index, plan) -> Step:

@@ -54,5 +54,5 @@ def place(chains, align: int, placed, seconds: float = 20.0):
   )  # fmt: skip
   if found.x is None:
     return placed
-  better = [(chain, int(round(x)) * align) for chain, x in zip(chains, found.x)]
+  better = [(chain, round(float(x)) * align) for chain, x in zip(chains, found.x)]
   return min(better, placed, key=peak)

@@ -38,7 +38,9 @@ def convert(net: Net, x, *, replica: int = 0, name: str = 'net') -> g.Graph:
   want = np.asarray(function(jnp.asarray(x))).reshape(len(x), -1)
   close = np.allclose(seen[-1].reshape(len(x), -1), want, rtol=1e-3, atol=1e-3 * abs(want).max())
   if not (close and np.isfinite(want).all()):
-    raise DataError(f'{name}: the layers found do not compute what the module does, or not finitely')
+    raise DataError(
+      f'{name}: the layers found do not compute what the module does, or not finitely'
+    )
   return quantize(layers, seen, name)
 
 

@@ -247,7 +247,7 @@ def _check_op(op, inputs, output):
     check(0 <= multiplier < 2**31, say(f'multiplier {multiplier} is not in [0, 2^31)'))
   if isinstance(op, Lookup):
     check(op.table.shape == (256,) and op.table.dtype == np.int8, say('wants 256 int8 of a table'))
-  if isinstance(op, Pad | Reshape | Concat | Resize) or (isinstance(op, Pool)):
+  if isinstance(op, Pad | Reshape | Concat | Resize | Pool):
     same = all((t.scale, t.zero) == (output.scale, output.zero) for t in inputs)
     check(same, say('copies values, so that input and output must have one scale and zero point'))
   if isinstance(op, Softmax):

@@ -8,8 +8,21 @@ import numpy as np
 from reduction.errors import require
 from reduction.mcu import fixed
 from reduction.mcu.graph import (
-  Add, Concat, Conv, Dense, Depthwise, Graph, Lookup, Mean, Mul, Pad, Pool, Reshape, Resize,
-  Softmax, Window,
+  Add,
+  Concat,
+  Conv,
+  Dense,
+  Depthwise,
+  Graph,
+  Lookup,
+  Mean,
+  Mul,
+  Pad,
+  Pool,
+  Reshape,
+  Resize,
+  Softmax,
+  Window,
 )  # fmt: skip
 
 

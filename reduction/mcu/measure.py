@@ -24,7 +24,7 @@ SEED, STACK = 12345, 2048
 
 
 class Measured(NamedTuple):
-  """flash, ram: bytes of the program. hashes: of each run's output. layers: instructions of each."""
+  """flash, ram: bytes of the program. hashes: of each output. layers: instructions of each."""
 
   flash: int
   ram: int

@@ -11,7 +11,17 @@ import numpy as np
 
 from reduction.errors import require
 from reduction.mcu.graph import (
-  Add, Conv, Depthwise, Graph, Lookup, Mul, Op, Pool, Reshape, Softmax, Window,
+  Add,
+  Conv,
+  Depthwise,
+  Graph,
+  Lookup,
+  Mul,
+  Op,
+  Pool,
+  Reshape,
+  Softmax,
+  Window,
 )  # fmt: skip
 
 

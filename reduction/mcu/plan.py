@@ -17,6 +17,8 @@ from reduction.mcu.chain import Piece, conflicts, peak
 from reduction.mcu.graph import Graph
 from reduction.mcu.overlap import Overlay, Style
 
+DEFAULT = Style()
+
 
 class Plan(NamedTuple):
   """offsets: of tensors. scratch: op -> (offset, bytes). over: op -> the overlay that it uses.
@@ -33,7 +35,7 @@ class Plan(NamedTuple):
   exact: bool
 
 
-def plan(graph: Graph, style: Style = Style(), *, exact: bool = False) -> Plan:
+def plan(graph: Graph, style: Style = DEFAULT, *, exact: bool = False) -> Plan:
   """The best of a few greedy plans; exact: the least peak for the same overlays, by `exact`."""
   overlap.check(style)
   over, bound = _choose(graph, style), lower_bound(graph)

@@ -82,7 +82,9 @@ def _image(shape, name) -> tuple[int, int, int]:
   """(h, w, c) of a batch of one."""
   if len(shape) == 1:
     return 1, 1, shape[0]
-  require(2 <= len(shape) <= 4 and shape[0] == 1, f'{name} has shape {shape}; a batch of 1 is wanted')
+  require(
+    2 <= len(shape) <= 4 and shape[0] == 1, f'{name} has shape {shape}; a batch of 1 is wanted'
+  )
   return (*shape[1:-1], *(1,) * (4 - len(shape)), shape[-1])
 
 

@@ -11,7 +11,18 @@ import numpy as np
 from reduction.errors import DataError
 from reduction.mcu import overlap
 from reduction.mcu.graph import (
-  Concat, Conv, Dense, Depthwise, Graph, Mean, Mul, Pad, Pool, Reshape, Resize, Softmax,
+  Concat,
+  Conv,
+  Dense,
+  Depthwise,
+  Graph,
+  Mean,
+  Mul,
+  Pad,
+  Pool,
+  Reshape,
+  Resize,
+  Softmax,
 )  # fmt: skip
 from reduction.mcu.plan import Plan
 
@@ -19,7 +30,7 @@ NOBODY = -1
 
 
 class Memory(NamedTuple):
-  """The arena: the owner of each byte (a tensor, or -2 - op for scratch), and which of its bytes."""
+  """The arena: each byte's owner (a tensor, or -2 - op for scratch), and which of its bytes."""
 
   owner: np.ndarray
   element: np.ndarray

@@ -14,6 +14,8 @@ import numpy as np
 from reduction.errors import require
 from reduction.mcu.graph import Window
 
+WHOLE = Window()
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
@@ -28,7 +30,7 @@ class Layer:
   shape: tuple[int, int, int]
   weights: np.ndarray | None = None
   bias: np.ndarray | None = None
-  window: Window = Window()
+  window: Window = WHOLE
   low: float = -math.inf
   high: float = math.inf
 
@@ -65,7 +67,8 @@ def _reachable(layers, last) -> list[Layer]:
       pending += layers[index].inputs
   new = {old: i for i, old in enumerate(sorted(wanted))}
   return [
-    dataclasses.replace(layers[old], inputs=tuple(new[i] for i in layers[old].inputs)) for old in new
+    dataclasses.replace(layers[old], inputs=tuple(new[i] for i in layers[old].inputs))
+    for old in new
   ]
 
 

@@ -62,7 +62,7 @@ def macs(graph: Graph) -> int:
 
 
 def parameters(graph: Graph) -> int:
-  """As the authors count: weights, two of each channel that is normalized, the last layer's bias."""
+  """As the authors count: weights, two a normalized channel, the last layer's bias."""
   products = [op for op in graph.ops if isinstance(op, Product)]
   normalized = sum(2 * len(op.bias) for op in products if isinstance(op, Conv | Depthwise))
   last = sum(len(op.bias) for op in products if not isinstance(op, Conv | Depthwise))

@@ -7,6 +7,7 @@ from reduction.stages.distill import distill
 from reduction.stages.folder import folder
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
+from reduction.stages.microcontroller import microcontroller
 from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
@@ -17,6 +18,6 @@ from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'awq', 'compare', 'correct', 'distill', 'folder', 'gain', 'lottery', 'mutual', 'pretrained',
-  'qat', 'quantize', 'salient', 'specialists', 'supermask', 'tune',
+  'awq', 'compare', 'correct', 'distill', 'folder', 'gain', 'lottery', 'microcontroller', 'mutual',
+  'pretrained', 'qat', 'quantize', 'salient', 'specialists', 'supermask', 'tune',
 ]  # fmt: skip

@@ -59,4 +59,6 @@ def test_exp_logistic_and_reciprocal_come_near_the_functions():
   found = fixed.logistic((y * 2**27).astype(np.int64)) / 2**31
   np.testing.assert_allclose(found, 1 / (1 + np.exp(-y)), atol=1e-6)
   scale, bits = fixed.reciprocal(np.array([2**19, 3 * 2**19, 2**20 - 1]), 12)
-  np.testing.assert_allclose(scale / 2.0**31 * 2.0**-bits, [1, 1 / 3, 2**19 / (2**20 - 1)], rtol=1e-6)
+  np.testing.assert_allclose(
+    scale / 2.0**31 * 2.0**-bits, [1, 1 / 3, 2**19 / (2**20 - 1)], rtol=1e-6
+  )

@@ -34,9 +34,17 @@ def test_an_op_that_does_not_fit_is_refused(fields, says):
     changed(nets.mobile(), 0, **fields)
 
 
-@pytest.mark.parametrize('shape, scale, zero', [((0, 1, 1), 1.0, 0), ((1, 1), 1.0, 0),
-                                                ((1, 1, 1), 0.0, 0), ((1, 1, 1), float('nan'), 0),
-                                                ((1, 1, 1), 1.0, 128), ((2**15, 2**15, 4), 1.0, 0)])  # fmt: skip
+@pytest.mark.parametrize(
+  'shape, scale, zero',
+  [
+    ((0, 1, 1), 1.0, 0),
+    ((1, 1), 1.0, 0),
+    ((1, 1, 1), 0.0, 0),
+    ((1, 1, 1), float('nan'), 0),
+    ((1, 1, 1), 1.0, 128),
+    ((2**15, 2**15, 4), 1.0, 0),
+  ],
+)
 def test_a_tensor_states_its_ranges(shape, scale, zero):
   with pytest.raises(UsageError, match="tensor 'x'"):
     g.Tensor('x', shape, scale, zero)

@@ -1,4 +1,4 @@
-"""On an emulated Cortex-M: the interpreter's bytes, counts that repeat, a link that says what fits."""
+"""On an emulated Cortex-M: the interpreter's bytes, counts that repeat, what fits."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_what_does_not_fit_is_said_by_the_linker_in_bytes():
   source = emit.emit(graph, p.plan(graph))
   flash, ram = measure.sizes(source, core='m4', board=boards.board('stm32f412'))
   small = boards.Board('small', 'm4', flash - 100, 64 * 1024)
-  with pytest.raises(UsageError, match='FLASH is .* bytes too small'):
+  with pytest.raises(UsageError, match=r'FLASH is .* bytes too small'):
     measure.sizes(source, core='m4', board=small)
   tight = boards.Board('tight', 'm4', 2**20, ram + measure.STACK)
   measure.sizes(source, core='m4', board=tight)

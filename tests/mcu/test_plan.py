@@ -59,7 +59,7 @@ def test_every_fault_of_a_plan_is_caught():
   made = p.plan(graph, TIGHT)
   assert 'arena of' in broken(graph, made, peak=made.peak - 1)
   depthwise = next(i for i, op in enumerate(graph.ops) if op.kind == 'depthwise')
-  at, size = made.scratch[depthwise]
+  _, size = made.scratch[depthwise]
   tensor = made.offsets[graph.ops[depthwise].inputs[0]]
   inside = made.scratch | {depthwise: (tensor + 8, size)}
   assert graph.ops[depthwise].name in broken(graph, made, scratch=inside)

@@ -96,7 +96,9 @@ def test_float_models_are_refused():
     reader.read(path)
 
 
-@pytest.mark.parametrize('data', [b'', b'TFL3', b'\0' * 100, b'\xff\xff\xff\xffTFL3' + b'\xff' * 50])
+@pytest.mark.parametrize(
+  'data', [b'', b'TFL3', b'\0' * 100, b'\xff\xff\xff\xffTFL3' + b'\xff' * 50]
+)
 def test_bytes_that_are_no_model_are_refused(tmp_path, data):
   path = tmp_path / 'x.tflite'
   path.write_bytes(data)

@@ -44,7 +44,9 @@ def test_in4_fits_the_f746():
   assert p.plan(zoo.read(path, resolution=160)).peak <= 320 * 1024
 
 
-@pytest.mark.parametrize('name, peak, tight', [('in3', 187_158, 186_507), ('te_vww', 77_046, 76_923)])
+@pytest.mark.parametrize(
+  'name, peak, tight', [('in3', 187_158, 186_507), ('te_vww', 77_046, 76_923)]
+)
 def test_trained_models_in_less_memory_than_any_published(name, peak, tight):
   """Below TinyEngine's 266,344 and 93,992 B and X-Cube-AI's 248,832 and 115,712.
 
@@ -69,7 +71,15 @@ def test_a_description_by_hand(tmp_path):
   path = tmp_path / 'net.json'
   path.write_text(json.dumps(described))
   graph = zoo.read(path, resolution=8)
-  assert [op.kind for op in graph.ops] == ['conv', 'conv', 'depthwise', 'conv', 'add', 'pool', 'dense']
+  assert [op.kind for op in graph.ops] == [
+    'conv',
+    'conv',
+    'depthwise',
+    'conv',
+    'add',
+    'pool',
+    'dense',
+  ]
   assert zoo.macs(graph) == 16 * (4 * 27 + 12 * 4 + 12 * 25 + 4 * 12) + 8
   assert zoo.parameters(graph) == 4 * 27 + 48 + 300 + 48 + 8 + 2 * (4 + 12 + 12 + 4) + 2
   # in + out + what the shortcut holds; columns; kernels
