@@ -81,8 +81,13 @@ def parse(data: bytes, name: str) -> File:
     operators = [_operator(model, graph, i, values) for i in range(graph.OperatorsLength())]
     ends = _indices(graph.InputsAsNumpy(), values), _indices(graph.OutputsAsNumpy(), values)
   except (*FAULTS, DataError) as error:
-    raise DataError(f'{name} is no sound .tflite file: {error}') from error
+    raise unsound(name, error) from error
   return File(name, values, operators, *ends)
+
+
+def unsound(name: str, error: Exception) -> DataError:
+  """What is said of a file whose bytes make no sense."""
+  return DataError(f'{name} is no sound .tflite file: {" ".join(str(error).split())[:200]}')
 
 
 def _indices(array, values) -> tuple[int, ...]:
@@ -94,7 +99,7 @@ def _indices(array, values) -> tuple[int, ...]:
 
 def _text(raw, index) -> str:
   text = raw.decode('utf-8', 'replace') if raw else f'tensor {index}'
-  return ''.join(c if c.isprintable() else '?' for c in text)[:200]
+  return ''.join(c if c.isprintable() else '?' for c in text)[:1000]
 
 
 def _value(model, tensor, index) -> Value:

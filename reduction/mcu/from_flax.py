@@ -33,14 +33,13 @@ def convert(net: Net, x, *, replica: int = 0, name: str = 'net') -> g.Graph:
     x = x[:, None, None]
     function = lambda v: apply(net.module, *one, v.reshape(len(v), -1))
   require(x.ndim == 4 and len(x), f'calibration data have shape {x.shape}; images are wanted')
+  want = np.asarray(function(jnp.asarray(x))).reshape(len(x), -1)
+  if not np.isfinite(want).all():
+    raise DataError(f'{name}: outputs on calibration data are not finite')
   layers = trace(function, x.shape[1:])
   seen = evaluate(layers, x)
-  want = np.asarray(function(jnp.asarray(x))).reshape(len(x), -1)
-  close = np.allclose(seen[-1].reshape(len(x), -1), want, rtol=1e-3, atol=1e-3 * abs(want).max())
-  if not (close and np.isfinite(want).all()):
-    raise DataError(
-      f'{name}: the layers found do not compute what the module does, or not finitely'
-    )
+  if not np.allclose(seen[-1].reshape(want.shape), want, rtol=1e-3, atol=1e-3 * abs(want).max()):
+    raise DataError(f'{name}: the layers found do not compute what the module does')
   return quantize(layers, seen, name)
 
 

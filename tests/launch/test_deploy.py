@@ -9,7 +9,6 @@ def test_a_workdir_becomes_a_folder_of_c(launch, tmp_path):
   workdir, out = tmp_path / 'run', tmp_path / 'c'
   run = launch(
     '--config=configs/mcu/deploy.py:quick', f'--workdir={workdir}', '--config.train.steps=50',
-    '--config.stages=("train",)',
   )  # fmt: skip
   assert run.code == 0, run.err
   made = launch(f'--model={workdir}', f'--out={out}', '--board=stm32f412', module='launch.deploy')

@@ -27,7 +27,7 @@ class Mobile(nn.Module):
 
 
 MODULES = dict(
-  resnet=models.resnet(layers=8, width=4),
+  resnet=models.resnet(layers=8, width=8),
   convnet=models.convnet(depth=2, width=4, widths=(16,)),
   mlp=models.mlp(widths=(20, 12)),
   mobile=Mobile(),
@@ -38,7 +38,7 @@ def made(name, replicas=2, seed=0):
   """(net [R] with moving statistics that are not the first ones, images)."""
   x = np.random.default_rng(seed).uniform(0, 1, (32, 8, 8, 3)).astype(np.float32)
   net = create(MODULES[name], jax.random.split(jax.random.key(seed), replicas), x[:1])
-  moved = lambda w: w + 0.5 * jax.random.uniform(jax.random.key(1), w.shape)
+  moved = lambda w: w + 0.1 * jax.random.uniform(jax.random.key(1), w.shape)
   return net.replace(stats=tree.map(moved, net.stats)), x
 
 
