@@ -171,3 +171,11 @@ def test_an_overlay_names_the_input_that_ends():
   adds = [(i, op) for i, op in enumerate(graph.ops) if op.kind == 'add']
   for i, op in adds:
     assert made.over[i] == Overlay(op.inputs[1])  # the one that was there first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['ic_resnet', 'te_vww'])
+@pytest.mark.parametrize('style', [Style(), TIGHT])
+def test_trained_models_run_in_poisoned_memory(name, style):
+  graph = nets.shipped(name)
+  replay.replay(graph, p.plan(graph, style))
