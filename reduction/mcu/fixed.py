@@ -32,6 +32,13 @@ def quantize_multipliers(reals) -> tuple[np.ndarray, np.ndarray]:
   return tuple(np.array(part, np.int32) for part in zip(*pairs))
 
 
+def add_factors(a: float, b: float, output: float) -> tuple[tuple[int, int], ...]:
+  """Factors of `graph.Add` for the scales of its tensors: both inputs to twice the larger."""
+  twice = 2 * max(a, b)
+  reals = a / twice, b / twice, twice / ((1 << 20) * output)
+  return tuple(quantize_multiplier(r) for r in reals)
+
+
 def high_product(a, b):
   """round(a b / 2^31), ties up; cut off where both are -2^31. a, b: int64 arrays of int32."""
   return np.minimum((np.int64(a) * np.int64(b) + 2**30) >> 31, MOST)

@@ -106,9 +106,7 @@ def _op(layer, inputs, index, before, output) -> g.Op:
   head = output.name, tuple(inputs), index
   match layer.kind:
     case 'add':
-      twice = 2 * max(t.scale for t in before)
-      reals = *(t.scale / twice for t in before), twice / ((1 << 20) * output.scale)
-      factors = tuple(fixed.quantize_multiplier(r) for r in reals)
+      factors = fixed.add_factors(*(t.scale for t in before), output.scale)
       return g.Add(*head, factors, **_ends(layer, output))
     case 'max':
       return g.Pool(*head, 'max', layer.window)

@@ -229,14 +229,9 @@ def _add(made, operator):
   inputs = [_at(made, i) for i in operator.inputs]
   fields = _range(made, operator.options('AddOptions').FusedActivationFunction(),
                   operator.outputs[0])  # fmt: skip
-  _append(made, g.Add, operator, inputs, factors=add_factors(*_scales(made, operator)), **fields)
-
-
-def add_factors(a: float, b: float, output: float):
-  """Factors of `graph.Add` for the scales of its tensors."""
-  twice = 2 * max(a, b)
-  reals = a / twice, b / twice, twice / ((1 << 20) * output)
-  return tuple(fixed.quantize_multiplier(r) for r in reals)
+  _append(
+    made, g.Add, operator, inputs, factors=fixed.add_factors(*_scales(made, operator)), **fields
+  )
 
 
 def _mul(made, operator):

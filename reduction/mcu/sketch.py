@@ -80,9 +80,7 @@ def dense(sketch: Sketch, x: int, cout: int) -> int:
 def add(sketch: Sketch, a: int, b: int) -> int:
   """The sum of two tensors of one shape."""
   scales = *(sketch.tensors[t].scale for t in (a, b)), float(sketch.random.uniform(0.02, 0.08))
-  twice = 2 * max(scales[:2])
-  reals = scales[0] / twice, scales[1] / twice, twice / ((1 << 20) * scales[2])
-  factors = tuple(fixed.quantize_multiplier(r) for r in reals)
+  factors = fixed.add_factors(*scales)
   return append(sketch, g.Add, [a, b], sketch.tensors[a].shape, scales[2], factors=factors)
 
 
