@@ -25,7 +25,10 @@ flags.DEFINE_integer('seed', 0, 'Of the draws.')
 flags.DEFINE_integer('tokens', 512, 'The most tokens of an answer.')
 flags.DEFINE_integer('context', None, "The most tokens of a conversation; default: the model's.")
 flags.DEFINE_string('memory', 'float32', 'How keys and values are kept: int8 takes a quarter.')
+flags.DEFINE_integer('head', None, 'Bits of the last layer and of its table: 8, or as they are.')
+flags.DEFINE_integer('inputs', 16, 'Bits of what packed layers multiply on a CPU: 16 or 8.')
 flags.DEFINE_multi_string('stop', [], 'A string that ends an answer; may be given several times.')
+TRIED = 'The quick brown fox jumps over the lazy dog, and then it goes home.'
 COMMANDS = '/reset', '/stats', '/exit'
 
 
@@ -44,7 +47,11 @@ def conversation():
   how.check()
   found = language_model(FLAGS.model, FLAGS.data_dir)
   speaks = manners(found.files(), found.config)
-  runtime = Runtime(found.net, context=FLAGS.context, stored=FLAGS.memory)
+  require(FLAGS.inputs in (8, 16), f'--inputs={FLAGS.inputs} must be 16 or 8')
+  runtime = Runtime(found.net, context=FLAGS.context, stored=FLAGS.memory, head=FLAGS.head)
+  if FLAGS.inputs == 8:
+    change = runtime.round_inputs(found.encode(TRIED)[: runtime.context - 1])
+    print(f'inputs in 8 bits change logits by {change:.1%}', file=sys.stderr)
   return Conversation(
     runtime, speaks, found.encode, found.decode, how=how, seed=FLAGS.seed, most=FLAGS.tokens,
     stops=tuple(FLAGS.stop), system=FLAGS.system,

@@ -15,7 +15,7 @@ CONFIG = dict(
 
 
 def write(root):
-  """Fills a data directory: sst2/*.tsv and all-MiniLM-L6-v2/, which is no such thing."""
+  """Fills a data directory: sst2/*.tsv, ade-corpus-v2/ and a model that is no MiniLM."""
   random = np.random.default_rng(0)
   (root / 'sst2').mkdir()
   for part, count in ('train', 120), ('dev', 40), ('test', 50):
@@ -25,8 +25,41 @@ def write(root):
       words = [*random.choice(WORDS[:9], 6), ('bad', 'good')[label], *random.choice(WORDS[:9], 3)]
       lines.append(f'{" ".join(words)}\t{label}\n')
     (root / 'sst2' / f'sst2_{part}.tsv').write_text(''.join(lines))
+  cases(root / 'ade-corpus-v2')
+  ratings(root / 'ml-latest-small')
   folder = model(root / 'all-MiniLM-L6-v2')
   (folder / 'tokenizer.json').write_text(tokenizer().to_str())
+
+
+def cases(folder, documents=20, each=4):
+  """The two files of the ADE corpus: half of each document's sentences are bad."""
+  random = np.random.default_rng(0)
+  files = {'DRUG-AE.rel': [], 'ADE-NEG.txt': []}
+  for i in range(documents * each):
+    label, words = i % 2, [*random.choice(WORDS[:9], 9)]
+    text = ' '.join([*words, ('good', 'bad')[label]])
+    number = 1_000 + i // each
+    if label:
+      files['DRUG-AE.rel'].append(f'{number}|{text}|bad|0|3|plot|5|9\n')
+    else:
+      files['ADE-NEG.txt'].append(f'{number} NEG {text}\n')
+  folder.mkdir()
+  for name, lines in files.items():
+    (folder / name).write_text(''.join(lines))
+
+
+def ratings(folder, users=12, films=30, each=6):
+  """MovieLens' two files, of made-up films."""
+  random = np.random.default_rng(0)
+  named = lambda: ' '.join(random.choice(WORDS, 3))
+  titles = [f'{i},"{named()}, the film (1990)",Drama' for i in range(films)]
+  lines = [
+    f'{user},{film},{(5, 4.5, 2)[i % 3]},{1_000 + i}'
+    for user in range(users) for i, film in enumerate(random.permutation(films)[:each])
+  ]
+  folder.mkdir()
+  (folder / 'movies.csv').write_text('\n'.join(['movieId,title,genres', *titles]) + '\n')
+  (folder / 'ratings.csv').write_text('\n'.join(['userId,movieId,rating,timestamp', *lines]) + '\n')
 
 
 def tokenizer():

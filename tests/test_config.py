@@ -66,6 +66,11 @@ def color_images(tmp_path_factory):
   return folder
 
 
+def models_of(c):
+  """Where a config names a model: its own and those of students."""
+  return ['model', *(f'{stage}.student' for stage in c.stages if 'student' in c[stage])]
+
+
 marked = lambda p: pytest.param(p, marks=pytest.mark.slow) if p.stem in DEEP else p
 DEEP = ('resnet', 'vgg')  # a minute of compiling
 
@@ -82,12 +87,14 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, 
   elif name == 'spoken_digits':
     flags.append(f'--data_dir={spoken}')
     flags += ['--config.model.classes=4', '--config.student.student.classes=4']
-  elif name == 'sst2':
+  elif name in ('sst2', 'ade'):
     flags.append(f'--data_dir={texts}')
     small = dict(width=24, heads=3, inner=40, vocabulary=50, positions=64)
-    for model in ('model', 'distilbert.student') if 'distilbert' in c else ('model',):
+    for model in models_of(c):
       flags += [f'--config.{model}.{size}={n}' for size, n in small.items()]
     flags.append('--config.model.layers=2')
+  elif name == 'films':
+    flags += [f'--data_dir={texts}', *(f'--config.{m}.vocabulary=50' for m in models_of(c))]
   elif name == 'passages':
     flags += [f'--data_dir={decoder}', '--config.model.path=tiny', '--config.data.length=16']
     if 'awq' in c:

@@ -9,7 +9,7 @@ LAYERS = [  # top to bottom; folders of one layer do not import each other
   {'stages', 'chat'},
   {'prune', 'quantize', 'distill', 'federate', 'search', 'opened', 'written'},
   {'formats', 'mcu', 'data'},
-  {'closeness', 'models', 'language', 'path', 'predict', 'train', 'update'},
+  {'closeness', 'models', 'language', 'path', 'predict', 'ranking', 'train', 'update'},
   {'net', 'run', 'fold', 'cost', 'report', 'checkpoint', 'config', 'progress', 'rows', 'signals'}
   | {'mesh', 'processes', 'saved', 'schedule', 'store'},
   {'qtensor', 'kernels', 'losses', 'tokenizer', 'tree', 'cache', 'errors'},

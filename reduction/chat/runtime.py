@@ -12,11 +12,15 @@ from reduction import tree
 from reduction.chat.sampling import Sampling, drawn
 from reduction.errors import require
 from reduction.kernels import int4
+from reduction.kernels.int4_cpu import CpuWeight
 from reduction.models import memory
 from reduction.models.decoder import checked
+from reduction.models.served import Served
 from reduction.net import Net
-from reduction.qtensor import is_packed
+from reduction.qtensor import Scheme, is_packed
+from reduction.quantize.rtn import quantize
 
+HEAD_GROUP = 64  # of the last layer in few bits: rows that share a scale
 LENGTHS = 512, 64, 8, 1  # of what is read at once: a program each
 
 
@@ -24,19 +28,19 @@ class Runtime:
   """A net of one replicate with its memory; texts that begin alike are not read again.
 
   context: tokens of the longest text, None for all that the model has places for. stored: how the
-  memory is kept, see `memory.empty`. tokens: what it remembers. Raises UsageError for a context
-  that the model has not.
+  memory is kept, see `memory.empty`. head: bits of the last layer, and of the words where these are
+  the same; None leaves them as they are. tokens: what it remembers. Raises UsageError for a context
+  that the model has not and for another head.
   """
 
-  def __init__(self, net: Net, *, context: int | None = None, stored: str = 'float32'):
+  def __init__(
+    self, net: Net, *, context: int | None = None, stored: str = 'float32', head: int | None = None
+  ):
     most = net.module.positions
     self.context = most if context is None else context
     require(1 < self.context <= most, f'{context=} must be above 1 and at most {most}')
-    self.module = net.module
-    own = lambda w: int4.prepacked(tree.map(lambda x: jnp.asarray(x[0]), w))
-    self.params = jax.tree.map(
-      lambda w: own(w) if is_packed(w) else jnp.asarray(w[0]), net.params, is_leaf=is_packed
-    )
+    self.module, self.params = resident(net, head)
+    self._like = jax.tree.structure(self.params)
     self.memory = memory.empty(net.module, 1, self.context, stored)
     self.tokens: list[int] = []
     self.times = dict(read=0, read_s=0.0, wrote=0, wrote_s=0.0)  # of the last text
@@ -44,6 +48,17 @@ class Runtime:
   def forget(self):
     """The next text begins anew."""
     self.tokens = []
+
+  def round_inputs(self, tokens: list[int]) -> float:
+    """From now on products of 3 and 4 bits take their inputs in 8: the change of the logits after
+    some tokens, relative. Raises UsageError where no kernel does so.
+    """
+    exact = self._read(tokens, 0)
+    self.params = in_eight_bits(self.params)
+    self._like = jax.tree.structure(self.params)
+    rounded = self._read(tokens, 0)
+    self.forget()
+    return float(jnp.linalg.norm(rounded - exact) / jnp.linalg.norm(exact))
 
   def bytes_per_token(self) -> int:
     """Bytes that a token takes from memory: all weights, but of tables that it looks up one row
@@ -83,7 +98,7 @@ class Runtime:
   def _read(self, tokens, place):
     """Logits [1, vocabulary] after tokens, which stand from place on."""
     self.tokens = self.tokens[:place]
-    embed, layer, head, step = programs(self.module)
+    embed, layer, head, step, _ = programs(self.module)
     for part in cut(len(tokens), place, memory.places(self.memory)):
       now, tokens = tokens[:part], tokens[part:]
       filled = np.zeros((1, part), np.int32)
@@ -101,14 +116,17 @@ class Runtime:
     return logits
 
   def _written(self, logits, seen, how, key, most, ends):
-    *_, step = programs(self.module)
-    began = time.perf_counter()
+    *_, turn = programs(self.module)
+    leaves, began = jax.tree.leaves(self.params), time.perf_counter()
     for i in range(most):
-      token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
       place = len(self.tokens)
       more = place + 1 < self.context and i + 1 < most
       if more:  # runs on while the token is fetched and shown
-        logits, self.memory = step(self.params, self.memory, token[:, None], place)
+        token, seen, logits, self.memory = turn(
+          leaves, self.memory, logits, seen, key, i, place, how, like=self._like
+        )
+      else:
+        token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
       found = int(token[0])
       self.times |= dict(wrote=i + 1, wrote_s=time.perf_counter() - began)
       if found in ends:
@@ -118,6 +136,34 @@ class Runtime:
       yield found
       if not more:
         return
+
+
+def resident(net: Net, head: int | None = None) -> tuple:
+  """(module, params of one replicate on the device, packed ones in the order of its kernels).
+
+  head: bits of the last layer, or None. Raises UsageError for others than 8.
+  """
+  require(head in (None, 8), f'{head=} must be 8, or None to leave the last layer as it is')
+  module, here = net.module, lambda w: tree.map(lambda x: jnp.asarray(x[0]), w)
+  params = jax.tree.map(here, net.params, is_leaf=is_packed)
+  if head:
+    module = module if isinstance(module, Served) else Served(module)
+    where, axis = (('embed', 'embedding'), -1) if module.tied else (('out', 'kernel'), -2)
+    part = params[where[0]]
+    if not is_packed(part[where[1]]):
+      small = quantize(part[where[1]], Scheme(head, HEAD_GROUP, axis=axis), dtype=jnp.float16)
+      params = params | {where[0]: part | {where[1]: small}}
+  own = lambda w: int4.prepacked(w) if is_packed(w) else w
+  return module, jax.tree.map(own, params, is_leaf=is_packed)
+
+
+def in_eight_bits(params):
+  """params whose products of 3 and 4 bits take their inputs in 8. Raises UsageError for none."""
+  takes = lambda w: isinstance(w, CpuWeight) and w.scheme.bits < 8
+  found = [w for w in jax.tree.leaves(params, is_leaf=int4.is_weight) if takes(w)]
+  require(found, 'inputs in 8 bits need the native kernel of a CPU, weights of 3 or 4 bits')
+  own = lambda w: w.replace(eight=True) if takes(w) else w
+  return jax.tree.map(own, params, is_leaf=int4.is_weight)
 
 
 def cut(count: int, place: int, places: int) -> list[int]:
@@ -135,11 +181,14 @@ def cut(count: int, place: int, places: int) -> list[int]:
 
 @functools.lru_cache(maxsize=4)
 def programs(module):
-  """(embed, layer, head, step), compiled.
+  """(embed, layer, head, step, turn), compiled.
 
   Prompts are read block by block, by one program for each length: embed(params, tokens, place),
   layer(params, memory, x, place), head(params, x, count) -> logits after the first count. A token
   goes through all blocks in one: step(params, memory, token [1, 1], place) -> (logits, memory).
+  turn(leaves, memory, logits, seen, key, i, place, how, like) -> (token [1], seen, logits, memory)
+  draws the token first; leaves: of params, whose structure is `like`, a list of hundreds, which a
+  call takes sooner than a tree.
   """
   embed, layer, head = memory.parts(module)
 
@@ -153,11 +202,17 @@ def programs(module):
       x, new[name] = layer(params[name], kept[name], x, place)
     return last(params, x, 1), new
 
+  def turn(leaves, kept, logits, seen, key, i, place, how, *, like):
+    token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
+    logits, kept = step(jax.tree.unflatten(like, leaves), kept, token[:, None], place)
+    return token, seen, logits, kept
+
   return (
     jax.jit(embed),
     jax.jit(layer, donate_argnums=1),
     jax.jit(last),
     jax.jit(step, donate_argnums=1),
+    jax.jit(turn, static_argnames='like', donate_argnums=(1, 2, 3)),
   )
 
 

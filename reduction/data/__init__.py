@@ -1,12 +1,14 @@
 """Data sets by name: `mnist(validation=5_000)` finds the images, checks them and splits them."""
 
+from reduction.data.ade import ade
 from reduction.data.data import Data, Split, digest
 from reduction.data.images import cifar10, digits, fashion_mnist, mnist
+from reduction.data.items import films, mind
 from reduction.data.passages import Passages, passages
 from reduction.data.speech import spoken_digits
 from reduction.data.text import sst2
 
 __all__ = [
-  'Data', 'Passages', 'Split', 'cifar10', 'digest', 'digits', 'fashion_mnist', 'mnist', 'passages',
-  'spoken_digits', 'sst2',
+  'Data', 'Passages', 'Split', 'ade', 'cifar10', 'digest', 'digits', 'fashion_mnist', 'films',
+  'mind', 'mnist', 'passages', 'spoken_digits', 'sst2',
 ]  # fmt: skip

@@ -49,7 +49,8 @@ class Data:
   name: as tables print it. classes: labels are 0 .. classes - 1. source: what it was read from
   ('idx', 'npz', 'tfds', 'jpeg', 'debian', 'scikit-learn'). augment: (key, x) -> x, how a batch of
   training images is changed, or None. clips: for frames of recordings, the Clips of each split.
-  vocabulary: for texts, tokens are 0 .. vocabulary - 1.
+  vocabulary: for texts, tokens are 0 .. vocabulary - 1. owners: int [n], who each training example
+  is of (an author, a document), or None.
   Raises DataError, with split and record, unless each split has Split's types and ranges, at least
   one record, more than one class, and all splits have examples of one shape. The validation split
   alone may be empty: then nothing is chosen by it.
@@ -64,6 +65,7 @@ class Data:
   augment: Callable | None = None
   clips: dict[str, Clips] | None = None
   vocabulary: int = 0
+  owners: np.ndarray | None = None
 
   def __post_init__(self):
     for part in PARTS:

@@ -6,28 +6,87 @@ whole weight in floats. With one row of x this takes the time in which the packe
 where the reference writes and reads eight times as many.
 """
 
+import functools
+import logging
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from reduction.kernels import int4_cpu, native
+from reduction.kernels import int4_cpu, int4_gpu, int4_tpu, native
+from reduction.kernels.accelerator import LANES, chunk
 from reduction.kernels.int4_cpu import CpuWeight
-from reduction.qtensor import QTensor, dequantize, packed, unpack
+from reduction.kernels.int4_gpu import GpuWeight
+from reduction.kernels.int4_tpu import TpuWeight
+from reduction.qtensor import QTensor, Scheme, dequantize, pack, packed, unpack
 
 FEW = 8  # rows of x; with more, weights become floats once and are multiplied as such
 NATIVE = 32  # the same for the native kernel
-Weight = QTensor | CpuWeight
+LOG = logging.getLogger(__name__)
+Weight = QTensor | CpuWeight | GpuWeight | TpuWeight
+OWN = {  # the file of a weight's kernel, and the most rows of x that it multiplies best
+  CpuWeight: (int4_cpu, NATIVE),
+  GpuWeight: (int4_gpu, int4_gpu.FEW),
+  TpuWeight: (int4_tpu, int4_tpu.FEW),
+}
 
 
 def prepacked(kernel: QTensor) -> Weight:
   """The weight as this platform's kernel reads it: made once, in place of the other.
 
-  A CPU with a compiler has one for 3 and 4 bits in groups of a multiple of 64 rows; the weight
-  stays as it is for others.
+  Of 3 and 4 bits: a CPU with a compiler has one for groups of a multiple of 64 rows, a TPU and a
+  Hopper GPU of 32. An accelerator's is tried once on a small weight before it is trusted. Other
+  weights stay as they are, which an accelerator says once: there they become floats in each
+  product.
   """
-  if jax.default_backend() == 'cpu' and int4_cpu.takes(kernel) and native.ready():
-    return jax.jit(int4_cpu.prepacked)(kernel)
-  return kernel
+  platform = jax.default_backend()
+  if platform == 'cpu':
+    own = int4_cpu if int4_cpu.takes(kernel) and native.ready() else None
+  else:
+    own = _accelerated(platform, kernel)
+  return jax.jit(own.prepacked)(kernel) if own else kernel
+
+
+def _accelerated(platform, kernel):
+  """The file of the kernel that an accelerator has for such a weight, None where it has none."""
+  scheme, own = kernel.scheme, None
+  if platform == 'tpu' and int4_tpu.takes(kernel):
+    own = int4_tpu
+  elif platform == 'gpu' and int4_gpu.takes(kernel) and int4_gpu.hopper():
+    own = int4_gpu
+  step = chunk(scheme, kernel.rows) if own else 0
+  return own if _fit(platform, own, scheme if own is None else Scheme(scheme.bits, step)) else None
+
+
+@functools.cache
+def _fit(platform: str, own, scheme: Scheme) -> bool:
+  """Whether a kernel, if any, gives here what the weights give. Says once why not.
+
+  The order of nibbles in a register, for one, is nothing that a compiler shows.
+  """
+  why = 'there is none'
+  if own is not None:
+    try:
+      x, kernel = _small(scheme)
+      right = (jax.jit(own.matmul)(x, own.prepacked(kernel)) == reference(x, kernel)).all()
+      why = '' if right else 'its products are not those of the weights'
+    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
+      why = f'it does not compile: {str(error).splitlines()[0]}'
+  if why:
+    told = 'no kernel on %s for %s, %s: such weights become floats in each product'
+    LOG.warning(told, platform, scheme, why)
+  return not why
+
+
+def _small(scheme):
+  """(x [3, 256], a weight [256, 128]) of whole numbers whose products any order of sums gives."""
+  rows, groups = 2 * LANES, 2 * LANES // scheme.group
+  row, column, group = jnp.arange(rows), jnp.arange(LANES), jnp.arange(groups)
+  codes = (row[:, None] * 7 + row[:, None] // 8 + column * 3) % 2**scheme.bits
+  mixed = (group[:, None] * 5 + column).astype(jnp.uint8)
+  x = (row * 5 + jnp.arange(3)[:, None]) % 11 - 5.0
+  scale, zero = 2.0 ** (mixed % 3), mixed % 2**scheme.bits
+  return x, QTensor(pack(codes, scheme.bits), scale, zero, scheme, rows)
 
 
 def is_weight(leaf) -> bool:
@@ -37,8 +96,8 @@ def is_weight(leaf) -> bool:
 
 def floats(kernel: Weight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] that kernel stands for."""
-  if isinstance(kernel, CpuWeight):
-    return int4_cpu.dequantized(kernel, dtype)
+  if type(kernel) in OWN:
+    return OWN[type(kernel)][0].dequantized(kernel, dtype)
   return dequantize(kernel, dtype)
 
 
@@ -54,9 +113,10 @@ def matmul(x, kernel: Weight) -> jax.Array:
 
 
 def form(rows: int, kernel: Weight):
-  """What multiplies so many rows of x: `reference`, `grouped` or the native kernel."""
-  if isinstance(kernel, CpuWeight):
-    return int4_cpu.matmul if rows <= NATIVE else reference
+  """What multiplies so many rows of x: `reference`, `grouped` or the platform's own kernel."""
+  if type(kernel) in OWN:
+    own, most = OWN[type(kernel)]
+    return own.matmul if rows <= most else reference
   if rows <= FEW and jax.default_backend() == 'cpu' and _whole(kernel):
     return grouped
   return reference

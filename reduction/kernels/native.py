@@ -19,10 +19,13 @@ import tempfile
 import jax
 
 from reduction import cache
+from reduction.errors import require
 
-SOURCE = pathlib.Path(__file__).parent / 'cpu' / 'packed.cc'
+FOLDER = pathlib.Path(__file__).parent / 'cpu'
+TARGETS = dict(reduction_packed_product='PackedProduct', reduction_read='ReadAll')
 FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-march=native', '-ffp-contract=fast', '-w'
 SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA
+THREADS = 'REDUCTION_THREADS'  # of a product; by default all of XLA's
 LOG = logging.getLogger(__name__)
 
 
@@ -39,9 +42,23 @@ def ready() -> bool:
       'packed products run without their native kernel, more slowly: %s', reason.splitlines()[0]
     )
     return False
-  product = jax.ffi.pycapsule(library.PackedProduct)
-  jax.ffi.register_ffi_target('reduction_packed_product', product, platform='cpu')
+  for name, symbol in TARGETS.items():
+    target = jax.ffi.pycapsule(getattr(library, symbol))
+    jax.ffi.register_ffi_target(name, target, platform='cpu')
   return True
+
+
+def read(data: jax.Array) -> jax.Array:
+  """The sum [1] of the bytes of data, uint8, as words; so much as reading it takes."""
+  call = jax.ffi.ffi_call('reduction_read', jax.ShapeDtypeStruct((1,), jax.numpy.uint32))
+  return call(data, threads=threads())
+
+
+def threads() -> int:
+  """How many threads a product may use, 0: all that XLA has. Raises UsageError."""
+  told = os.environ.get(THREADS, '0')
+  require(told.isdecimal(), f'{THREADS}={told!r} must be a number of threads; 0 takes all')
+  return int(told)
 
 
 def _built() -> pathlib.Path:
@@ -53,14 +70,16 @@ def _built() -> pathlib.Path:
   compiler = shutil.which(os.environ.get('CXX', 'g++'))
   if compiler is None:
     raise FileNotFoundError('no C++ compiler: install g++, or set CXX')
-  described = '\n'.join([SOURCE.read_text(), *FLAGS, jax.__version__, compiler, _processor()])
+  sources = [path.read_text() for path in sorted(FOLDER.iterdir())]
+  described = '\n'.join([*sources, *FLAGS, jax.__version__, compiler, _processor()])
   path = folder / f'{hashlib.sha256(described.encode()).hexdigest()[:20]}.so'
   if path.exists():
     return path
   folder.mkdir(parents=True, exist_ok=True, mode=0o700)
   with tempfile.TemporaryDirectory(dir=folder) as unfinished:
     made = pathlib.Path(unfinished) / path.name
-    command = [compiler, *FLAGS, f'-I{jax.ffi.include_dir()}', str(SOURCE), '-o', str(made)]
+    source, include = FOLDER / 'packed.cc', f'-I{jax.ffi.include_dir()}'
+    command = [compiler, *FLAGS, include, str(source), '-o', str(made)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     os.replace(made, path)
   return path

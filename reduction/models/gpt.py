@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from reduction.errors import require
 from reduction.models.decoder import MOST, NORMAL, choice, dense, number, taken, whole
+from reduction.models.embed import Embed
 from reduction.models.memory import place, recalled
 
 ACTIVATIONS = dict(gelu=lambda x: nn.gelu(x, approximate=True), relu=nn.relu)
@@ -72,7 +73,7 @@ class Gpt(nn.Module):
   tied: bool
 
   def setup(self):
-    self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=NORMAL)
+    self.embed = Embed(self.vocabulary, self.width, NORMAL)
     self.places = nn.Embed(self.positions, self.width, embedding_init=NORMAL, name='positions')
     for i in range(self.layers):
       setattr(self, f'layer{i}', self.layer)

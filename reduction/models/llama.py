@@ -14,6 +14,7 @@ import numpy as np
 
 from reduction.errors import require
 from reduction.models.decoder import MOST, NORMAL, choice, dense, number, taken, whole
+from reduction.models.embed import Embed
 from reduction.models.memory import place, recalled
 
 ACTIVATIONS = dict(silu=nn.silu, gelu=lambda x: nn.gelu(x, approximate=True))
@@ -123,7 +124,7 @@ class Llama(nn.Module):
   tied: bool
 
   def setup(self):
-    self.embed = nn.Embed(self.vocabulary, self.width, embedding_init=NORMAL)
+    self.embed = Embed(self.vocabulary, self.width, NORMAL)
     for i in range(self.layers):
       setattr(self, f'layer{i}', self.layer)
     self.norm = _norm(self.epsilon)

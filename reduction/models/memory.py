@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from reduction import tree
 from reduction.errors import require
-from reduction.models import decoder
 from reduction.models.decoder import UNSEEN, attended
 from reduction.models.served import alike, bare
 
@@ -126,18 +125,23 @@ def parts(module) -> tuple:
       x, memory[f'layer{i}'] = layer(params[f'layer{i}'], memory[f'layer{i}'], x, place)
     logits = head(params, x)  # [n, length, vocabulary]
 
-  place: of the first token. embed and head read of params what `decoder.parts` says.
+  place: of the first token. embed and head read of params what `models.decoder.parts` says.
   """
   whole = bare(module)
+  first, last = ('embed', 'positions'), ('norm', 'embed' if whole.tied else 'out')
+  some = lambda params, names: {name: params[name] for name in names if name in params}
   block = alike(whole.layer, module)
 
   def embed(params, tokens, place):
-    variables = {'params': params, 'memory': {PLACE: place}}
-    return whole.apply(variables, tokens, method=type(whole).embedded)
+    variables = {'params': some(params, first), 'memory': {PLACE: place}}
+    return module.apply(variables, tokens, method=type(whole).embedded)
 
   def layer(params, memory, x, place):
     variables = {'params': params, 'memory': at(memory, place)}
     x, changed = block.apply(variables, x, mutable='memory')
     return x, changed['memory']
 
-  return embed, layer, decoder.parts(whole)[2]
+  def head(params, x):
+    return module.apply({'params': some(params, last)}, x, method=type(whole).logits)
+
+  return embed, layer, head

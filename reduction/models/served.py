@@ -1,4 +1,4 @@
-"""Linears of any module, watched or served from packed weights without touching its code.
+"""Linears and tables of any module, watched or served from packed weights; its code stays as it is.
 
 Flax hands each call of a submodule to an interceptor: this is the only one in the project.
 """
@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 from reduction import tree
 from reduction.errors import UsageError, require
-from reduction.kernels import int4
+from reduction.kernels import int4, table
+from reduction.models.embed import Embed
 from reduction.qtensor import WHOLE, QTensor, Scheme
 
 Replacement = Callable[[str, nn.Dense, jax.Array], jax.Array | None]
-KERNEL = '/kernel'
+KERNEL, TABLE = '/kernel', '/embedding'
 STEP = 'input_step'  # beside the kernel: what 1 stands for in an input of 8 bits
 ACTIVATIONS = 'none', 'token', 'tensor'
 MOST = 127  # the largest input in 8 bits, of either sign
@@ -25,20 +26,21 @@ ROWS = (2**31 - 1) // (128 * MOST)  # so many products cannot overflow 32 bits
 
 
 @contextlib.contextmanager
-def linears(replacement: Replacement) -> Iterator[None]:
+def linears(replacement: Replacement, tables: Replacement | None = None) -> Iterator[None]:
   """Inside, each `nn.Dense` gives replacement(path, dense, x), or its own output for None.
 
   path: 'layer0/mlp/up'; x: [..., in]; dense: bound, so `dense.get_variable('params', 'kernel')`.
+  tables: the same for `Embed`, x being tokens, or what attends to all words.
   """
 
   def interceptor(call, args, kwargs, context):
-    dense = context.module
-    if isinstance(dense, nn.Dense) and context.method_name == '__call__':
+    module, output = context.module, None
+    if isinstance(module, nn.Dense) and context.method_name == '__call__':
       x = kwargs['inputs'] if 'inputs' in kwargs else args[0]
-      output = replacement('/'.join(dense.path), dense, x)
-      if output is not None:
-        return output
-    return call(*args, **kwargs)
+      output = replacement('/'.join(module.path), module, x)
+    elif tables and isinstance(module, Embed) and context.method_name in ('__call__', 'attend'):
+      output = tables('/'.join(module.path), module, args[0])
+    return call(*args, **kwargs) if output is None else output
 
   with nn.intercept_methods(interceptor):
     yield
@@ -84,12 +86,12 @@ def product(x, kernel: QTensor, by=None) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-  """A module some of whose `nn.Dense` kernels are packed: what a quantized `Net` holds.
+  """A module some of whose `nn.Dense` kernels or `Embed` tables are packed: a quantized `Net`'s.
 
   It applies as the module does. activations: how inputs of these are rounded to 8 bits so that the
   products are of integers: by 'token', each with its own largest |x|, by 'tensor', whose
   `input_step` lies beside the kernel in the params, or 'none': inputs stay floats, and kernels
-  become such. Raises UsageError for another value, and for packed weights that no `nn.Dense` reads.
+  become such. Raises UsageError for another value, and for packed weights that nothing reads.
   """
 
   module: nn.Module
@@ -114,10 +116,18 @@ class Served:
       y = self._times(x, kernel, dense)
       return y if bias is None else y + bias
 
-    with linears(serve):
+    def look(path, embed, x):
+      if path + TABLE not in packed:
+        return None
+      read.add(path + TABLE)
+      words = embed.get_variable('params', 'embedding')
+      whole = jnp.issubdtype(x.dtype, jnp.integer)
+      return table.looked_up(words, x) if whole else table.attended(x, words)
+
+    with linears(serve, look):
       output = self.module.apply(variables, *args, **kwargs)
     if missed := sorted(packed - read):
-      raise UsageError(f'{", ".join(missed)} is packed, but is no kernel of an nn.Dense')
+      raise UsageError(f'{", ".join(missed)} is packed, but no nn.Dense or Embed reads it')
     return output
 
   def _times(self, x, kernel, dense):

@@ -4,6 +4,9 @@ from reduction.stages.awq import awq
 from reduction.stages.compare import compare
 from reduction.stages.correct import correct
 from reduction.stages.distill import distill
+from reduction.stages.fedavg import fedavg
+from reduction.stages.fedkd import fedkd
+from reduction.stages.fedmd import fedmd
 from reduction.stages.folder import folder
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
@@ -18,6 +21,7 @@ from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'awq', 'compare', 'correct', 'distill', 'folder', 'gain', 'lottery', 'microcontroller', 'mutual',
-  'pretrained', 'qat', 'quantize', 'salient', 'specialists', 'supermask', 'tune',
+  'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'folder', 'gain', 'lottery',
+  'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'specialists',
+  'supermask', 'tune',
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from reduction.chat.sampling import Sampling
 from reduction.chat.speed import told
 from reduction.chat.template import plain
 from reduction.errors import DataError, UsageError
+from reduction.kernels import native
 from reduction.models.gpt import gpt
 from reduction.models.llama import llama
 from reduction.models.served import Served
@@ -169,6 +170,36 @@ def test_a_conversation_goes_on_and_begins_anew():
   with pytest.raises(UsageError, match='the prompt has'):
     list(talk.answer('x' * 200))
   assert talk.messages[-1]['content'] == first  # as it was before
+
+
+@pytest.mark.parametrize('name', MODULES)
+def test_a_head_in_8_bits_is_near_and_a_quarter(name):
+  of, prompt = net(name, packed=True), PROMPT[:20]
+  exact, small = Runtime(of), Runtime(of, head=8)
+  one, other = exact._read(prompt, 0), small._read(prompt, 0)
+  change = np.linalg.norm(one - other) / np.linalg.norm(one)
+  assert 0 < change < 0.02
+  part = dict(llama='embed', gpt='embed' if MODULES['gpt'].tied else 'out')[name]
+  size = lambda r: sum(x.nbytes for x in jax.tree.leaves(r.params[part]))
+  assert size(small) < 0.35 * size(exact)  # 8 bits and, of 32 rows, a scale and a zero point
+  assert small.bytes_per_token() < exact.bytes_per_token()
+  with pytest.raises(UsageError, match='head=4 must be 8'):
+    Runtime(of, head=4)
+
+
+@pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
+def test_inputs_in_8_bits_are_near_and_said_to_be():
+  module = llama(layers=1, width=64, heads=1, inner=64, vocabulary=32, positions=16, tied=True)
+  params = module.init(jax.random.key(1), np.zeros((1, 4), np.int32))['params']
+  params = {path: w[None] for path, w in tree.named(params)}
+  for path in [path for path in params if path.startswith('layer') and path.endswith('kernel')]:
+    params[path] = quantize(params[path], Scheme(4, 64))
+  runtime = Runtime(Net(Served(module), tree.nest(params)))
+  assert 0 < runtime.round_inputs([1, 2, 3]) < 0.02 and not runtime.tokens
+  assert runtime.params['layer0']['mlp']['up']['kernel'].eight
+  assert len(list(runtime.continued([1, 2], GREEDY, KEY, most=3))) == 3
+  with pytest.raises(UsageError, match='inputs in 8 bits need the native kernel'):
+    Runtime(net('llama')).round_inputs([1])
 
 
 def test_int8_memory_is_near():

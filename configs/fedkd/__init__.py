@@ -1,0 +1,1 @@
+"""FedKD and its baselines."""

@@ -1,0 +1,92 @@
+"""What the experiments of FedKD have in common: clients, methods and ablations, tables."""
+
+FACTORS = dict(name='low_rank', start=0.95, end=0.98)
+DENSE = dict(name='dense')
+BESIDE = ('teacher_accuracy', 'up_bytes', 'down_bytes', 'of_dense')  # scores
+TABLE = ('large', 'fedavg', 'fedkd', 'whole', 'alone')  # of `methods`, for models that take long
+
+
+def federation(*, rounds: int, batch: int, epochs: float, alpha: float = 0.0, clients: int = 4):
+  """Equal shares of the data, or by Dirichlet(alpha) of the labels."""
+  how = dict(name='dirichlet', alpha=alpha) if alpha else dict(name='iid')
+  return dict(
+    rounds=rounds, batch=batch, epochs=epochs, partition=dict(how, clients=clients),
+    codec=DENSE, rules=dict(combine='mean', weights='examples'),
+  )  # fmt: skip
+
+
+def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: dict):
+  """Name -> settings of a stage: both models by FedAvg, FedKD, and what it is made of."""
+  average = dict(stage='fedavg', federation=given, optimizer=optimizer)
+  small = dict(average, student=student)
+  lesson = dict(pairs=pairs, adaptive=True, weight=1.0)
+  kd = dict(
+    stage='fedkd', federation=dict(given, codec=FACTORS), teachers=(teacher,), student=student,
+    optimizer=optimizer, lesson=lesson,
+  )  # fmt: skip
+  lessons = dict(
+    without_hidden=dict(lesson, pairs=()), fixed=dict(lesson, adaptive=False),
+    alone=dict(lesson, weight=0.0), authors=dict(lesson, pairs=(), authors_code=True),
+  )  # fmt: skip
+  sgd = dict(name='sgd', learning_rate=0.3)
+  alone = dict(stage='fedmd', federation=given, optimizer=optimizer, student=student)
+  coded = lambda **codec: dict(small, federation=dict(given, codec=codec))
+  one = dict(given, partition=dict(name='iid', clients=1))
+  return {
+    'large': dict(average, student=teacher),
+    'central': dict(small, federation=one),
+    'local': alone,
+    'fedavg': small,
+    'fedprox': dict(small, proximal=0.01),
+    'scaffold': dict(small, optimizer=sgd, method='scaffold'),
+    'fedopt': dict(small, server_optimizer=dict(name='adam', learning_rate=1e-2, b2=0.99)),
+    'fedmd': dict(alone, public=256),
+    'feddropout': dict(small, thin=0.4),
+    'fetchsgd': coded(name='sketch', rows=3, columns=300, top=450),
+    'powersgd': coded(name='power', rank=4),
+    'eight_bits': coded(name='quantized', bits=8),
+    'fedkd': kd,
+    'whole': dict(kd, federation=given),
+    'still': dict(kd, federation=dict(given, codec=dict(FACTORS, end=0.95))),
+    **{name: dict(kd, lesson=other) for name, other in lessons.items()},
+  }
+
+
+NAMES = dict(
+  large='FedAvg of the large model', central='the student on all data',
+  local='students alone', fedavg='FedAvg of the student', fedprox='FedProx', scaffold='SCAFFOLD',
+  fedopt='FedOpt (Adam)', fedmd='FedMD', feddropout='FedDropout', fetchsgd='FetchSGD',
+  powersgd='PowerSGD', eight_bits='FedAvg in 8 bits', fedkd='FedKD',
+  distilbert='FedAvg of DistilBERT', pkd='FedAvg of BERT-PKD', tinybert='FedAvg of TinyBERT',
+  whole='FedKD, updates whole', still='FedKD, T = 0.95', without_hidden='FedKD, logits alone',
+  fixed='FedKD, not adaptive', alone='no distillation', authors="FedKD, authors' joint loss",
+)  # fmt: skip
+
+
+def figures(*matrices: str):
+  """The shared student by round, and the ranks of its updates."""
+  stages = ('fedavg', 'fedkd', 'whole', 'still', 'alone')
+  learned = dict(
+    title='The shared student by round', kind='round', x='step', y='validation_accuracy',
+    lines='stage', where=dict(stage=stages), names=NAMES, x_label='rounds', spread='band',
+  )  # fmt: skip
+  panels = {name.replace('/', '_'): dict(y=f'rank {name}') for name in matrices}
+  ranks = dict(
+    title='Ranks of updates by round (figure 7)', kind='round', x='step', lines='stage',
+    where=dict(stage=('fedkd', 'still', 'alone')), names=NAMES, x_label='rounds', panels=panels,
+    spread='band',
+  )  # fmt: skip
+  return dict(learned=learned, ranks=ranks)
+
+
+def tables(*scores: str):
+  """Scores and bytes by method."""
+  return dict(
+    methods=dict(
+      title='Methods', kind='federated', where={}, rows='stage',
+      values=(*(scores or ('test_accuracy',)), *BESIDE),
+      names=dict(stage=NAMES),
+      note='Bytes a client over all rounds; of dense: their share of what whole tensors take. '
+      'Teachers: mean over clients, all test data.',
+    ),
+  )  # fmt: skip

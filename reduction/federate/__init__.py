@@ -1,0 +1,1 @@
+"""Clients that learn together without showing their data: training, codecs, server, accounting."""

@@ -1,0 +1,87 @@
+"""What a server takes from the network: every message is looked at before it is decomposed."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from reduction import tree
+from reduction.errors import DataError, UserError
+from reduction.federate.codecs.codec import Codec
+from reduction.federate.message import Letter, unpack
+
+HEAVIEST = 2**31  # examples that a client may say it has
+
+
+class Expected(NamedTuple):
+  """What a round takes. clients: who may send; sizes: bytes of a message at most; longest: the norm
+  of an update at most, 0 for any; like: {name: shape} of an update."""
+
+  round: int
+  clients: frozenset
+  size: int
+  longest: float
+  like: dict
+
+
+class Taken(NamedTuple):
+  """What was taken in a round and why the rest was not. refused: client, or None where nobody
+  known sent it, -> reasons, in the order of arrival; nonces: of all rounds."""
+
+  updates: dict[int, dict]
+  weights: dict[int, float]
+  refused: dict
+  nonces: frozenset
+
+  @classmethod
+  def nothing(cls, nonces=frozenset()) -> 'Taken':
+    """The start of a round."""
+    return cls({}, {}, {}, frozenset(nonces))
+
+
+def take(taken: Taken, data: bytes, codec: Codec, expected: Expected) -> Taken:
+  """taken with one more message, decoded, or with the reason why not; never raises for its content.
+  """
+  client = None
+  try:
+    if len(data) > expected.size:
+      raise DataError(f'{len(data):,} bytes, at most {expected.size:,} are taken')
+    letter, message = unpack(data, expected.like)
+    client = letter.client if letter.client in expected.clients else None
+    check(letter, taken, expected)
+    if not all(np.isfinite(x).all() for parts in message.values() for x in parts.values()):
+      raise DataError('numbers that are not finite')
+    update = {n: np.asarray(x) for n, x in codec.decode(message, expected.like).items()}
+    length = math.sqrt(sum(float(np.sum(x.astype(np.float64) ** 2)) for x in update.values()))
+    if not math.isfinite(length) or (expected.longest and length > expected.longest):
+      raise DataError(f'an update of norm {length:.4g}, at most {expected.longest:g} is taken')
+  except UserError as error:
+    reasons = (*taken.refused.get(client, ()), str(error))
+    return taken._replace(refused={**taken.refused, client: reasons})
+  return taken._replace(
+    updates={**taken.updates, client: update}, nonces=taken.nonces | {letter.nonce},
+    weights={**taken.weights, client: float(letter.weight)},
+  )  # fmt: skip
+
+
+def check(letter: Letter, taken: Taken, expected: Expected):
+  """Raises DataError for who may not send, sends twice, late or again, or weighs nothing."""
+  if letter.client not in expected.clients:
+    raise DataError(f'client {letter.client} is not known')
+  if letter.round != expected.round:
+    raise DataError(f'an update of round {letter.round} in round {expected.round}')
+  if letter.client in taken.updates:
+    raise DataError(f'client {letter.client} sent twice')
+  if letter.nonce in taken.nonces:
+    raise DataError(f'nonce {letter.nonce[:40]!r} was used before')
+  if not (math.isfinite(letter.weight) and 0 < letter.weight <= HEAVIEST):
+    raise DataError(f'weight {letter.weight:g} must be above 0 and at most {HEAVIEST:,}')
+
+
+def stacked(taken: Taken) -> tuple[dict, np.ndarray]:
+  """(updates [m, ...], weights [m]) of what was taken, by client, for `server.combined`."""
+  clients = sorted(taken.updates)
+  updates = [taken.updates[client] for client in clients]
+  return tree.map(lambda *x: np.stack(x), *updates), np.array(
+    [taken.weights[client] for client in clients], np.float32
+  )

@@ -1,0 +1,184 @@
+"""What clients do with a model: FedAvg, FedProx, FedDropout, SCAFFOLD, FedMD; not FedKD's."""
+
+import functools
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from reduction import losses, tree
+from reduction.errors import require
+from reduction.federate.clients import Method
+from reduction.federate.codecs.columns import dropped
+from reduction.net import apply
+from reduction.update import classification, sgd
+
+
+def state_of(params, stats, masks, opt, step) -> dict:
+  """The state that `update.sgd` trains, of one replicate; dead weights stay what they are."""
+  return dict(
+    params=params, stats=stats, masks=masks, opt=opt, skipped=jnp.zeros((), jnp.int32), step=step
+  )
+
+
+def trainable(masks, frozen: str):
+  """masks without the weights whose name matches the pattern frozen; '' freezes none."""
+  if not frozen:
+    return masks
+  return tree.map_named(lambda name, m: jnp.zeros_like(m) if _found(frozen, name) else m, masks)
+
+
+def _found(pattern, name):
+  return re.search(pattern, name) is not None
+
+
+def difference(shared, params, stats, frozen: str = '') -> dict:
+  """What a client sends: {name: after - before} of weights that train and of statistics."""
+  parts = dict(params=params, stats=stats)
+  return {
+    f'{part}/{name}': new - old
+    for part, after in parts.items()
+    for (name, new), old in zip(tree.named(after), tree.leaves(shared[part]), strict=True)
+    if not frozen or not _found(frozen, name)
+  }
+
+
+@functools.lru_cache(maxsize=64)
+def average(
+  module, tx, *, frozen: str = '', proximal: float = 0.0, thin: float = 0.0, layers: str = ''
+) -> Method:
+  """FedAvg (McMahan et al. 2017); with proximal mu, FedProx (Li et al. 2020).
+
+  Clients keep nothing: each round's optimizer is fresh. FedProx adds mu / 2 |w - w_shared|^2 to the
+  loss. frozen: weights of these names are neither trained nor sent. thin: FedDropout, the share of
+  units that each client leaves out of the layers, a pattern, each round anew.
+  """
+  require(proximal >= 0, f'{proximal=} must not be negative')
+  require(0 <= thin < 1, f'{thin=} must lie in [0, 1)')
+  loss = anchored(classification(module), proximal) if proximal else classification(module)
+
+  def begin(shared, own, key):
+    del own
+    params, masks = shared['params'], trainable(shared['masks'], frozen)
+    if thin:
+      units = thinned(params, thin, layers, key)
+      params = tree.keep(params, units)
+      masks = tree.map(lambda a, b: a & b, masks, units)
+    state = state_of(params, shared['stats'], masks, tx.init(params), shared['step'])
+    return state, dict(anchor=params) if proximal else {}
+
+  def end(shared, own, state, steps):
+    del steps
+    update = difference(shared, state['params'], state['stats'], frozen)
+    if thin:
+      masks = {f'params/{name}': m for name, m in tree.named(state['masks'])}
+      update = {n: jnp.where(masks.get(n, True), x, 0.0) for n, x in update.items()}
+    return update, own
+
+  return Method(begin, sgd(loss, tx), end)
+
+
+def thinned(params, share: float, layers: str, key):
+  """Masks that leave the same number of units out of each layer that matches the pattern.
+
+  A unit is a column of a kernel and its bias. Caldas et al. 2018, section 4: a fixed number, so
+  that all sub-models are of one size.
+  """
+
+  def mask(name, w):
+    if not _found(layers, name):
+      return jnp.ones(w.shape, bool)
+    own = jax.random.fold_in(key, zlib.crc32(name.rpartition('/')[0].encode()))
+    kept = jax.random.permutation(own, w.shape[-1]) >= dropped(w.shape[-1], share)
+    return jnp.broadcast_to(kept, w.shape)
+
+  return tree.map_named(mask, params)
+
+
+@functools.lru_cache(maxsize=64)
+def anchored(loss, proximal: float):
+  """loss plus proximal / 2 times the squared distance to batch[2]['anchor']."""
+
+  def near(params, stats, batch, key):
+    value, rest = loss(params, stats, batch, key)
+    apart = tree.map(lambda w, a: jnp.sum((w - a) ** 2), params, batch[2]['anchor'])
+    return value + proximal / 2 * sum(tree.leaves(apart)), rest
+
+  return near
+
+
+@functools.lru_cache(maxsize=64)
+def corrected(loss):
+  """loss plus <params, batch[2]['correction']>, whose gradient is loss's plus the correction."""
+
+  def leaning(params, stats, batch, key):
+    value, (stats, told) = loss(params, stats, batch, key)
+    products = tree.map(lambda w, c: jnp.sum(w * c), params, batch[2]['correction'])
+    return value + sum(tree.leaves(products)), (stats, dict(told, task_loss=value))
+
+  return leaning
+
+
+@functools.lru_cache(maxsize=64)
+def scaffold(module, tx, *, rate: float, part: float = 1.0, frozen: str = '') -> Method:
+  """SCAFFOLD (Karimireddy et al. 2020), option II: steps along g - c_i + c.
+
+  tx: plain SGD of that constant rate. A client keeps control=c_i, like params and 0 at first; the
+  server sends shared['control']=c. c_i becomes c_i - c + (w_shared - w_i) / (steps rate), and its
+  change travels too, as 'control/...': twice the bytes of FedAvg. part: of the clients, who take
+  part in a round, by which the server's c moves less. The paper's means are uniform.
+  """
+
+  def begin(shared, own, key):
+    del key
+    params, masks = shared['params'], trainable(shared['masks'], frozen)
+    state = state_of(params, shared['stats'], masks, tx.init(params), shared['step'])
+    lean = tree.map(lambda c, mine: jax.lax.stop_gradient(c - mine), shared['control'],
+                    own['control'])  # fmt: skip
+    return state, dict(correction=lean)
+
+  def end(shared, own, state, steps):
+    update = difference(shared, state['params'], state['stats'], frozen)
+    control = tree.map(
+      lambda mine, c, before, after: mine - c + (before - after) / (steps * rate),
+      own['control'], shared['control'], shared['params'], state['params'],
+    )  # fmt: skip
+    change = tree.map(lambda new, old: new - old, control, own['control'])
+    sent = [pair for pair in tree.named(change) if not frozen or not _found(frozen, pair[0])]
+    return update | {f'control/{name}': part * x for name, x in sent}, dict(own, control=control)
+
+  return Method(begin, sgd(corrected(classification(module)), tx), end)
+
+
+@functools.lru_cache(maxsize=64)
+def separate(module, tx, *, digest: bool = False) -> Method:
+  """A client's own model, which nobody else sees: own is dict(params=, stats=, opt=).
+
+  Trained on labels, or where digest, on soft targets: logits [n, classes] in place of labels, the
+  first half of a round of FedMD (Li & Wang 2019, 1910.03581).
+  """
+  loss = agreeing(module) if digest else classification(module)
+
+  def begin(shared, own, key):
+    del key
+    return state_of(
+      own['params'], own['stats'], shared['masks'], own['opt'], shared['step']
+    ), {}
+
+  def end(shared, own, state, steps):
+    del shared, own, steps
+    return {}, {name: state[name] for name in ('params', 'stats', 'opt')}
+
+  return Method(begin, sgd(loss, tx), end)
+
+
+@functools.lru_cache(maxsize=64)
+def agreeing(module):
+  """The loss of a classifier against logits, a function for `update.sgd`; batch: (x, logits)."""
+
+  def loss(params, stats, batch, key):
+    logits, stats = apply(module, params, stats, batch[0], train=True, rngs={'dropout': key})
+    return losses.soft_cross_entropy(logits, batch[1]), (stats, {})
+
+  return loss

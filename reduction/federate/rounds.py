@@ -1,0 +1,210 @@
+"""Rounds of a federation: who takes part, what they train, what travels, what comes out."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import tree
+from reduction.federate import clients as at_clients
+from reduction.federate.accounting import received
+from reduction.federate.clients import Method
+from reduction.federate.codecs.codec import FLOAT
+from reduction.federate.server import exchange, plain
+from reduction.federate.setting import Plan
+from reduction.net import over_replicas
+from reduction.store import Store
+from reduction.update import classified
+
+
+class Cohort(NamedTuple):
+  """Clients that train alike. ids: int [c]; first: what each keeps at the start, [R, ...]."""
+
+  method: Method
+  ids: np.ndarray
+  first: Any
+
+
+class Parts(NamedTuple):
+  """What rounds are made of. data: (x, y) on the device; owned: for each seed the examples of each
+  client; most: steps of the largest; step: the server's; stores: of each cohort, or None."""
+
+  plan: Plan
+  cohorts: tuple[Cohort, ...]
+  data: tuple
+  owned: list[list[np.ndarray]]
+  most: int
+  step: Any
+  stores: list
+
+
+def share_out(plan: Plan, data, keys) -> list[list[np.ndarray]]:
+  """For each seed, the training examples of each client. keys: [R]."""
+  owners = data.owners
+  return [plan.split(data.train.y, owners, at_clients.generator(key)) for key in keys]
+
+
+def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -> tuple:
+  """(the last carry, what each cohort keeps [R, c, ...] or its store): a fold of run, 'rounds'.
+
+  module: of the shared model. shared: dict(params, stats, masks, step) [R, ...], and what the
+  methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Rows: a 'round'
+  every `plan.every` rounds, with its bytes of all clients, ranks, losses and scores.
+  """
+  splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
+  data, watched = jax.device_put((tuple(splits['train']), splits['validation']))
+  most = at_clients.most_steps(owned, plan.batch, plan.epochs)
+  carry, stores = begin(plan, cohorts, shared, state or {}, run)
+  parts = Parts(plan, tuple(cohorts), data, owned, most, step, stores)
+  score = over_replicas(classified(module), (0, 0, None))
+
+  def one(carry, number, run):
+    carry, told, sent = one_round(parts, carry, number, run)
+    if (number + 1) % plan.every == 0 or number + 1 == plan.rounds:
+      new = carry['shared']
+      held = score(new['params'], new['stats'], watched) if len(watched.y) else {}
+      held = {f'validation_{name}': value for name, value in held.items()}
+      run.log(kind='round', step=number + 1, seeds=run.seeds, **told, **held)
+    return carry, sent
+
+  carry, sent = run.fold('rounds', one, carry, plan.rounds)
+  return carry, [store or own for store, own in zip(stores, carry['own'])], sent
+
+
+def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
+  """(carry of the fold, stores of the cohorts that are on disk).
+
+  carry: shared [R, ...]; own: a tree [R, c, ...] for each cohort; senders [R, C, ...] and server:
+  what the codec keeps; seen int [R, C]: the round after the last one that a client took part in;
+  last int [R]: bytes of the newest change; up, down int [R, C]: bytes so far; dense int [R, C]:
+  what they would be if all tensors travelled whole; refused int [R, C]: updates.
+  """
+  replicas, count = len(run.seeds), sum(len(cohort.ids) for cohort in cohorts)
+  like = sent_like(cohorts[0], shared)
+  every = lambda first, n: tree.map(
+    lambda x: jnp.broadcast_to(jnp.asarray(x)[:, None], (x.shape[0], n, *x.shape[1:])), first
+  )
+  spread = lambda t: tree.map(lambda x: jnp.broadcast_to(x, (replicas, *x.shape)), t)
+  one, wire = (spread(start(like)) for start in (plan.codec.start, plan.codec.serve or
+                                                 plan.codec.start))  # fmt: skip
+  stores, own = [], []
+  for i, cohort in enumerate(cohorts):
+    on_disk = plan.disk and tree.leaves(cohort.first)
+    begins = tree.map(lambda x: np.asarray(x[0]), cohort.first)
+    stores.append(run.store(f'clients{i}', begins) if on_disk else None)
+    own.append({} if on_disk else every(cohort.first, len(cohort.ids)))
+  counter = lambda: np.zeros((replicas, count), np.int64)
+  carry = dict(
+    shared=shared, own=own, senders=every(one, count), server=dict(wire=wire, step=state),
+    seen=counter(), last=np.zeros(replicas, np.int64), up=counter(), down=counter(),
+    dense=counter(), refused=counter(),
+  )  # fmt: skip
+  return carry, stores
+
+
+def sent_like(cohort: Cohort, shared) -> dict:
+  """{name: shape} of what a client of a cohort sends."""
+  one = lambda t: tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), t)
+
+  def send(shared, own):
+    state, _ = cohort.method.begin(shared, own, jax.random.key(0))
+    return cohort.method.end(shared, own, state, jnp.int32(1))[0]
+
+  return jax.eval_shape(send, one(shared), one(cohort.first))
+
+
+def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
+  """(carry, row, what is kept of the round: its bytes by tensor) after round `number`."""
+  where, arrives, updates, told, own = [], [], [], [], []
+  for i, cohort in enumerate(parts.cohorts):
+    chosen = [
+      at_clients.choose(key, number, len(cohort.ids), parts.plan.share, parts.plan.failing)
+      for key in run.key('data', 1, i)
+    ]
+    rows, arrived = (np.stack(x) for x in zip(*chosen))
+    kept = parts.stores[i] or carry['own'][i]
+    update, kept, losses = _train(parts, cohort, carry['shared'], kept, rows, number, run)
+    own.append({} if isinstance(kept, Store) else kept)
+    where.append(cohort.ids[rows])
+    for values, new in (arrives, arrived), (updates, update), (told, losses):
+      values.append(new)
+  names = set.intersection(*(set(losses) for losses in told))
+  losses = joined([{name: one[name] for name in names} for one in told])
+  row = {name: np.asarray(losses[name]).mean(1) for name in sorted(names)}
+  ids, arrives = np.concatenate(where, 1), np.concatenate(arrives, 1)
+  carry, heard = _send(parts, dict(carry, own=own), joined(updates), ids, arrives, number, run)
+  ranks = {f'rank {n.removeprefix("params/")}': r.mean(1) for n, r in heard.pop('rank').items()}
+  sent = dict(up={n: x.sum(1) for n, x in heard.pop('by_tensor').items()}, rank=ranks)
+  return carry, row | heard | ranks, sent
+
+
+def _train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
+  """(updates [R, m, ...], what is kept, told [R, m]) of the clients rows [R, m] of a cohort."""
+  plan, updates, told = parts.plan, [], []
+  group = min(plan.group or rows.shape[1], rows.shape[1])
+  mesh = at_clients.along_clients(run.mesh, group)
+  train = over_replicas(
+    at_clients.training(cohort.method, run.data.augment, 'auto', mesh), (0, 0, None, 0, 0, 0, 0),
+    how='vmap' if mesh else 'auto',
+  )  # fmt: skip
+  keys, orders = run.key('dropout', number), run.key('data')
+  for at in range(0, rows.shape[1], group):
+    these = rows[:, at : at + group]
+    drawn = [
+      at_clients.batches(key, number, owned, ids, batch=plan.batch, epochs=plan.epochs,
+                         most=parts.most)
+      for key, owned, ids in zip(orders, parts.owned, cohort.ids[these])
+    ]  # fmt: skip
+    indices, valid = (np.stack(x) for x in zip(*drawn))
+    own = at_clients.take(kept, cohort.first, these, run.seeds)
+    update, own, losses = train(
+      shared, own, parts.data, cohort.ids[these], indices, valid, keys
+    )
+    kept = at_clients.put(kept, these, run.seeds, own)
+    updates.append(update)
+    told.append(losses)
+  return joined(updates), kept, joined(told)
+
+
+def joined(parts: list):
+  """Trees [R, m, ...] one after another along the clients; a lone one stays where it is."""
+  if len(parts) == 1:
+    return parts[0]
+  return tree.map(lambda *x: np.concatenate([np.asarray(a) for a in x], 1), *parts)
+
+
+def _send(parts: Parts, carry, updates, ids, arrives, number, run):
+  """The round on the wire, and its bytes."""
+  plan, rows = parts.plan, np.arange(len(ids))[:, None]
+  program = over_replicas(
+    exchange(plan.codec, plan.rules, parts.step), (0, 0, 0, 0, 0, 0, None, 0)
+  )
+  counts = np.array([[len(part) for part in of_seed] for of_seed in parts.owned], np.float32)
+  senders = tree.map(lambda x: x[rows, ids], carry['senders'])
+  shared, server, senders, heard = program(
+    carry['shared'], carry['server'], updates, senders, counts[rows, ids], arrives,
+    np.float32(number / max(plan.rounds - 1, 1)), run.key('noise', number),
+  )  # fmt: skip
+  heard = tree.map(np.asarray, heard)
+  dense = FLOAT * sum(int(np.prod(x.shape[2:])) for x in updates.values())
+  down = received(carry['seen'][rows, ids], number, carry['last'], dense)
+  up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
+  down = up if plan.codec.mirrored else down
+  new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'dense', 'refused')}
+  new['seen'][rows, ids] = number + 1
+  both = dense * (1 + heard['fine'])
+  for name, count in dict(up=up, down=down, dense=both, refused=refused).items():
+    new[name][rows, ids] += count
+  newest = sum(np.asarray(x, np.int64) for x in heard['down'].values())
+  put = lambda x, some: jnp.asarray(x).at[rows, ids].set(some)
+  carry = dict(
+    carry, **new, server=server, senders=tree.map(put, carry['senders'], senders),
+    shared=dict(shared, step=shared['step'] + parts.most),
+    last=np.where(heard['void'], 0, newest),
+  )  # fmt: skip
+  told = dict(
+    up_bytes=up.sum(1), down_bytes=down.sum(1), clients=heard['fine'].sum(1),
+    void=heard['void'].astype(int), refused=refused.sum(1),
+  )  # fmt: skip
+  return carry, dict(told, rank=heard['rank'], by_tensor=heard['up'])

@@ -1,0 +1,230 @@
+"""What the server does with updates: which it takes, how it combines them, what it sends back."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from reduction import tree
+from reduction.errors import require
+from reduction.federate.codecs.codec import Codec
+from reduction.federate.secure import SCALE
+
+COMBINES = 'mean', 'present', 'trimmed', 'median'
+WEIGHTS = 'examples', 'uniform'
+
+
+class Rules(NamedTuple):
+  """How updates are taken and combined; see `rules`."""
+
+  combine: str
+  weights: str
+  trim: float
+  clip: float
+  longest: float
+  least: int
+  noise: float
+  delta: float
+  secure: int
+
+
+def rules(
+  *, combine: str = 'mean', weights: str = 'examples', trim: float = 0.2, clip: float = 0.0,
+  longest: float = 0.0, least: int = 1, noise: float = 0.0, delta: float = 1e-5, secure: int = 0,
+) -> Rules:  # fmt: skip
+  """Rules, checked.
+
+  combine: 'mean', weighted by 'examples' or 'uniform'; 'present', the mean of each entry over those
+  where it is not 0, for clients that train parts of a model; 'trimmed', the mean of each entry
+  without the share `trim` of its smallest and of its largest; 'median' of each entry. clip: longer
+  updates are scaled down to this length; longest: longer ones are refused; 0 does neither. least:
+  with fewer updates than these a round is void. noise: differential privacy, the sum of clipped
+  updates gets normal noise of noise * clip (McMahan et al. 2018); needs clip, uniform weights and
+  mean; delta: what its epsilon is told for. secure: the server learns the sum alone, in the fixed
+  point of `secure`, and a round in which fewer than so many updates arrive is void; needs mean, and
+  refuses no update by its length, which it cannot see.
+  """
+  require(combine in COMBINES, f'{combine=} must be one of {", ".join(COMBINES)}')
+  require(weights in WEIGHTS, f'{weights=} must be one of {", ".join(WEIGHTS)}')
+  require(0 <= trim < 0.5, f'{trim=} must lie in [0, 0.5)')
+  for name, value in dict(clip=clip, longest=longest, noise=noise).items():
+    require(math.isfinite(value) and value >= 0, f'{name}={value} must not be negative')
+  require(least > 0, f'{least=} must be above 0')
+  require(0 < delta < 1, f'{delta=} must lie in (0, 1)')
+  require(
+    not secure or (secure > 1 and combine == 'mean' and not longest),
+    f"{secure=} must be 0 or above 1, and needs combine='mean' and longest=0",
+  )
+  least = max(least, secure)
+  private = clip > 0 and weights == 'uniform' and combine == 'mean'
+  require(not noise or private, f"{noise=} needs clip, weights='uniform' and combine='mean'")
+  return Rules(
+    combine, weights, float(trim), float(clip), float(longest), least, float(noise), delta, secure
+  )
+
+
+def length(update) -> jax.Array:
+  """The Euclidean norm of an update."""
+  return jnp.sqrt(sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in update.values()))
+
+
+def sound(update, weight, longest: float = 0.0) -> jax.Array:
+  """Whether an update may be used: finite, of a weight above 0, no longer than longest."""
+  fine = tree.finite(update) & jnp.isfinite(weight) & (weight > 0)
+  return fine & (length(update) <= longest) if longest else fine
+
+
+def clipped(update, most: float):
+  """update, scaled down to the length most where it is longer; 0 leaves it."""
+  if not most:
+    return update
+  factor = jnp.minimum(1.0, most / jnp.maximum(length(update), 1e-12))
+  return {name: factor * x for name, x in update.items()}
+
+
+def combined(updates, weights, fine, how: Rules, key) -> dict:
+  """One update of updates [m, ...]; those that are not fine have no part in it.
+
+  weights: [m]. The result is 0 where none is fine.
+  """
+  fine = fine.astype(jnp.float32)
+  if how.combine == 'mean':
+    share = shares(weights, fine, how)
+    if how.secure:  # what is added up are integers
+      updates = {n: jnp.round(_like(share, x) * x * SCALE) / SCALE for n, x in updates.items()}
+      share = jnp.ones_like(share)
+    mean = {n: jnp.tensordot(share, x, 1) for n, x in updates.items()}
+    if not how.noise:
+      return mean
+    deviation = how.noise * how.clip / jnp.maximum(fine.sum(), 1.0)
+    keys = jax.random.split(key, len(mean))
+    return {
+      n: x + deviation * jax.random.normal(k, x.shape) for k, (n, x) in zip(keys, mean.items())
+    }
+  if how.combine == 'present':
+    return {name: _present(x, shares(weights, fine, how)) for name, x in updates.items()}
+  trim = how.trim if how.combine == 'trimmed' else None
+  return {name: _ranked(x, fine > 0, trim) for name, x in updates.items()}
+
+
+def shares(weights, fine, how: Rules) -> jax.Array:
+  """What part of a mean each update is, [m]: 0 for those that are not fine; they add up to 1."""
+  weights = jnp.where(fine, weights if how.weights == 'examples' else 1.0, 0.0)
+  return weights / jnp.maximum(weights.sum(), 1e-12)
+
+
+def _present(x, share):
+  there = _like(share, x) * (x != 0)
+  return (there * x).sum(0) / jnp.maximum(there.sum(0), 1e-12)
+
+
+def _ranked(x, fine, trim):
+  """The mean of the middle of each entry's values in x [m, ...]: without trim, the median."""
+  count = fine.sum()
+  low = jnp.sort(jnp.where(_like(fine, x), x, jnp.inf), axis=0)  # refused ones last
+  cut = jnp.maximum(count - 1, 0) // 2 if trim is None else jnp.floor(trim * count).astype(int)
+  at = _like(jnp.arange(len(x)), x)
+  middle = (at >= cut) & (at < count - cut)
+  return jnp.where(middle, low, 0.0).sum(0) / jnp.maximum(count - 2 * cut, 1)
+
+
+@functools.lru_cache(maxsize=64)
+def exchange(codec: Codec, how: Rules, step):
+  """One replicate's round on the wire: a function for `net.over_replicas`.
+
+  (shared, server, updates [m, ...], senders [m, ...], weights [m], arrives [m], progress, key) ->
+  (shared, server, senders, told). server: dict(wire=, step=), what codec and step keep. step:
+  (shared, update, state) -> (what shared is to change by, state), the server's optimizer. told:
+  fine [m], void, up and down {name: bytes, [m] and scalar}, rank {name: [m]}.
+  An update that is not sound is replaced by zeros before it is decomposed, and has no part in the
+  result; what a void round would have changed stays as it was.
+  """
+
+  check(codec, how, step)
+  travel = _together if codec.together else _apart
+
+  def run(shared, server, updates, senders, weights, arrives, progress, key):
+    fine = jax.vmap(lambda u, w: sound(u, w, how.longest))(updates, weights) & arrives
+    void = fine.sum() < how.least
+    change, new, wire, state, told = travel(
+      codec, how, step, shared, server, _safe(updates, fine, how), senders, weights, fine, progress,
+      key,
+    )  # fmt: skip
+    new = tree.map(lambda a, b: jnp.where(_like(fine, a), a, b), new, senders)
+    shared_new = moved(shared, change)
+    shared, server = tree.select(
+      ~void, (shared_new, dict(wire=wire, step=state)), (shared, server)
+    )
+    return shared, server, tree.select(~void, new, senders), dict(told, fine=fine, void=void)
+
+  return run
+
+
+def check(codec: Codec, how: Rules, step):
+  """Raises UsageError for rules that a codec cannot keep."""
+  simple = how.combine == 'mean' and not how.noise and step is plain
+  require(
+    not codec.together or simple,
+    'this codec averages messages before they are decoded: it takes combine=mean, no noise and no '
+    'server_optimizer',
+  )
+
+
+def _like(fine, x):
+  """fine [m] with as many axes as x [m, ...]."""
+  return fine.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+def _safe(updates, fine, how):
+  """updates, zeros where they are not fine, and none longer than how.clip."""
+  updates = {name: jnp.where(_like(fine, x), x, 0.0) for name, x in updates.items()}
+  return jax.vmap(lambda u: clipped(u, how.clip))(updates)
+
+
+def _apart(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
+  """Each message is decoded, then updates are combined; the result is encoded for the way back."""
+  keys = jax.random.split(key, len(weights) + 2)
+  like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in updates.items()}
+
+  def send(args):
+    update, state, key, good = args
+    message, new = codec.encode(update, state, progress, key)
+    ranks = {name: parts['rank'] for name, parts in message.items() if 'rank' in parts}
+    sent = {name: jnp.where(good, n, 0) for name, n in codec.count(message).items()}
+    # again: a codec may lengthen what it sends, and the noise is for this length
+    return clipped(codec.decode(message, like), how.clip), new, sent, ranks
+
+  # one after another: a decomposition has no use for others beside it
+  got, new, up, ranks = jax.lax.map(send, (updates, senders, keys[2:], fine))
+  update = combined(got, weights, fine, how, keys[0])
+  change, state = step(shared, update, server['step'])
+  message, wire = codec.encode(change, server['wire'], progress, keys[1])
+  told = dict(up=up, down=codec.count(message), rank=ranks)
+  return codec.decode(message, like), new, wire, state, told
+
+
+def _together(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
+  """Messages are averaged, then decoded."""
+  del step, shared, progress, key
+  share = shares(weights, fine, how)
+  change, new, wire, up, down = codec.together(updates, share, senders, server['wire'])
+  up = {name: fine * n for name, n in up.items()}
+  return change, new, wire, server['step'], dict(up=up, down=down, rank={})
+
+
+def moved(shared, change) -> dict:
+  """shared plus the change by name, on the weights that its masks keep."""
+  parts = {name: dict(tree.named(shared[name])) for name in shared if name not in ('masks', 'step')}
+  for name, value in change.items():
+    part, leaf = name.split('/', 1)
+    parts[part][leaf] = parts[part][leaf] + value
+  new = {name: tree.unflatten(shared[name], list(flat.values())) for name, flat in parts.items()}
+  return dict(shared, **dict(new, params=tree.keep(new['params'], shared['masks'])))
+
+
+def plain(shared, update, state):
+  """The server's step that is the combined update itself: federated averaging."""
+  del shared
+  return update, state

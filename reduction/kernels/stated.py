@@ -1,0 +1,41 @@
+"""What is known of the kernels of packed weights, by hardware: no more may be said of them.
+
+A claim names the test that shows it; 'no' stands where there is none. What compiles was made into
+the machine's own code without the machine, which shows neither its results nor its speed.
+"""
+
+from typing import NamedTuple
+
+NO = 'no'
+TPU, GPU = (f'tests/kernels/test_{name}.py::' for name in ('int4_tpu', 'int4_gpu'))
+COMPILES = 'test_what_is_tuned_compiles_for'
+RIGHT = 'test_the_kernel_gives_what_the_weights_give'
+
+
+class Stated(NamedTuple):
+  """One row of the table: tests by their node ids, configs by their path, or 'no'."""
+
+  hardware: str
+  bits: str
+  compiles: str
+  interpreted: str  # correct where a CPU plays the hardware
+  ran: str  # correct on the hardware itself
+  measured: str
+
+
+TABLE = (
+  Stated('TPU v5e', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
+  Stated('TPU v5p', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
+  Stated('TPU v6e', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
+  Stated('H100', '4, 3', f'{GPU}{COMPILES}_an_h100_that_is_not_here', GPU + RIGHT, NO, NO),
+  Stated('other GPUs', 'none', NO, NO, NO, NO),
+)
+
+
+def markdown() -> str:
+  """The table for a README: yes where a test or config shows it."""
+  said = lambda claim: claim if claim == NO else 'yes'
+  heads = 'hardware', 'bits', 'compiles', 'correct in interpret mode', 'ran there', 'measured'
+  rows = [heads, ('---',) * len(heads)]
+  rows += [(*row[:2], *map(said, row[2:])) for row in TABLE]
+  return '\n'.join(f'| {" | ".join(row)} |' for row in rows)

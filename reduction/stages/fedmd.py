@@ -1,0 +1,147 @@
+"""Clients with models of their own: alone, or by FedMD, which share what public data tell them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import models, tree
+from reduction.config import call
+from reduction.errors import require
+from reduction.federate import clients, methods, setting
+from reduction.federate.codecs.codec import FLOAT
+from reduction.net import Net, all_kept, create, over_replicas
+from reduction.predict import logits, predictor, scores
+from reduction.run import Run, Stage
+from reduction.update import optimizer as build_optimizer
+
+
+class Course(NamedTuple):
+  """The settings of `fedmd`, checked, and what a run makes of them. masks: [R, ...]."""
+
+  plan: setting.Plan
+  module: Any
+  tx: Any
+  public: int
+  digest: float
+  masks: Any
+
+
+def fedmd(
+  *, federation: dict, optimizer: dict, public: int = 0, digest: float = 1.0,
+  student: dict | None = None,
+) -> Stage:  # fmt: skip
+  """Trains a model a client: with public = 0 each alone, else FedMD (Li & Wang 2019, 1910.03581).
+
+  federation: of `federate.setting.plan`; nothing is encoded, all clients take part. public: so many
+  training examples belong to no client and lose their labels. Each round clients say their logits
+  of these, learn the mean of all for `digest` epochs, then their own data. student: a model that
+  starts afresh; None takes the net that comes. Returns the net of the client with most examples.
+  Rows: a 'round' each, and a 'federated' with the mean of all clients' scores and its ends.
+  """
+  plan, tx = setting.read(federation), build_optimizer(**optimizer)
+  require(public == 0 or public >= plan.batch, f'{public=} must be 0 or at least a batch')
+  require(digest > 0, f'{digest=} must be above 0')
+  require(
+    plan.share == 1 and not plan.failing and not plan.disk,
+    'fedmd takes all clients each round, in memory: share=1, failing=0, disk=False',
+  )
+  module = call(models, student, 'student') if student else None
+
+  def stage(net: Net, run: Run) -> Net:
+    train = run.data.train
+    net = create(module, run.key('init', 0), train.x[:1]) if module else net
+    masks = all_kept(net.params) if net.masks is None else net.masks
+    course = Course(plan, net.module, tx, public, digest, masks)
+    owned, shown = set_apart(plan, public, run)
+    data, said = jax.device_put(tuple(train)), over_replicas(speaker(net.module))
+
+    def one_round(carry, number, run):
+      own, step, told = carry['own'], carry['step'], {}
+      if public:
+        x = train.x[shown]
+        heard = said(own['params'], own['stats'], x).mean(1)
+        whole = [[np.arange(public)] * plan.clients] * len(run.seeds)
+        own, told['digest_loss'] = learn(course, True, own, step, (x, heard), whole, number, run)
+      own, told['loss'] = learn(course, False, own, step, data, owned, number, run)
+      sent = np.full(len(run.seeds), FLOAT * public * run.data.classes * plan.clients)
+      run.log(
+        kind='round', step=number + 1, seeds=run.seeds, up_bytes=sent, down_bytes=sent, **told
+      )
+      return dict(own=own, step=step + clients.most_steps(owned, plan.batch, plan.epochs)), None
+
+    carry, _ = run.fold('rounds', one_round, begin(net, tx, plan, run), plan.rounds)
+    return judged(net, carry['own'], owned, plan, public, run)
+
+  return stage
+
+
+def learn(course: Course, digests: bool, own, step, data, parts, number: int, run: Run):
+  """(own [R, C, ...], losses [R]) after all clients trained: on others' logits, or their labels."""
+  plan, epochs = course.plan, course.digest if digests else course.plan.epochs
+  program = over_replicas(
+    clients.training(
+      methods.separate(course.module, course.tx, digest=digests), run.data.augment
+    ), (0, 0, 0 if digests else None, 0, 0, 0, 0),
+  )  # fmt: skip
+  ids, most = np.arange(plan.clients), clients.most_steps(parts, plan.batch, epochs)
+  drawn = [
+    clients.batches(key, number, mine, ids, batch=plan.batch, epochs=epochs, most=most)
+    for key, mine in zip(run.key('data', int(digests)), parts)
+  ]
+  indices, valid = (np.stack(x) for x in zip(*drawn))
+  shared, everyone = dict(step=step, masks=course.masks), np.tile(ids, (len(run.seeds), 1))
+  keys = run.key('dropout', number, int(digests))
+  _, own, told = program(shared, own, data, everyone, indices, valid, keys)
+  return own, told['loss'].mean(1)
+
+
+def set_apart(plan, public: int, run: Run):
+  """(for each seed the examples of each client, public examples [R, public])."""
+  y, owners, owned, shown = run.data.train.y, run.data.owners, [], []
+  require(public < len(y), f'{public=} must be fewer than the {len(y)} training examples')
+  for key in run.key('data', 2):
+    rng = clients.generator(key)
+    mixed = rng.permutation(len(y)) if public else np.arange(len(y))
+    shown.append(mixed[:public])
+    rest = np.sort(mixed[public:])
+    parts = plan.split(y[rest], None if owners is None else owners[rest], rng)
+    owned.append([rest[part] for part in parts])
+  return owned, np.stack(shown)
+
+
+def speaker(module):
+  """(params, stats [C, ...], x) -> logits [C, n, classes]."""
+  return jax.vmap(predictor(module), (0, 0, None))
+
+
+def begin(net: Net, tx, plan, run: Run) -> dict:
+  """The first carry: every client's model and optimizer, all alike."""
+  params = tree.keep(net.params, net.masks)
+  own = dict(params=params, stats=net.stats, opt=over_replicas(tx.init)(params))
+  spread = lambda x: jnp.repeat(jnp.asarray(x)[:, None], plan.clients, 1)
+  return dict(own=tree.map(spread, own), step=jnp.zeros(len(run.seeds), jnp.int32))
+
+
+def judged(net: Net, own, owned, plan, public: int, run: Run) -> Net:
+  """The net of the client with most examples, after the row of them all."""
+  test, found = run.data.test, []
+  for client in range(plan.clients):
+    one = of_client(net, own, (slice(None), client))
+    found.append(scores(logits(one, test.x), test.y)['test_accuracy'])
+  found = np.stack(found, 1)
+  sent = np.full(len(run.seeds), FLOAT * public * run.data.classes * plan.rounds)
+  run.log(
+    kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
+    up_bytes=sent, down_bytes=sent, test_accuracy=found.mean(1), worst=found.min(1),
+    best=found.max(1),
+  )  # fmt: skip
+  largest = np.array([np.argmax([len(part) for part in of_seed]) for of_seed in owned])
+  return of_client(net, own, (np.arange(len(largest)), largest))
+
+
+def of_client(net: Net, own, at) -> Net:
+  """net with the variables [R, C, ...] of the clients at these places."""
+  params, stats = (tree.map(lambda w: w[at], own[part]) for part in ('params', 'stats'))
+  return net.replace(params=params, stats=stats)

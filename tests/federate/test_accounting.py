@@ -1,0 +1,54 @@
+"""Bytes: the paper's cost columns to the printed digit, and what clients receive."""
+
+import math
+
+import numpy as np
+import pytest
+
+from reduction.errors import UsageError
+from reduction.federate import accounting, privacy
+
+# Wu et al. 2022, tables 2 (MIND) and 3 (SMM4H): GB a client; UniLM, DistilBERT, and students
+PAPER = [
+  ('mind', 12, '2.05'), ('mind', 6, '1.03'), ('mind', 4, '0.69'), ('mind', 2, '0.35'),
+  ('smm4h', 12, '1.37'), ('smm4h', 6, '0.69'), ('smm4h', 4, '0.46'), ('smm4h', 2, '0.24'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('task, layers, printed', PAPER)
+def test_the_cost_columns_of_tables_2_and_3(task, layers, printed):
+  assert f'{accounting.gigabytes(task, layers):.2f}' == printed
+
+
+def test_a_layer_is_that_of_bert_base():
+  attention = 4 * (768 * 768 + 768)
+  assert attention + 768 * 3072 + 3072 + 3072 * 768 + 768 + 2 * 2 * 768 == accounting.LAYER
+
+
+def test_who_missed_a_round_gets_the_dense_student():
+  seen = np.array([[0, 3, 2, 3]])  # never, in round 2, in round 1, in round 2
+  got = accounting.received(seen, 3, np.array([10]), 1000)
+  assert got.tolist() == [[1000, 10, 1000, 10]]
+  assert accounting.received(np.zeros((1, 2), int), 0, np.array([0]), 1000).tolist() == [[1000] * 2]
+
+
+def test_epsilon_of_one_round_is_near_the_exact_one():
+  pytest.importorskip('dp_accounting')
+  noise, delta = 4.0, 1e-5
+  found = privacy.epsilon(noise=noise, clients=10, taking_part=10, rounds=1, delta=delta)
+  deviation = noise / 2  # replacing one client moves the sum by twice the length
+  phi = lambda x: 0.5 * math.erfc(-x / math.sqrt(2))
+  exact = lambda e: phi(0.5 / deviation - e * deviation) - math.exp(e) * phi(
+    -0.5 / deviation - e * deviation
+  )  # Balle and Wang 2018, theorem 8
+  assert exact(found) < delta < exact(0.8 * found)
+
+
+def test_sampling_clients_and_more_noise_are_more_private():
+  pytest.importorskip('dp_accounting')
+  one = lambda **more: privacy.epsilon(**dict(
+    dict(noise=4.0, clients=1000, taking_part=50, rounds=20, delta=1e-5), **more
+  ))  # fmt: skip
+  assert one(noise=8.0) < one() < one(rounds=40) < one(taking_part=1000, rounds=40)
+  with pytest.raises(UsageError, match='taking_part=0'):
+    one(taking_part=0)

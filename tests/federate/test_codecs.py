@@ -1,0 +1,104 @@
+"""The other codecs: what arrives, in how many bytes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reduction.errors import UsageError
+from reduction.federate import codecs
+from reduction.federate.codecs.columns import columns
+from reduction.federate.codecs.sketch import estimated, sketched
+
+RNG = np.random.default_rng(0)
+LOW = (RNG.normal(size=(3, 24, 2)) @ RNG.normal(size=(2, 18))).astype(np.float32)  # 3 of rank 2
+SHARES = jnp.array([0.5, 0.3, 0.2])
+
+
+def test_dense_is_what_it_was():
+  codec, update = codecs.dense(), dict(w=jnp.asarray(LOW[0]), b=jnp.ones(3))
+  message, _ = codec.encode(update, {}, 0.0, jax.random.key(0))
+  assert codec.count(message) == dict(w=4 * 24 * 18, b=12)
+  assert all(np.array_equal(codec.decode(message, update)[n], update[n]) for n in update)
+
+
+@pytest.mark.parametrize('bits', [2, 4, 8])
+def test_few_bits_are_off_by_less_than_a_step_and_right_on_average(bits):
+  codec, x = codecs.quantized(bits=bits), jnp.asarray(LOW[0])
+  send = lambda key: codec.decode(codec.encode(dict(w=x), {}, 0.0, key)[0], None)['w']
+  got = jax.vmap(send)(jax.random.split(jax.random.key(1), 400))
+  step = float(jnp.abs(x).max()) / (2 ** (bits - 1) - 1)
+  assert float(jnp.abs(got - x).max()) < step * (1 + 1e-5)
+  assert float(jnp.abs(got.mean(0) - x).max()) < 5 * step * 0.5 / 20
+  message, _ = codec.encode(dict(w=x), {}, 0.0, jax.random.key(0))
+  assert codec.count(message)['w'] == -(-x.size * bits // 8) + 4
+  nothing = codec.encode(dict(w=jnp.zeros(3)), {}, 0.0, jax.random.key(0))[0]
+  assert not np.asarray(codec.decode(nothing, None)['w']).any()
+
+
+def test_columns_count_the_part_that_is_trained():
+  codec, x = columns(share=0.4, layers='fc'), jnp.asarray(LOW[0][:, :15])
+  update = dict(fc=x, out=x, fc_bias=x[0])
+  message, _ = codec.encode(update, {}, 0.0, jax.random.key(0))
+  # 6 of 15 units are left out: 0.60 of the bytes, as in the paper's tables
+  assert codec.count(message) == dict(fc=4 * 24 * 9, out=4 * 24 * 15, fc_bias=4 * 9)
+  assert codec.mirrored and np.array_equal(codec.decode(message, None)['fc'], x)
+
+
+def test_power_keeps_the_mean_of_what_has_its_rank_and_feeds_the_rest_back():
+  codec = codecs.power(rank=2)
+  same = jnp.asarray(np.stack([LOW[0]] * 3) * np.array([1, 2, -1])[:, None, None], jnp.float32)
+  like = dict(w=same[0], b=jnp.ones(4))
+  updates = dict(w=same, b=jnp.stack([jnp.full(4, i) for i in (1.0, 2, 3)]))
+  senders = jax.tree.map(lambda x: jnp.stack([x] * 3), codec.start(like))
+  got, errors, wire, up, down = codec.together(updates, SHARES, senders, codec.serve(like))
+  mean = np.tensordot(SHARES, same, 1)
+  np.testing.assert_allclose(got['w'], mean, atol=1e-4)
+  np.testing.assert_allclose(got['b'], np.full(4, 1.7), rtol=1e-6)
+  np.testing.assert_allclose(errors['w'], 0, atol=1e-4)
+  assert up == down == dict(w=4 * 2 * (24 + 18), b=16) and wire['w'].shape == (18, 2)
+  full = dict(w=jnp.asarray(RNG.normal(size=(3, 24, 18)), jnp.float32))
+  senders = dict(w=jnp.zeros((3, 24, 18)))
+  got, errors, _, _, _ = codec.together(full, SHARES, senders, codec.serve(dict(w=full['w'][0])))
+  left = np.tensordot(SHARES, np.asarray(errors['w']), 1)
+  np.testing.assert_allclose(got['w'] + left, np.tensordot(SHARES, full['w'], 1), atol=1e-4)
+
+
+def test_power_sends_whole_what_it_would_not_shorten():
+  codec, like = codecs.power(rank=9), dict(w=jnp.ones((24, 12)))
+  assert codec.start(like) == codec.serve(like) == {}
+
+
+def test_a_sketch_is_linear_and_finds_the_heavy_entries():
+  x = RNG.normal(size=2_000).astype(np.float32) * 0.01
+  y = np.zeros(2_000, np.float32)
+  y[[5, 77, 1999]] = 4.0, -3.0, 5.0
+  both = sketched(jnp.asarray(x + y), 5, 400)
+  np.testing.assert_allclose(
+    both, sketched(jnp.asarray(x), 5, 400) + sketched(jnp.asarray(y), 5, 400), atol=1e-5
+  )
+  got = np.asarray(estimated(both, 2_000))
+  assert set(np.argsort(-abs(got))[:3]) == {5, 77, 1999}
+  np.testing.assert_allclose(got[[5, 77, 1999]], [4, -3, 5], atol=0.2)
+
+
+def test_fetchsgd_sends_the_largest_and_keeps_the_rest_for_later():
+  codec = codecs.sketch(rows=5, columns=300, top=4, momentum=0.0)
+  x = np.zeros((1, 10, 10), np.float32)
+  x[0, 0, :8] = [8, 7, 6, 5, 4, 3, 2, 1]
+  updates, wire = dict(w=jnp.asarray(x)), codec.serve(None)
+  first, _, wire, up, down = codec.together(updates, jnp.ones(1), {}, wire)
+  np.testing.assert_allclose(np.asarray(first['w'])[0, :8], [8, 7, 6, 5, 0, 0, 0, 0], atol=1e-4)
+  second, _, _, _, _ = codec.together(dict(w=jnp.zeros((1, 10, 10))), jnp.ones(1), {}, wire)
+  np.testing.assert_allclose(np.asarray(second['w'])[0, :8], [0, 0, 0, 0, 4, 3, 2, 1], atol=1e-4)
+  assert up == dict(sketch=4 * 5 * 300) and down == dict(top=8 * 4)
+
+
+def test_wrong_settings_are_refused():
+  for make, says in (
+    (lambda: codecs.quantized(bits=1), 'bits=1'), (lambda: codecs.power(rank=0), 'rank=0'),
+    (lambda: codecs.sketch(columns=0, top=1), 'columns=0'),
+    (lambda: codecs.sketch(columns=1, top=1, momentum=1.0), 'momentum=1.0'),
+  ):  # fmt: skip
+    with pytest.raises(UsageError, match=says):
+      make()

@@ -1,0 +1,123 @@
+"""Messages as bytes: what is packed arrives, what is damaged or a lie is refused before use."""
+
+import json
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from reduction.errors import DataError
+from reduction.federate import codecs, server
+from reduction.federate.intake import Expected, Taken, stacked, take
+from reduction.federate.message import MAGIC, Letter, pack, unpack
+
+RNG = np.random.default_rng(0)
+STEEP = (RNG.normal(size=(30, 2)) @ RNG.normal(size=(2, 20))).astype(np.float32)
+UPDATE = dict(
+  b=RNG.normal(size=20).astype(np.float32), flat=RNG.normal(size=(5, 6)).astype(np.float32),
+  k=RNG.normal(size=(3, 3, 2, 4)).astype(np.float32), w=STEEP,
+)  # fmt: skip
+LIKE = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in UPDATE.items()}
+CODECS = dict(
+  dense=codecs.dense(), low_rank=codecs.low_rank(), quantized=codecs.quantized(bits=3),
+)  # fmt: skip
+LETTER = Letter(client=3, round=7, nonce='a1', weight=12.0)
+EXPECTED = Expected(round=7, clients=frozenset({2, 3}), size=10_000, longest=0.0, like=LIKE)
+
+
+def encoded(name, update=UPDATE):
+  codec = CODECS[name]
+  update = {n: jnp.asarray(x) for n, x in update.items()}
+  return codec, codec.encode(update, codec.start(update), 0.0, jax.random.key(1))[0]
+
+
+def letter(update=UPDATE, codec='low_rank', **changes):
+  """The bytes of a message; changes: of its letter."""
+  bits = dict(bits=3) if codec == 'quantized' else {}
+  return pack(encoded(codec, update)[1], LETTER._replace(**changes), **bits)
+
+
+@pytest.mark.parametrize('name', CODECS)
+def test_what_is_packed_arrives_in_as_many_bytes_as_are_counted(name):
+  codec, message = encoded(name)
+  data = letter(codec=name)
+  who, got = unpack(data, LIKE)
+  assert who == LETTER
+  here, there = codec.decode(message, LIKE), codec.decode(got, LIKE)
+  for tensor in UPDATE:
+    np.testing.assert_allclose(here[tensor], there[tensor], atol=1e-6)
+  (manifest,) = struct.unpack('<I', data[6:10])
+  counted = sum(int(n) for n in codec.count(message).values())
+  assert len(data) - 10 - manifest == counted
+
+
+def test_low_rank_counts_by_hand():
+  codec, message = encoded('low_rank')
+  count = {name: int(n) for name, n in codec.count(message).items()}
+  k = int(message['w']['rank'])
+  assert k in (1, 2) and count['w'] == 4 * k * 50 and count['b'] == 80
+  assert count['flat'] == 4 * 30 and count['k'] <= 4 * 72
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=some.data())
+def test_damaged_bytes_never_pass_as_another_shape(data):
+  whole = letter()
+  kind = data.draw(some.sampled_from(['cut', 'flip', 'grow', 'noise']))
+  at = data.draw(some.integers(0, len(whole) - 1))
+  damaged = dict(
+    cut=whole[:at], flip=whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :],
+    grow=whole + bytes(at % 50 + 1), noise=data.draw(some.binary(max_size=200)),
+  )[kind]  # fmt: skip
+  try:
+    _, message = unpack(damaged, LIKE)
+  except DataError:
+    return
+  got = CODECS['low_rank'].decode(message, LIKE)
+  assert {n: x.shape for n, x in got.items()} == {n: x.shape for n, x in UPDATE.items()}
+
+
+@pytest.mark.parametrize('rank', [0, -1, 21, 2**40, '2', True])
+def test_a_rank_that_cannot_be_is_refused(rank):
+  tensors = [[n, 'dense', 0] for n in ('b', 'flat', 'k')] + [['w', 'factors', rank]]
+  manifest = json.dumps(dict(LETTER._asdict(), tensors=tensors)).encode()
+  with pytest.raises(DataError):
+    unpack(MAGIC + struct.pack('<I', len(manifest)) + manifest + bytes(400), LIKE)
+
+
+def test_every_lie_is_refused_counted_and_leaves_the_round_alone():
+  nan = dict(UPDATE, b=UPDATE['b'] * np.nan)
+  inf = dict(UPDATE, w=np.where(np.arange(20) == 3, np.inf, UPDATE['w']).astype(np.float32))
+  missing = {n: x for n, x in UPDATE.items() if n != 'b'}
+  extra = dict(UPDATE, more=UPDATE['b'])
+  turned = dict(UPDATE, w=UPDATE['w'].T[:, :5])
+  huge = dict(UPDATE, b=UPDATE['b'] * 1e6)
+  lies = [
+    (letter(nan, 'dense'), 'not finite'), (letter(inf, 'dense'), 'not finite'),
+    (letter(missing), 'other tensors'), (letter(extra), 'other tensors'),
+    (letter(turned, 'dense'), 'declares'), (letter(huge, 'dense'), 'norm'),
+    (letter(weight=0.0), 'weight'), (letter(weight=-1.0), 'weight'),
+    (letter(weight=float('nan')), 'weight'), (letter(weight=1e12), 'weight'),
+    (letter(round=6), 'round 6 in round 7'), (letter(client=9), 'not known'),
+    (b'x' * 20_000, 'at most 10,000'), (b'', 'no federated message'),
+  ]  # fmt: skip
+  taken, expected = Taken.nothing({'old'}), EXPECTED._replace(longest=1e3)
+  for data, says in [*lies, (letter(nonce='old'), 'used before')]:
+    before = sum(map(len, taken.refused.values()))
+    taken = take(taken, data, CODECS['low_rank'], expected)
+    reasons = [r for of_one in taken.refused.values() for r in of_one]
+    assert len(reasons) == before + 1 and any(says in r for r in reasons), says
+  assert not taken.updates and set(taken.refused) == {3, None}
+  taken = take(taken, letter(), CODECS['low_rank'], expected)
+  taken = take(taken, letter(nonce='b'), CODECS['low_rank'], expected)  # the same client again
+  taken = take(taken, letter(client=2, nonce='c'), CODECS['low_rank'], expected)
+  updates, weights = stacked(taken)
+  assert set(taken.updates) == {2, 3} and weights.tolist() == [12, 12]
+  assert 'sent twice' in taken.refused[3][-1] and taken.nonces == {'old', 'a1', 'c'}
+  fine = jnp.ones(2, bool)
+  mean = server.combined(updates, weights, fine, server.rules(), jax.random.key(0))
+  np.testing.assert_allclose(mean['b'], UPDATE['b'], rtol=1e-6)

@@ -1,0 +1,58 @@
+"""Secure aggregation: the sum is exact or the round void; what does not add up is refused."""
+
+import numpy as np
+import pytest
+
+from reduction.errors import DataError, UsageError
+from reduction.federate import codecs, secure
+
+CLIENTS, THRESHOLD, SIZE = 5, 3, 40
+X = np.random.default_rng(0).normal(size=(CLIENTS, SIZE)).astype(np.float32)
+PAIRS = secure.seeds(CLIENTS)
+SHARED = {
+  pair: dict(enumerate(secure.shares(seed, CLIENTS, THRESHOLD))) for pair, seed in PAIRS.items()
+}
+SENT = {i: secure.hidden(X[i], i, PAIRS, CLIENTS) for i in range(CLIENTS)}
+FIXED = np.round(X.astype(np.float64) * secure.SCALE) / secure.SCALE
+
+
+@pytest.mark.parametrize('gone', [(), (2,), (0, 4)])
+def test_the_sum_of_who_stayed_is_exact(gone):
+  stayed = [i for i in range(CLIENTS) if i not in gone]
+  found = secure.total({i: SENT[i] for i in stayed}, CLIENTS, SHARED, THRESHOLD)
+  assert np.array_equal(found, FIXED[stayed].sum(0))
+
+
+def test_too_few_make_the_round_void():
+  with pytest.raises(DataError, match='2 of 5 clients sent, 3 are needed'):
+    secure.total({i: SENT[i] for i in (0, 1)}, CLIENTS, SHARED, THRESHOLD)
+
+
+def test_what_one_client_sends_says_nothing_of_its_update():
+  plain = secure.fixed(X[0], CLIENTS)
+  other = secure.hidden(X[0], 0, secure.seeds(CLIENTS), CLIENTS)
+  assert not (SENT[0] == plain).any() and not (SENT[0] == other).any()
+
+
+def test_a_secret_needs_as_many_shares_as_the_threshold():
+  points = secure.shares(123456789, CLIENTS, THRESHOLD)
+  assert secure.recovered(points[:3]) == secure.recovered(points[2:]) == 123456789
+  assert secure.recovered(points[:2]) != 123456789
+
+
+def test_sums_that_could_overflow_are_refused():
+  assert secure.fixed(np.array([-1.0, 0.5]), 2).view(np.int32).tolist() == [-65536, 32768]
+  for wrong in 7000.0, np.inf, np.nan:
+    with pytest.raises(DataError, match='clip them'):
+      secure.fixed(np.array([0.0, wrong]), CLIENTS)
+
+
+def test_only_codecs_that_add_up_are_taken():
+  for codec in codecs.dense(), codecs.power(rank=2), codecs.sketch(columns=10, top=3):
+    secure.check(codec, CLIENTS, THRESHOLD)
+  with pytest.raises(UsageError, match='factors of a sum are not the sums of factors'):
+    secure.check(codecs.low_rank(), CLIENTS, THRESHOLD)
+  with pytest.raises(UsageError, match='scales of its own'):
+    secure.check(codecs.quantized(), CLIENTS, THRESHOLD)
+  with pytest.raises(UsageError, match='threshold=6'):
+    secure.check(codecs.dense(), CLIENTS, 6)

@@ -1,0 +1,219 @@
+"""The TPU's kernel in interpret mode against the weights as floats; compiled for absent TPUs."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
+
+from reduction.kernels import accelerator, int4, int4_tpu
+from reduction.qtensor import QTensor, Scheme, dequantize, pack
+from reduction.quantize.rtn import quantize
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+TABLE = pathlib.Path(__file__).parent / 'tpu.jsonl'
+SCHEMES = [  # rows, columns, group, symmetric
+  (256, 128, 128, False),
+  (300, 77, 32, False),
+  (384, 130, 192, True),
+  (300, 1, 'channel', False),
+  (96, 5, 'tensor', True),
+]
+
+
+PREPACKED = jax.jit(int4_tpu.prepacked)
+DEQUANTIZED = jax.jit(int4_tpu.dequantized)
+
+
+def made(rows, columns, **scheme):
+  """A packed weight [rows, columns] off center."""
+  random = np.random.default_rng(0)
+  w = random.standard_normal((rows, columns), np.float32) + 0.3
+  return quantize(jnp.asarray(w), Scheme(**scheme), dtype=jnp.float16)
+
+
+def error(x, kernel):
+  """The largest of the kernel's product, over the largest product."""
+  found = int4_tpu.matmul(x, PREPACKED(kernel), interpret=True)
+  assert found.dtype == x.dtype and found.shape == (*x.shape[:-1], kernel.shape[1])
+  wanted = np.float64(x) @ np.float64(dequantize(kernel))
+  return abs(np.float64(found) - wanted).max() / abs(wanted).max()
+
+
+@pytest.mark.parametrize('bits', [3, 4])
+@pytest.mark.parametrize('rows, columns, group, symmetric', SCHEMES)
+def test_the_order_of_the_kernel_holds_the_same_weight(bits, rows, columns, group, symmetric):
+  kernel = made(rows, columns, bits=bits, group=group, symmetric=symmetric)
+  weight = PREPACKED(kernel)
+  assert weight.shape == kernel.shape
+  np.testing.assert_array_equal(DEQUANTIZED(weight), dequantize(kernel))
+
+
+def test_words_as_the_docstring_shows_them():
+  codes = jnp.arange(8, dtype=jnp.uint8)[:, None]
+  four = QTensor(pack(codes, 4), jnp.ones((1, 1)), jnp.zeros((1, 1), jnp.uint8), Scheme(4), 8)
+  assert PREPACKED(four).planes[0][0, 0] == np.uint32(0xFEDCBA98).view(np.int32)
+  row = 128 * 1 + 64 * 1 + 8 * 2 + 3  # p, h, t, r, i = 0, 1, 1, 2, 3
+  codes = jnp.zeros((256, 1), jnp.uint8).at[row].set(5)
+  zero = jnp.zeros((1, 1), jnp.uint8)
+  three = QTensor(pack(codes, 3), jnp.ones((1, 1)), zero, Scheme(3, 'channel'), 256)
+  low, high = PREPACKED(three).planes
+  assert np.flatnonzero(low[:, 0]) == [10] and low[10, 0] == 1 << 14
+  assert np.flatnonzero(high[:, 0]) == [2] and high[2, 0] == 1 << 15
+
+
+@pytest.mark.parametrize('zero', [0, 15, 16])
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32'])
+def test_a_scale_and_its_zero_point_share_a_word(zero, dtype):
+  scale = jnp.asarray([[6e-8, 0.1, 1 / 3, 3e4]], dtype)
+  zeros = jnp.full((1, 4), zero, jnp.uint8)
+  kernel = QTensor(jnp.zeros((4, 4), jnp.uint8), scale, zeros, Scheme(4, 8), 8)
+  found = DEQUANTIZED(PREPACKED(kernel))
+  tolerance = 2**-19 if dtype == 'float32' else 0
+  np.testing.assert_allclose(found, dequantize(kernel), rtol=tolerance)
+
+
+@pytest.mark.parametrize('bits, group', [(4, 128), (4, 32), (3, 64), (3, 'channel')])
+def test_resident_bytes_are_those_of_codes_and_a_word_a_group(bits, group):
+  weight = jax.eval_shape(int4_tpu.prepacked, made(1024, 256, bits=bits, group=group))
+  found = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weight))
+  assert found == 1024 * 256 * bits // 8 + 4 * 256 * 1024 // (128 if group == 'channel' else group)
+
+
+@pytest.mark.parametrize('bits', [3, 4])
+@pytest.mark.parametrize(
+  'case, count, dtype',
+  [(0, 1, 'float32'), (1, 9, 'bfloat16'), (2, 17, 'float16'), (3, 3, 'float32'), (4, 8, 'float32')],
+)
+def test_the_kernel_gives_what_the_weights_give(bits, case, count, dtype):
+  rows, columns, group, symmetric = SCHEMES[case]
+  kernel = made(rows, columns, bits=bits, group=group, symmetric=symmetric)
+  x = np.random.default_rng(1).standard_normal((count, rows), np.float32)
+  rounding = {'float32': 5e-7, 'float16': 2**-11, 'bfloat16': 2**-8}[dtype]
+  assert error(jnp.asarray(x, dtype), kernel) < rounding
+
+
+def test_many_blocks_of_rows_and_columns():
+  kernel = made(2048 + 1024, 640, bits=4, group=64)  # 3 x 5 blocks, and 192 rows in two
+  x = np.random.default_rng(1).standard_normal((2, 32, 3072), np.float32)
+  deep, wide = int4_tpu.filled(*kernel.shape, 4)
+  block_k, block_n = int4_tpu.tiles(deep, wide)
+  assert deep // block_k > 1 and wide // block_n > 1
+  assert error(jnp.asarray(x), kernel) < 1e-6
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+  bits=st.sampled_from([3, 4]),
+  rows=st.integers(1, 400),
+  columns=st.integers(1, 150),
+  group=st.sampled_from([32, 64, 96, 128, 'channel', 'tensor']),
+  count=st.integers(1, 20),
+  seed=st.integers(0, 99),
+)
+def test_any_shape_has_its_product(bits, rows, columns, group, count, seed):
+  random = np.random.default_rng(seed)
+  w = jnp.asarray(random.standard_normal((rows, columns), np.float32))
+  kernel = quantize(w, Scheme(bits, group), dtype=jnp.float16)
+  if int4_tpu.takes(kernel):
+    assert error(jnp.asarray(random.standard_normal((count, rows), np.float32)), kernel) < 2e-6
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1))
+def test_pieces_add_up_to_x(values):
+  x = np.where(np.abs(values) < 1e-20, 0, values).astype(np.float32)
+  pieces = jax.jit(accelerator.pieces)(np.resize(x, 64))  # one shape, one compilation
+  assert all(piece.dtype == jnp.bfloat16 for piece in pieces)
+  np.testing.assert_array_equal(sum(np.float64(piece) for piece in pieces), np.resize(x, 64))
+
+
+def test_on_a_tpu_weights_are_made_for_it(monkeypatch, caplog):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  int4._fit.cache_clear()
+  with pltpu.force_tpu_interpret_mode():  # a small product is tried first
+    weight = int4.prepacked(made(128, 8, bits=3, group=32))
+  assert isinstance(weight, int4_tpu.TpuWeight) and int4.is_weight(weight)
+  assert int4.form(1, weight) is int4.form(64, weight) is int4_tpu.matmul
+  assert int4.form(65, weight) is int4.reference
+  assert not caplog.messages
+
+
+@pytest.mark.parametrize('scheme', [dict(bits=2), dict(bits=4, group=48), dict(bits=3, group=8)])
+def test_a_tpu_says_once_what_it_has_no_kernel_for(monkeypatch, caplog, scheme):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  int4._fit.cache_clear()
+  kernel = made(192, 8, **scheme)
+  assert int4.prepacked(kernel) is kernel and int4.prepacked(kernel) is kernel
+  (line,) = caplog.messages
+  assert 'no kernel on tpu' in line and f'bits={scheme["bits"]}' in line and 'none' in line
+
+
+@pytest.mark.parametrize('broken, told', [(True, 'not those of'), (False, 'not compile')])
+def test_a_kernel_that_fails_where_it_runs_is_not_trusted(monkeypatch, caplog, broken, told):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  int4._fit.cache_clear()
+  if broken:  # high nibbles first; otherwise there is no TPU to compile for
+    swapped = lambda x, w: int4.reference(x, w.replace(planes=(_swapped(w.planes[0]),)))
+    monkeypatch.setattr(int4_tpu, 'matmul', swapped)
+  kernel = made(256, 8, bits=4, group=64)
+  assert int4.prepacked(kernel) is kernel
+  assert told in caplog.text
+  int4._fit.cache_clear()
+
+
+def _swapped(words):
+  return ((words >> 4) & 0x0F0F0F0F) | ((words & 0x0F0F0F0F) << 4)
+
+
+def test_derivatives_go_through_the_order_of_the_kernel():
+  kernel = made(128, 16, bits=3, group=64)
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 128), np.float32))
+  loss = lambda x, kernel: (int4.matmul(x, kernel) ** 2).sum()
+  with pltpu.force_tpu_interpret_mode():
+    found = jax.grad(loss)(x, PREPACKED(kernel))
+  np.testing.assert_allclose(found, jax.grad(loss)(x, kernel), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.device
+@pytest.mark.skipif(jax.default_backend() != 'tpu', reason='no TPU')
+@pytest.mark.parametrize('bits', [3, 4])
+def test_a_tpu_itself_gives_what_the_weights_give(bits):
+  for group in 32, 64, 128, 192, 'channel':
+    kernel = made(1000, 300, bits=bits, group=group)
+    weight = int4.prepacked(kernel)
+    assert isinstance(weight, int4_tpu.TpuWeight)
+    for count in 1, 8, 16, 64, 200:
+      x = np.random.default_rng(1).standard_normal((count, 1000), np.float32)
+      x = jnp.asarray(x, jnp.bfloat16)
+      wanted = np.float64(x) @ np.float64(dequantize(kernel))
+      found = np.float64(jax.jit(int4.matmul)(x, weight))
+      assert abs(found - wanted).max() < 0.01 * abs(wanted).max(), (group, count)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='no libtpu to compile with')
+def test_what_is_tuned_compiles_for_tpus_that_are_not_here():
+  wanted = [json.loads(line) for line in TABLE.read_text().splitlines()]
+  environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
+  child = subprocess.run(
+    [sys.executable, '-m', 'tests.kernels.compile_tpu'], input=TABLE.read_text(), text=True,
+    capture_output=True, cwd=ROOT, env=environment, timeout=580,
+  )  # fmt: skip
+  assert child.returncode == 0, child.stderr[-2000:]
+  found = [json.loads(line) for line in child.stdout.splitlines()]
+  for before, now in zip(wanted, found, strict=True):
+    assert now['bytes'] == before['bytes'], now
+    assert 0 < now['bundles'] <= 1.1 * before['bundles'], (before, now)  # better is welcome
+    floats = 2 * before['rows'] * (before['columns'] + before['count'])
+    assert now['bytes'] < (0.28 if before['group'] == 128 else 0.33) * floats, now

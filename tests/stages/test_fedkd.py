@@ -1,0 +1,212 @@
+"""FedKD and its baselines on real digits: they learn, resume bit for bit, and count their bytes."""
+
+import numpy as np
+import pytest
+
+from reduction import mesh, models, stages, tree
+from reduction.errors import UsageError
+from reduction.net import create
+from reduction.run import Run
+
+ADAM = dict(name='adam', learning_rate=5e-3)
+STUDENT, TEACHER = dict(name='mlp', widths=(16,)), dict(name='mlp', widths=(40,))
+FEDERATION = dict(rounds=4, batch=32, epochs=2, partition=dict(name='iid', clients=4))
+PAIRS = (dict(student='fc1', teacher='fc1'),)
+WEIGHTS = 64 * 16 + 16 + 16 * 10 + 10
+
+
+def kd(**federation):
+  return stages.fedkd(
+    federation=dict(FEDERATION, **federation), teachers=(TEACHER,), student=STUDENT,
+    optimizer=ADAM, lesson=dict(pairs=PAIRS),
+  )  # fmt: skip
+
+
+def average(optimizer=ADAM, **settings):
+  federation = dict(FEDERATION, **settings.pop('federation', {}))
+  return stages.fedavg(federation=federation, optimizer=optimizer, student=STUDENT, **settings)
+
+
+def done(stage, digits, seeds=(0,), workdir=None, **settings):
+  """(what the stage made of a fresh net, the run)"""
+  run = Run(digits, seeds, workdir, **settings)
+  net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
+  return stage(net, run), run
+
+
+def summary(run):
+  (row,) = (row for row in run.rows if row['kind'] == 'federated')
+  return row
+
+
+@pytest.fixture(scope='module')
+def whole(digits):
+  return done(kd(), digits, (0, 1))
+
+
+def test_fedkd_learns_sends_less_and_tells_both_scores(whole):
+  net, run = whole
+  row = summary(run)
+  assert net.module == models.mlp(widths=(16,))
+  assert min(row['test_accuracy'] + row['teacher_worst']) > 0.75
+  dense = 4 * WEIGHTS
+  rounds = [r for r in run.rows if r['kind'] == 'round']
+  assert [r['step'] for r in rounds] == [1, 2, 3, 4]
+  assert rounds[0]['down_bytes'] == [4 * dense] * 2  # nobody has the student yet
+  assert all(0 < n < 4 * dense for r in rounds for n in r['up_bytes'])
+  assert row['up_bytes'] == [sum(r['up_bytes'][i] for r in rounds) / 4 for i in (0, 1)]
+  both = [row['up_bytes'][i] + row['down_bytes'][i] for i in (0, 1)]
+  np.testing.assert_allclose(row['of_dense'], [n / (8 * dense) for n in both])
+  assert rounds[-1]['teacher_task_loss'] < rounds[0]['teacher_task_loss']
+
+
+def test_two_seeds_are_two_runs(whole, digits):
+  alone, _ = done(kd(), digits, (1,))
+  for a, b in zip(tree.leaves(alone.params), tree.leaves(whole[0].params), strict=True):
+    np.testing.assert_allclose(a[0], b[1], atol=1e-5)
+
+
+@pytest.mark.parametrize('disk', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_crash_changes_no_bit(disk, whole, digits, tmp_path, same, monkeypatch):
+  """With what clients keep in memory, and one after another on disk."""
+  from reduction.federate import rounds
+
+  settings = dict(disk=disk, group=1 if disk else 0)
+  before, seen = rounds.one_round, []
+
+  def dies(parts, carry, number, run):
+    seen.append(number)
+    if seen.count(2) == 1 and number == 2:
+      raise RuntimeError('crash')
+    return before(parts, carry, number, run)
+
+  monkeypatch.setattr(rounds, 'one_round', dies)
+  with pytest.raises(RuntimeError, match='crash'):
+    done(kd(**settings), digits, (0, 1), tmp_path, save_every=0)
+  net, run = done(kd(**settings), digits, (0, 1), tmp_path, save_every=0)
+  assert seen == [0, 1, 2, 2, 3]
+  if disk:  # another program, of one client
+    for a, b in zip(tree.leaves(net.params), tree.leaves(whole[0].params), strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-4)
+    files = (path for path in (tmp_path / 'stores').rglob('*') if path.is_file())
+    names = {path.name.split('.')[1] for path in files}
+    assert names == {'0', '1', '2', '3'}
+  else:
+    assert same(net, whole[0])
+    assert [r for r in run.rows if r['kind'] == 'round'] == [
+      r for r in whole[1].rows if r['kind'] == 'round'
+    ]
+
+
+@pytest.mark.slow
+def test_clients_on_a_mesh_are_the_same(whole, digits):
+  net, _ = done(kd(), digits, (0, 1), mesh=mesh.make(4))
+  for a, b in zip(tree.leaves(net.params), tree.leaves(whole[0].params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_teachers_of_two_kinds_share_one_student(digits):
+  other = dict(name='mlp', widths=(30, 20))
+  stage = stages.fedkd(
+    federation=dict(FEDERATION, rounds=2), teachers=(TEACHER, other), student=STUDENT,
+    optimizer=ADAM,
+  )  # fmt: skip
+  _, run = done(stage, digits)
+  assert summary(run)['teacher_worst'][0] > 0.5 and summary(run)['clients'] == 4
+
+
+@pytest.mark.slow
+def test_who_was_away_is_sent_the_dense_student(digits):
+  _, run = done(kd(share=0.5, rounds=6), digits)
+  downs = [r['down_bytes'][0] / (4 * WEIGHTS) for r in run.rows if r['kind'] == 'round']
+  assert downs[0] == 2 and max(downs) == 2 and 0 < min(downs) < 2
+  assert all(r['clients'] == [2] for r in run.rows if r['kind'] == 'round')
+
+
+@pytest.mark.slow
+def test_the_kin_of_fedavg_learn_and_count(digits):
+  sgd = dict(name='sgd', learning_rate=0.5)
+  dense = 4 * WEIGHTS * 4  # four rounds
+  for stage, share in (
+    (average(), 1), (average(proximal=0.01), 1), (average(sgd, method='scaffold'), 2),
+    (average(sgd, server_optimizer=dict(name='adam', learning_rate=3e-2)), 1),
+  ):  # fmt: skip
+    _, run = done(stage, digits)
+    row = summary(run)
+    assert row['up_bytes'] == row['down_bytes'] == [share * dense] and row['of_dense'] == [1.0]
+    assert row['test_accuracy'][0] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'codec, share',
+  [
+    (dict(name='quantized', bits=4), 0.13), (dict(name='power', rank=4), 0.4),
+    (dict(name='sketch', rows=3, columns=600, top=400, momentum=0.0), 1.5),
+  ],
+)  # fmt: skip
+def test_codecs_learn_with_fewer_bytes(codec, share, digits):
+  _, run = done(average(federation=dict(codec=codec)), digits)
+  row = summary(run)
+  assert row['up_bytes'][0] < share * 4 * 4 * WEIGHTS and row['test_accuracy'][0] > 0.3
+
+
+def test_feddropout_pays_for_what_it_trains(digits):
+  _, run = done(average(thin=0.5), digits)
+  row = summary(run)
+  sent = 4 * (64 * 8 + 8 + 160 + 10)  # half of the units, whole outputs
+  assert row['up_bytes'] == row['down_bytes'] == [4 * sent]
+  assert row['test_accuracy'][0] > 0.4
+  with pytest.raises(UsageError, match='FedDropout has its own codec'):
+    average(federation=dict(codec=dict(name='quantized')), thin=0.5)
+
+
+def test_masks_hold_and_pruned_weights_stay_zero(digits):
+  run = Run(digits)
+  net = create(models.mlp(widths=(16,)), run.key('init', 0), digits.train.x[:1])
+  masks = tree.map(lambda w: w > 0 if w.ndim > 2 else w == w, net.params)
+  net = net.replace(params=tree.keep(net.params, masks), masks=masks)
+  stage = stages.fedkd(
+    federation=dict(FEDERATION, rounds=2), teachers=(TEACHER,), optimizer=ADAM,
+  )  # fmt: skip
+  got = stage(net, run)
+  for w, mask in zip(tree.leaves(got.params), tree.leaves(masks), strict=True):
+    assert not np.asarray(w)[~np.asarray(mask)].any()
+
+
+def test_rounds_in_which_too_few_arrive_change_nothing(digits):
+  stage = average(federation=dict(failing=0.9, rules=dict(least=4), rounds=3))
+  net, run = done(stage, digits)
+  fresh = create(models.mlp(widths=(16,)), run.key('init', 0), digits.train.x[:1])
+  assert [r['void'] for r in run.rows if r['kind'] == 'round'] == [[1]] * 3
+  for a, b in zip(tree.leaves(net.params), tree.leaves(fresh.params), strict=True):
+    assert np.array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_clients_alone_and_fedmd(digits):
+  settings = dict(federation=FEDERATION, optimizer=ADAM, student=STUDENT)
+  _, alone = done(stages.fedmd(**settings), digits)
+  net, together = done(stages.fedmd(**settings, public=200), digits)
+  assert net.module.widths == (16,)
+  assert summary(alone)['up_bytes'] == [0]
+  assert summary(together)['up_bytes'] == [4 * 200 * 10 * 4]
+  assert min(summary(run)['test_accuracy'][0] for run in (alone, together)) > 0.6
+  rounds = [r for r in together.rows if r['kind'] == 'round']
+  assert rounds[-1]['digest_loss'] < rounds[0]['digest_loss']
+
+
+def test_wrong_settings_are_refused():
+  for make, says in (
+    (lambda: kd(round=3), "config.federation has no 'round'"),
+    (lambda: kd(partition=dict(name='idd', clients=4)), "Did you mean 'iid'"),
+    (lambda: kd(codec=dict(name='low_rank', energy=1)), "no 'energy'"),
+    (lambda: kd(share=0.0), 'share=0.0'),
+    (lambda: kd(rules=dict(secure=3)), 'secure aggregation is refused: the factors of a sum'),
+    (lambda: average(federation=dict(rules=dict(secure=5))), 'threshold=5'),
+    (lambda: average(method='scaffold'), 'scaffold takes steps of one size'),
+    (lambda: stages.fedmd(federation=FEDERATION, optimizer=ADAM, public=3), 'public=3'),
+  ):  # fmt: skip
+    with pytest.raises(UsageError, match=says):
+      make()
