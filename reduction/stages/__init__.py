@@ -10,6 +10,7 @@ from reduction.stages.fedmd import fedmd
 from reduction.stages.folder import folder
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
+from reduction.stages.microcontroller import microcontroller
 from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
@@ -21,5 +22,6 @@ from reduction.stages.tune import tune
 
 __all__ = [
   'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'folder', 'gain', 'lottery',
-  'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'specialists', 'supermask', 'tune',
+  'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'specialists',
+  'supermask', 'tune',
 ]  # fmt: skip

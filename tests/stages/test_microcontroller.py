@@ -1,0 +1,68 @@
+"""A net trained on real digits becomes C: no accuracy lost, the folder builds, rows say it all."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from reduction import stages
+from reduction.errors import UsageError
+
+pytest.importorskip('jinja2', reason='writing C needs jinja2')
+
+
+@pytest.fixture(scope='module')
+def trained(digits):
+  from reduction import models
+  from reduction.net import create
+  from reduction.run import Run
+
+  run = Run(digits, (0, 1))
+  net = create(models.mlp(widths=(24, 12)), run.key('init', 0), digits.train.x[:1])
+  tune = stages.tune(
+    steps=300, batch=60, every=100, optimizer=dict(name='adam', learning_rate=3e-3)
+  )
+  return tune(net, run.child('tune'))
+
+
+def test_digits_lose_nothing_and_the_c_is_the_interpreter(trained, digits, tmp_path, same):
+  from reduction.run import Run
+
+  run = Run(digits, (0, 1), tmp_path)
+  after = stages.microcontroller(board='stm32f412')(trained, run.child('deploy'))
+  assert same(after, trained)
+  row = run.rows[-1]
+  assert row['kind'] == 'microcontroller' and row['same_in_c'] in (True, None)
+  assert row['macs'] == 64 * 24 + 24 * 12 + 12 * 10
+  assert row['constants'] == row['macs'] + 9 * (24 + 12 + 10)
+  assert row['lower_bound'] == 64 and row['arena'] == 64 + 24  # a dense layer's in and out
+  for real, int8, changed in zip(row['float_accuracy'], row['int8_accuracy'], row['changed']):
+    assert real > 0.8 and abs(int8 - real) <= 0.02 and changed <= 0.03 * len(digits.test.y)
+  layers = [r for r in run.rows if r['kind'] == 'layer']
+  assert [r['macs'] for r in layers] == [64 * 24, 24 * 12, 12 * 10]
+  folder = tmp_path / 'files/deploy/c'
+  assert {p.name for p in folder.iterdir()} >= {'net.c', 'net.h', 'Makefile', 'README.md', 'host.c'}
+  if shutil.which('make') and shutil.which('cc'):
+    subprocess.run(['make', '-s', 'host'], cwd=folder, check=True)
+    given = bytes(64)
+    said = subprocess.run(['./host'], cwd=folder, input=given, capture_output=True, check=True)
+    assert len(said.stdout) == 10
+
+
+def test_a_net_that_does_not_fit_says_by_how_much_and_where(trained, digits):
+  from reduction.mcu import boards, from_flax
+  from reduction.mcu.deploy import deploy
+
+  graph = from_flax.convert(trained, digits.train.x[:64])
+  small = boards.Board('small', 'm4', 2**20, 2048 + 50)
+  with pytest.raises(UsageError, match=r'is \d+ more than 2,098 .*dense1.* needs less than 64'):
+    deploy(graph, small)
+  with pytest.raises(UsageError, match=r"1,358 more than its Flash of 1,000.*'dense1'"):
+    deploy(graph, boards.Board('small', 'm4', 1_000, 2**16))
+
+
+def test_a_wrong_setting_is_refused_before_anything_runs():
+  with pytest.raises(UsageError, match="Did you mean 'stm32h743'"):
+    stages.microcontroller(board='stm32h74')
+  with pytest.raises(UsageError, match='images=0'):
+    stages.microcontroller(images=0)
