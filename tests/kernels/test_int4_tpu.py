@@ -216,4 +216,5 @@ def test_what_is_tuned_compiles_for_tpus_that_are_not_here():
     assert now['bytes'] == before['bytes'], now
     assert 0 < now['bundles'] <= 1.1 * before['bundles'], (before, now)  # better is welcome
     floats = 2 * before['rows'] * (before['columns'] + before['count'])
-    assert now['bytes'] < (0.28 if before['group'] == 128 else 0.33) * floats, now
+    # of what a narrow layer takes, x and y are more than its weights, and its rows are filled up
+    assert now['bytes'] < (0.28 if before['group'] == 128 else 0.38) * floats, now
