@@ -39,7 +39,8 @@ def check(tables: dict):
     for key in NEEDED:
       require(spec.get(key), f'{at} needs {key!r}')
     for key in 'where', 'names':
-      require(isinstance(spec.get(key, {}), dict), f'{at}.{key}={spec[key]!r} must be a dict')
+      given = spec.get(key, {})
+      require(isinstance(given, dict), f'{at}.{key}={given!r} must be a dict')
     for column in spec.get('paper', ()):
       good = len(column) == 2 and all(len(cell) == 2 for cell in column[1])
       require(good, f'{at}.paper: {column!r} must be (heading, ((line, text), ...))')

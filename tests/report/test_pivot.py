@@ -117,3 +117,9 @@ def test_cells_of_several_runs_are_one():
 def test_what_is_not_documented_is_refused(change, message):
   with pytest.raises(UsageError, match=message):
     report.check(dict(tables=dict(t=dict(SPEC, **change))))
+
+
+def test_a_table_may_take_all_rows_of_its_kind_and_their_own_names():
+  spec = {key: SPEC[key] for key in ('title', 'kind', 'values')} | dict(rows='net')
+  report.check(dict(tables=dict(t=spec)))
+  assert pivoted(ROWS[2:3], spec).rows == (('rtn', '5.73'),)
