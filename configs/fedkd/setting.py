@@ -83,7 +83,7 @@ def tables(*scores: str):
   """Scores and bytes by method."""
   return dict(
     methods=dict(
-      title='Methods', kind='federated', where={}, rows='stage',
+      title='Methods', kind='federated', rows='stage',
       values=(*(scores or ('test_accuracy',)), *BESIDE),
       names=dict(stage=NAMES),
       note='Bytes a client over all rounds; of dense: their share of what whole tensors take. '
