@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import lax
 
 from reduction.qtensor import QTensor, Scheme
@@ -12,6 +13,24 @@ BITS = 3, 4
 LANES = 128  # the most rows of a weight that share a row of scales
 LEAST = 32
 ZERO = 31  # of a scale's word, the zero point: 4-bit GPTQ folders may hold a 16
+
+
+class Ordered(struct.PyTreeNode):
+  """A packed weight [rows, columns] in the order of a kernel, which says what planes are.
+
+  scales: int32 [rows / chunk, columns], `words`.
+  """
+
+  planes: tuple[jax.Array, ...]
+  scales: jax.Array
+  scheme: Scheme = struct.field(pytree_node=False)
+  rows: int = struct.field(pytree_node=False)
+  columns: int = struct.field(pytree_node=False)
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """That of the weight."""
+    return self.rows, self.columns
 
 
 def chunk(scheme: Scheme, rows: int) -> int:

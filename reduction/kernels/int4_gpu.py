@@ -9,13 +9,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from reduction.kernels.accelerator import chunk, pieces, scale_and_zero, takes, words
-from reduction.qtensor import QTensor, Scheme, pack, unpack
+from reduction.kernels.accelerator import Ordered, chunk, pieces, scale_and_zero, takes, words
+from reduction.qtensor import QTensor, pack, unpack
 
 VIEWED = 64  # rows of a chunk: of fewer, a row of int4 is too short to lie swizzled
 WORDS, PIECES = 16, 8  # of a row in shared memory, of which each piece takes one code a word
@@ -32,7 +31,7 @@ BLOCKS = 2 * 132  # of two an H100's multiprocessor holds at a time
 MANY = 32  # steps, from which on filling up to PARTS costs little
 
 
-class GpuWeight(struct.PyTreeNode):
+class GpuWeight(Ordered):
   """A packed weight [rows, columns] as the kernel reads it, columns first, filled up to blocks.
 
   planes: 4 bits: (uint8 [columns, rows / 2],), codes less 8 as signed nibbles, the low one first;
@@ -41,17 +40,6 @@ class GpuWeight(struct.PyTreeNode):
     of row 256s + 128h + 16i + j at bit 2i of word 32s + 16h + j, and at bit 8h + i of word 16s + j.
   scales: int32 [rows / chunk, columns], `accelerator.words`.
   """
-
-  planes: tuple[jax.Array, ...]
-  scales: jax.Array
-  scheme: Scheme = struct.field(pytree_node=False)
-  rows: int = struct.field(pytree_node=False)
-  columns: int = struct.field(pytree_node=False)
-
-  @property
-  def shape(self) -> tuple[int, int]:
-    """That of the weight."""
-    return self.rows, self.columns
 
 
 def hopper() -> bool:

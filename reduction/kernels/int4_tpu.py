@@ -9,13 +9,20 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from reduction.kernels.accelerator import LANES, chunk, pieces, scale_and_zero, takes, words
-from reduction.qtensor import QTensor, Scheme, unpack
+from reduction.kernels.accelerator import (
+  LANES,
+  Ordered,
+  chunk,
+  pieces,
+  scale_and_zero,
+  takes,
+  words,
+)
+from reduction.qtensor import QTensor, unpack
 
 __all__ = ['FEW', 'TpuWeight', 'dequantized', 'filled', 'matmul', 'prepacked', 'takes', 'tiles']
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
@@ -25,7 +32,7 @@ WIDE = 512, 256  # columns of it, and where all rows are taken at once
 WHOLE = 12288  # up to so many rows are taken at once where they do not
 
 
-class TpuWeight(struct.PyTreeNode):
+class TpuWeight(Ordered):
   """A packed weight [rows, columns] as the kernel reads it, filled up to blocks with code 0.
 
   planes: int32 words. 4 bits: [rows / 8, columns], whose nibble i in word r is code 8r + i less 8,
@@ -34,17 +41,6 @@ class TpuWeight(struct.PyTreeNode):
     4i + 2h + t of word 8p + r.
   scales: int32 [rows / chunk, columns], `accelerator.words`.
   """
-
-  planes: tuple[jax.Array, ...]
-  scales: jax.Array
-  scheme: Scheme = struct.field(pytree_node=False)
-  rows: int = struct.field(pytree_node=False)
-  columns: int = struct.field(pytree_node=False)
-
-  @property
-  def shape(self) -> tuple[int, int]:
-    """That of the weight."""
-    return self.rows, self.columns
 
 
 # Reference

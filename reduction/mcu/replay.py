@@ -36,12 +36,13 @@ class Memory(NamedTuple):
   element: np.ndarray
 
 
-def replay(graph: Graph, plan: Plan):
-  """Raises DataError with the op's name where a read finds another's byte, or none.
+def replay(graph: Graph, plan: Plan) -> int:
+  """How many bytes were read. The outputs must be whole at the end.
 
-  The outputs must be whole at the end.
+  Raises DataError with the op's name where a read finds another's byte, or none.
   """
   memory = Memory(np.full(plan.peak, NOBODY), np.full(plan.peak, NOBODY))
+  count = 0
   for t in graph.inputs:
     _write(memory, plan.offsets[t], t, np.arange(graph.tensors[t].size))
   for i, op in enumerate(graph.ops):
@@ -49,12 +50,15 @@ def replay(graph: Graph, plan: Plan):
       for tensor, reads, writes in _accesses(graph, plan, i):
         if tensor is not None:
           _read(memory, _offset(plan, tensor), tensor, reads)
+          count += len(reads)
         for target, elements in writes:
           _write(memory, _offset(plan, target), target, elements)
     except DataError as error:
       raise DataError(f'{op.name} ({op.kind}): {error}') from error
   for t in graph.outputs:
     _read(memory, plan.offsets[t], t, np.arange(graph.tensors[t].size))
+    count += graph.tensors[t].size
+  return count
 
 
 def _offset(plan, tensor):

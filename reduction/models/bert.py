@@ -77,6 +77,16 @@ class Layer(nn.Module):
     return _seen(self, x, tokens)
 
 
+def encoded(module: nn.Module, tokens: jax.Array, train: bool) -> jax.Array:
+  """What the last layer gives, [n, length, width], inside a module that has the sizes of `Bert`."""
+  x = Embeddings(
+    module.vocabulary, module.positions, module.width, module.dropout, name='embeddings'
+  )(tokens, train)
+  for i in range(module.layers):
+    x = Layer(module.heads, module.inner, module.dropout, name=f'layer{i}')(x, tokens, train)
+  return x
+
+
 class Bert(nn.Module):
   """An encoder of 'layer0', 'layer1'..., whose sentence vector the linear layer 'out' classifies.
 
@@ -97,11 +107,7 @@ class Bert(nn.Module):
   @nn.compact
   def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
     """Logits [n, classes] of tokens int32 [n, length]."""
-    x = Embeddings(self.vocabulary, self.positions, self.width, self.dropout, name='embeddings')(
-      tokens, train
-    )
-    for i in range(self.layers):
-      x = Layer(self.heads, self.inner, self.dropout, name=f'layer{i}')(x, tokens, train)
+    x = encoded(self, tokens, train)
     if self.pooling == 'mean':
       seen = (tokens > 0)[..., None]
       x = jnp.where(seen, x, 0.0).sum(1) / jnp.maximum(seen.sum(1), 1)

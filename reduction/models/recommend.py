@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from reduction.errors import require
-from reduction.models.bert import Embeddings, Layer
+from reduction.models.bert import encoded
 
 
 class Pool(nn.Module):
@@ -42,11 +42,7 @@ class Titles(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
-    x = Embeddings(self.vocabulary, self.positions, self.width, self.dropout, name='embeddings')(
-      tokens, train
-    )
-    for i in range(self.layers):
-      x = Layer(self.heads, self.inner, self.dropout, name=f'layer{i}')(x, tokens, train)
+    x = encoded(self, tokens, train)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     return nn.Dense(self.out, name='reduce')(Pool(self.hidden, name='pool')(x, tokens > 0))
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from reduction.kernels import int4, int4_gpu
 from reduction.qtensor import QTensor, Scheme, dequantize, pack
 from reduction.quantize.rtn import quantize
+from tests.kernels.shapes import right_where_it_runs
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TABLE = pathlib.Path(__file__).parent / 'gpu.jsonl'
@@ -144,16 +145,7 @@ def test_what_has_no_kernel_is_told_once(monkeypatch, caplog, hopper, group):
 )
 @pytest.mark.parametrize('bits', [3, 4])
 def test_a_gpu_itself_gives_what_the_weights_give(bits):
-  for group in 32, 64, 128, 192, 'channel':
-    kernel = made(1000, 300, bits=bits, group=group)
-    weight = int4.prepacked(kernel)
-    assert isinstance(weight, int4_gpu.GpuWeight)
-    for count in 1, 8, 16, 64, 200:
-      x = np.random.default_rng(1).standard_normal((count, 1000), np.float32)
-      x = jnp.asarray(x, jnp.bfloat16)
-      wanted = np.float64(x) @ np.float64(dequantize(kernel))
-      found = np.float64(jax.jit(int4.matmul)(x, weight))
-      assert abs(found - wanted).max() < 0.01 * abs(wanted).max(), (group, count)
+  right_where_it_runs(bits, int4_gpu.GpuWeight)
 
 
 @pytest.mark.skipif(not EMULATOR, reason='the emulator of GPU kernels needs JAX 0.11')

@@ -117,24 +117,24 @@ def mutated(data: bytes, random) -> bytes:
   return bytes(found[: random.integers(8, len(found))] if random.random() < 0.1 else found)
 
 
-def survive(name: str, count: int, seed: int):
-  """Reads mutations of a model; whatever is wrong must be one of our errors."""
+def refused(name: str, count: int, seed: int) -> int:
+  """How many mutations of a model are refused; any other error than ours is raised."""
   nets.shipped(name)
-  data, random, refused = nets.SHIPPED[name].read_bytes(), np.random.default_rng(seed), 0
+  data, random, wrong = nets.SHIPPED[name].read_bytes(), np.random.default_rng(seed), 0
   for _ in range(count):
     try:
       reader.build(flatbuffer.parse(mutated(data, random), 'mutant'))
     except UserError as error:
-      refused += 1
+      wrong += 1
       assert '\n' not in str(error)
-  assert refused > count // 20
+  return wrong
 
 
 def test_mutated_models_are_read_or_refused():
-  survive('ic_resnet', 100, 0)
+  assert refused('ic_resnet', 100, 0) > 5
 
 
 @pytest.mark.slow
 def test_many_mutated_models_are_read_or_refused():
-  survive('ic_resnet', 1_500, 1)
-  survive('te_lenet', 1_500, 2)
+  assert refused('ic_resnet', 1_500, 1) > 75
+  assert refused('te_lenet', 1_500, 2) > 75
