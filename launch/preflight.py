@@ -15,7 +15,7 @@ LIMITS = '/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_byt
 SIZE = 1_024  # of the products and weights that are timed
 PARTS = dict(embedding='embedding', blocks='two blocks', statistics='statistics',
              states='states of the passages', outs='packed blocks that wait to be saved',
-             working='searching and rounding')  # fmt: skip
+             judging='what scales are judged on', working='searching and rounding')  # fmt: skip
 PHASES = 'calibrating', 'searching', 'rounding', 'measuring'
 
 

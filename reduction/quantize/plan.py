@@ -29,6 +29,7 @@ from reduction.quantize.clip import clip, clipped
 from reduction.quantize.inputs import Input
 from reduction.quantize.learned import refined
 from reduction.quantize.method import Method, rounded
+from reduction.run import Run
 
 Plan = dict
 PARTS = 'scale', 'exponent', 'bound', 'group'
@@ -145,6 +146,13 @@ def write(path: Path, plan: Plan):
     np.savez(file, **{name: np.asarray(leaf) for name, leaf in tree.named(plan)})
 
 
+def keep(run: Run, plan: Plan):
+  """Writes a plan as plan/plan.npz into the workdir of a run that has one."""
+  if run.workdir:
+    with run.write('plan') as folder:
+      write(folder / 'plan.npz', plan)
+
+
 def read(path: Path) -> Plan:
   """The plan of a file, the same bits. Raises MissingInput, or DataError for what is no npz."""
   if not Path(path).is_file():
@@ -156,13 +164,13 @@ def read(path: Path) -> Plan:
   return tree.nest(flat)
 
 
-def read_blocks(path: Path, blocks: Sequence[str], inputs: Sequence[Input], like: dict) -> Plan:
-  """The plan of a file for blocks of these names, which are all like this one.
+def read_parts(path: Path, names: Sequence[str], inputs: Sequence[Input], like: dict) -> Plan:
+  """The plan of a file for blocks or replicates of these names, which are all like this one.
 
-  inputs: of a block; like: its params. Raises UsageError where the plan is of another model.
+  inputs: of one; like: its params. Raises UsageError where the plan is of another model.
   """
   plan = read(path)
-  others = sorted(set(plan) - set(blocks))
+  others = sorted(set(plan) - set(names))
   require(not others, f'{path} is a plan for {", ".join(others)}, which this model does not have')
   for name in plan:
     check(plan[name], inputs, like, f'{path}: {name}/')

@@ -16,6 +16,7 @@ from reduction.fold import WAITING
 from reduction.models.decoder import parts, taken
 from reduction.net import Net
 from reduction.qtensor import Scheme, packed
+from reduction.quantize import replay
 from reduction.quantize.awq import GRID
 from reduction.quantize.calibrate import nbytes
 from reduction.quantize.clip import CLIPS
@@ -28,6 +29,15 @@ HALF, SINGLE = 2, 4  # bytes of a float
 # copies at once, measured as temporary memory of the compiled programs
 KERNELS = 4  # of a kernel in the searches and in what its rounding costs
 FACTORS = 6, 2  # GPTQ: of a Gram matrix, of a kernel
+
+
+class _Replayed(NamedTuple):
+  """Of the linears of one input on the tokens that judge their scales: multiply-accumulates of a
+  loss, bytes of what it is counted on and of its values at once."""
+
+  macs: int
+  captured: int
+  peak: int
 
 
 class _Job(NamedTuple):
@@ -56,6 +66,21 @@ class _Job(NamedTuple):
     program = language.programs(self.net.module)[1]
     x = jax.ShapeDtypeStruct((passages, length, self.net.module.width), jnp.float32)
     return jax.make_jaxpr(program)(tree.nest(self.block), x).jaxpr
+
+  def replayed(self, passages: int, length: int) -> dict[str, _Replayed]:
+    """What `replay` does for each input that it judges, by its first linear."""
+    x = jax.ShapeDtypeStruct((passages, length, self.net.module.width), jnp.float32)
+    params = tree.nest(self.block)
+    scaled, found = [one for one in self.inputs if one.sources], {}
+    for name, one in replay.find(parts(self.net.module)[1], params, x, scaled).items():
+      on = jax.eval_shape(one.capture, params, x)
+      linears = next(i.linears for i in scaled if i.linears[0] == name)
+      kernels = {n: self.block[f'{n}/kernel'] for n in linears}
+      loss = jax.make_jaxpr(lambda new, on, loss=one.loss: loss(new, None, on))(kernels, on)
+      values = _bytes([*on.values, on.exact])
+      piece = jax.make_jaxpr(one.capture)(params, x)
+      found[name] = _Replayed(macs(loss.jaxpr), values, peak(piece.jaxpr))
+    return found
 
   def losses(self, passages: int, length: int):
     """The program of the last layer and the losses, its last argument the states."""
@@ -93,9 +118,20 @@ def preflight(
   inputs = find(parts(net.module)[1], tree.nest(block), x)
   job = _Job(net, shapes, block, inputs, method)
   sizes = _sizes(job)
+  judged = _judged(job, calibration, batch, held)
   row = dict(kind='preflight', summary=True, scheme=_named(method.scheme), **sizes)
-  row |= _memory(job, calibration, test, batch, held, sizes)
-  return row | _work(job, calibration, test) | _left(job)
+  row |= _memory(job, calibration, test, batch, held, sizes, judged)
+  return row | _work(job, calibration, test, judged) | _left(job)
+
+
+def _judged(job: _Job, calibration, batch, held) -> dict[str, _Replayed]:
+  """What `replay` does for this job, on examples as many as it takes."""
+  method, (passages, length) = job.method, calibration
+  if not (method.searches and method.tokens and passages):
+    return {}
+  late = batch * int(held * math.ceil(passages / batch))
+  sizes = [size for size in (passages - late, late) if size > 0]
+  return job.replayed(replay.taken(method.tokens, length, *sizes), length)
 
 
 def stored(shape, scheme: Scheme, scale: int = HALF) -> int:
@@ -134,7 +170,7 @@ def _sizes(job: _Job) -> dict:
   )  # fmt: skip
 
 
-def _memory(job: _Job, calibration, test, batch, held, sizes) -> dict:
+def _memory(job: _Job, calibration, test, batch, held, sizes, judged) -> dict:
   method, width = job.method, job.net.module.width
   copies = [KERNELS * math.prod(shape) for one in job.inputs for shape in job.kernels(one)]
   if method.rounding != 'nearest':
@@ -149,7 +185,11 @@ def _memory(job: _Job, calibration, test, batch, held, sizes) -> dict:
     statistics=sets * method.looks(False) * nbytes(job.inputs),
     states=2 * SINGLE * math.prod(calibration) * width,
     outs=2 * min(sizes['packed_bytes'], WAITING + sizes['packed_bytes'] // job.layers),
-    working=max(SINGLE * max(copies, default=0), peak(job.layer(batch, calibration[1]))),
+    judging=(2 if held else 1) * sum(one.captured for one in judged.values()),
+    working=max(
+      SINGLE * max(copies, default=0), peak(job.layer(batch, calibration[1])),
+      *(one.peak for one in judged.values()),
+    ),
   )
   at_once = max(1, min(language.BATCH, test[0])), test[1]
   one = _bytes(job.block.values()) + peak(job.layer(*at_once))
@@ -161,18 +201,20 @@ def _memory(job: _Job, calibration, test, batch, held, sizes) -> dict:
   return dict(memory_bytes=most, **named, measuring_memory=measuring)
 
 
-def _work(job: _Job, calibration, test) -> dict:
+def _work(job: _Job, calibration, test, judged) -> dict:
   """Floating-point operations of the products, and how many weights are rounded."""
   method, looks = job.method, job.method.looks(False)
   gram = search = clip = gptq = error = rounded = 0
   for one in job.inputs if looks else ():
     gram += math.prod(calibration) * one.rows**2
+    replays = judged.get(one.linears[0])
+    search += (GRID + 2) * replays.macs if replays else 0
     for linear in filter(method.takes, one.linears):
       rows, columns = job.block[f'{linear}/kernel'].shape
       output = rows * (rows + 1) * columns  # of the error of an output
       error += 2 * output
       if method.searches and one.sources:
-        search += (GRID + 2) * output
+        search += 0 if replays else (GRID + 2) * output
         rounded += (GRID + 2) * rows * columns
       if method.clips(linear):
         clip += CLIPS * rows * (method.scheme.size(rows) + 1) * columns

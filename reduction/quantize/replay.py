@@ -59,13 +59,19 @@ def judges(
   """
   parts = [part for part in (searched, held) if len(part)]
   length = searched[0].shape[1] if searched[0].ndim > 1 else 1
-  count = max(1, min(tokens // length, *(sum(map(len, part)) for part in parts)))
+  count = taken(tokens, length, *(sum(map(len, part)) for part in parts))
   x = [chosen(part, count) for part in parts]
   found = {}
   for name, one in find(module, params, x[0], [i for i in inputs if i.sources]).items():
     on = [one.capture(params, part, None if seen is None else seen(part)) for part in x]
     found[name] = Judge(one.loss, on[0], on[1] if held else None)
   return found
+
+
+def taken(tokens: int, length: int, *sizes: int) -> int:
+  """How many examples of this length have at most so many tokens and are in parts of these sizes;
+  one at least."""
+  return max(1, min(tokens // length, *sizes))
 
 
 def find(module: nn.Module, params, x, inputs: Sequence[Input]) -> dict[str, Replay]:

@@ -58,7 +58,7 @@ def awq(
     states = language.through(embed, start, passages or [x[:1]])[: len(x) if cut else 0]
     first = language.block(net, 'layer0')
     inputs = find(layer, first, jax.ShapeDtypeStruct((1, 2, states.shape[-1]), states.dtype))
-    given = plans.read_blocks(plan, names, inputs, first) if plan else None
+    given = plans.read_parts(plan, names, inputs, first) if plan else None
 
     def one_block(states, i, run):
       batches = [states[at : at + batch] for at in cut]
@@ -99,7 +99,5 @@ def _put_together(net, run, outs, inputs, method) -> Net:
   for name, out in outs:
     blocks[name] = tree.map(lambda w: w[None], kept.packed(out['params'], method.scheme, inputs))
     plan[name] = out.get('plan', {})
-  if run.workdir:
-    with run.write('plan') as folder:
-      plans.write(folder / 'plan.npz', plan)
+  plans.keep(run, plan)
   return Net(Served(net.module, method.activations), {**net.params, **blocks})

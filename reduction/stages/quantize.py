@@ -26,7 +26,7 @@ def quantize(
   strength: float = 0.5, clip: bool = False, rounding: str = 'nearest', damp: float = 0.01,
   sequential: bool = False, tokens: int = 0, activations: str = 'none',
   skip: tuple[str, ...] = ('^out$',), stored: str = 'float16',
-  examples: int = 512, batch: int = 64, held: float = 0.25,
+  examples: int = 512, batch: int = 64, held: float = 0.25, plan: str = '',
 ) -> Stage:  # fmt: skip
   """Packs the kernels of all `nn.Dense` of a net, whatever module holds them.
 
@@ -35,10 +35,12 @@ def quantize(
   `quantize.method.Method`. W8A8 is bits=8, symmetric=True, group='channel' or 'tensor' with
   activations by 'token' or 'tensor'.
   examples: training examples, the same for every seed, whose inputs are looked at in batches of
-  `batch`. held: the share of these batches on which searched scales must beat plain rounding. What
-  masks prune stays 0, in the codes; the net that comes out has no masks. Rows: a 'quantized' for
-  each linear, with its relative output `error` on the examples, what rounding its input adds to it
-  included, and the `exponent` (of 'smooth': the strength) of its scales.
+  `batch`. held: the share of these batches on which searched scales must beat plain rounding.
+  plan: the file of a plan to apply instead of searching one, which may be of another scheme; it has
+  a part for each seed. What masks prune stays 0, in the codes; the net that comes out has no masks.
+  Rows: a 'quantized' for each linear, with its relative output `error` on the examples, what
+  rounding its input adds to it included, and the `exponent` (of 'smooth': the strength) of its
+  scales. A workdir gets what was found as plan/plan.npz, see `quantize.plan`.
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, skip, stored=stored,
@@ -59,6 +61,8 @@ def quantize(
     first = tree.map(lambda w: w[0], params)
     inputs = [i for i in find(net.module, first, chosen[:1]) if any(map(method.takes, i.linears))]
     require(inputs, f'{type(net.module).__name__} has no linear to quantize, or all match {skip=}')
+    names = [f'seed{seed}' for seed in run.seeds]
+    given = plans.read_parts(plan, names, inputs, first) if plan else None
 
     def of_seed(carry, r, run):
       del run
@@ -66,24 +70,19 @@ def quantize(
         None if t is None else dict(tree.named(tree.map(lambda w: w[r], t)))
         for t in (params, net.masks)
       )
-      return carry, _quantized(net.module, mine, masks, inputs, method, batches, int(held * count))
+      found = quantized(
+        net.module, mine, batches, inputs, method, held=int(held * count), seen=_seen(batches[0]),
+        masks=masks, plan=None if given is None else given.get(names[r], {}),
+      )  # fmt: skip
+      small, error = kept.arrays(tree.nest(found.params)), tree.nest(found.error)
+      return carry, dict(params=small, error=error, plan=found.plan)
 
     _, outs = run.fold('nets', of_seed, jnp.zeros(()), len(run.seeds))
     outs = [outs[r] for r in range(len(run.seeds))]
+    plans.keep(run, {name: out.get('plan', {}) for name, out in zip(names, outs)})
     return _put_together(net, run, outs, inputs, method)
 
   return stage
-
-
-def _quantized(module, params, masks, inputs, method, batches, held: int) -> dict:
-  """What becomes of one replicate: its weights, packed kernels, errors and plan, as trees.
-
-  params, masks: by path. held: so many batches at the end judge scales that are searched.
-  """
-  seen = _seen(batches[0])
-  found = quantized(module, params, batches, inputs, method, held=held, seen=seen, masks=masks)
-  params, error = kept.arrays(tree.nest(found.params)), tree.nest(found.error)
-  return dict(params=params, error=error, plan=found.plan)
 
 
 def _put_together(net, run, outs, inputs, method) -> Net:

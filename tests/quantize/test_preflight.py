@@ -76,7 +76,7 @@ def test_memory_by_hand():
   assert gram * 3 <= found['statistics_memory'] < gram * 3 * 1.001
   assert found['states_memory'] == 2 * 4 * 128 * 512 * 8192
   assert found['embedding_memory'] == 4 * 32000 * 8192
-  kinds = 'embedding', 'blocks', 'statistics', 'states', 'outs', 'working'
+  kinds = 'embedding', 'blocks', 'statistics', 'states', 'outs', 'judging', 'working'
   assert found['outs_memory'] == 2 * (2**25 + found['packed_bytes'] // 80)
   quantizing = sum(found[f'{kind}_memory'] for kind in kinds)
   assert found['memory_bytes'] == max(quantizing, found['measuring_memory'])
@@ -106,6 +106,25 @@ def test_work_by_hand():
   assert found['rounding_flops'] == 2 * 2 * (2 * outputs + gptq)
   assert found['measuring_flops'] == 2 * 2 * (2 * forward(3, 8) + 3 * 7 * 32 * 50)
   assert found['searching_weights'] == 2 * (22 * weights + 10 * clipped)
+
+
+def test_what_scales_are_judged_on_by_hand():
+  """Queries, keys and values where attention ends, gate and up where the MLP ends."""
+  config = dict(LLAMA_70B, num_hidden_layers=2, hidden_size=32, num_attention_heads=4,
+                num_key_value_heads=2, intermediate_size=48, vocab_size=50)  # fmt: skip
+  method = Method(Scheme(4, 16), 'awq')
+  plain = row(config, method, (8, 16), (3, 8), batch=2)
+  found = row(config, method._replace(tokens=40), (8, 16), (3, 8), batch=2)
+  tokens = 2 * 16  # two passages have at most 40
+  attention = tokens * (2 * 32 * 32 + 2 * 32 * 16) + 2 * tokens * 16 * 32
+  error = lambda rows, columns: (rows**2 + rows) * columns
+  instead = error(32, 32) + 2 * error(32, 16) + 2 * error(32, 48)
+  change = 2 * 2 * 22 * (attention + tokens * 3 * 32 * 48 - instead)
+  assert found['searching_flops'] - plain['searching_flops'] == change
+  # on the tokens of both parts: what linears read, the rotations, and what came of them
+  assert found['judging_memory'] >= 2 * 4 * (2 * tokens * 32 + 2 * tokens * 32)
+  assert found['judging_memory'] <= 1.2 * 2 * 4 * (2 * tokens * 32 + 2 * tokens * 32)
+  assert plain['judging_memory'] == 0 and found['working_memory'] >= 4 * tokens * 16 * 4
 
 
 @pytest.mark.parametrize('rows, columns', [(64, 24), (43, 7), (1, 3)])

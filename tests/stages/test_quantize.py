@@ -13,6 +13,7 @@ from reduction.models.served import Served
 from reduction.net import Net, create
 from reduction.predict import logits
 from reduction.qtensor import dequantize, is_packed
+from reduction.quantize import plan as plans
 from reduction.run import Run, chain
 
 ADAM = dict(name='adam', learning_rate=1.2e-3)
@@ -71,6 +72,25 @@ def test_a_quantized_encoder_is_the_same_from_disk(tmp_path, same):
   scaled = [row['linear'] for row in rows if row['scaled'] == 'yes']
   assert scaled == ['layer0/attention/output']  # other linears' inputs the sums read too
   assert all(0 < e < 0.2 for r in rows for e in r['error'])
+
+
+def test_a_plan_of_each_seed_is_applied_without_a_search(fresh, tmp_path, same, monkeypatch):
+  net, run = fresh((0, 3), workdir=tmp_path)
+  how = FOUR | dict(scaling='awq', clip=True)
+  found = stages.quantize(**how)(net, run)
+  path = tmp_path / 'files' / 'plan' / 'plan.npz'
+  plan = plans.read(path)
+  assert set(plan) == {'seed0', 'seed3'} and not same(plan['seed0'], plan['seed3'])
+  monkeypatch.setattr(plans, 'search', None)
+  again = stages.quantize(**how, plan=str(path))(net, fresh((0, 3))[1])
+  assert same(again.params, found.params)
+  alone, one = fresh((3,))
+  one = stages.quantize(**how, plan=str(tmp_path / 'three.npz'))
+  plans.write(tmp_path / 'three.npz', dict(seed3=plan['seed3']))
+  single = one(alone, fresh((3,))[1])
+  assert same(single.params, tree.map(lambda w: w[1:], found.params))
+  with pytest.raises(UsageError, match='three.npz is a plan for seed3, which this model does not'):
+    one(net, fresh((0, 1))[1])
 
 
 EIGHT = dict(bits=8, group='channel', symmetric=True, examples=256, scaling='smooth')
