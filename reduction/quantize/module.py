@@ -28,19 +28,22 @@ class Quantized(NamedTuple):
 def quantized(
   module: nn.Module, flat: dict, batches: Sequence, inputs: Sequence[Input], method: Method, *,
   held: int = 0, seen: Callable | None = None, masks: dict | None = None,
-  plan: plans.Plan | None = None,
+  plan: plans.Plan | None = None, known: tuple[plans.Sums, plans.Sums | None] | None = None,
 ) -> Quantized:  # fmt: skip
   """The weights of a module, by path, of one replicate, and the plan they were quantized by.
 
   batches: may be none where `method.looks` at none; then no errors are known. held: so many at the
   end judge scales that are searched. seen: see `calibrate`. masks: by path; what they prune stays
-  0. plan: one to apply instead of searching.
+  0. plan: one to apply instead of searching. known: the statistics of the tokens that search and of
+  those that judge, instead of looking at batches.
   """
   params, early = tree.nest(flat), len(batches) - (held if method.searches else 0)
   searched, late = batches[:early], batches[early:]
   look = lambda part: calibrate(module, params, part, inputs, seen=seen)
-  sums, others, judges = {}, None, {}
-  if len(batches):
+  (sums, others), judges = known or ({}, None), {}
+  if known and not method.searches:
+    sums, others = plans.joined(sums, others), None
+  if len(batches) and known is None:
     sums, others = look(searched), look(late) if len(late) else None
   if plan is None:
     if method.searches and method.tokens:

@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 
 from reduction import language, tree
@@ -13,10 +12,10 @@ from reduction.net import Net
 from reduction.qtensor import Scheme
 from reduction.quantize import kept
 from reduction.quantize import plan as plans
-from reduction.quantize.inputs import find
 from reduction.quantize.method import Method
 from reduction.quantize.module import quantized
 from reduction.quantize.preflight import preflight
+from reduction.quantize.seen import Needs, Seen, block_inputs
 from reduction.run import Run, Stage
 
 FOLLOWS = 'float', 'packed'
@@ -37,6 +36,7 @@ def awq(
   plan: the file of a plan to apply instead of searching one, which may be of another scheme. No
   more than a block, its statistics and the states of the passages are in memory. Rows: a
   'quantized' for each linear. A workdir gets what was found as plan/plan.npz, see `quantize.plan`.
+  A stage that can do with statistics gathered by others says which it `needs`: see `quantize.seen`.
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, stored=stored, tokens=tokens,
@@ -46,19 +46,18 @@ def awq(
   require(follows in FOLLOWS, f'{follows=} must be one of {", ".join(FOLLOWS)}')
   require(batch > 0 and 0 <= held < 1, f'{batch=} must be above 0 and {held=} in [0, 1)')
 
-  def stage(net: Net, run: Run) -> Net:
+  def stage(net: Net, run: Run, seen: Seen | None = None) -> Net:
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
     require(not isinstance(net.module, Served), 'the net is quantized already')
     embed, apply, _ = language.programs(net.module)
     _, serve, _ = language.programs(Served(net.module, activations))
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
     x, start = run.data.train.x, language.outside(net, 'embed', 'positions')
-    cut = range(0, len(x) if method.looks(bool(plan)) else 0, batch)
+    cut = range(0, len(x) if seen is None and method.looks(bool(plan)) else 0, batch)
     passages = [x[i : i + batch] for i in cut]
     states = language.through(embed, start, passages or [x[:1]])[: len(x) if cut else 0]
-    first = language.block(net, 'layer0')
-    inputs = find(layer, first, jax.ShapeDtypeStruct((1, 2, states.shape[-1]), states.dtype))
-    given = plans.read_parts(plan, names, inputs, first) if plan else None
+    inputs = block_inputs(net)
+    given = plans.read_parts(plan, names, inputs, language.block(net, names[0])) if plan else None
 
     def one_block(states, i, run):
       batches = [states[at : at + batch] for at in cut]
@@ -66,7 +65,7 @@ def awq(
       flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
       found = quantized(
         layer, flat, batches, inputs, method, held=int(held * len(cut)),
-        plan=None if given is None else given.get(names[i], {}),
+        plan=None if given is None else given.get(names[i], {}), known=seen and seen(i),
       )  # fmt: skip
       _log(run, names[i], inputs, found)
       small = tree.nest(found.params)
@@ -77,6 +76,9 @@ def awq(
     _, outs = run.fold('blocks', one_block, states, len(names))
     return _put_together(net, run, zip(names, outs), inputs, method)
 
+  alone = method.tokens or method.sequential or method.activations != 'none'
+  if method.looks(bool(plan)) and follows == 'float' and not alone:
+    stage.needs = Needs(batch, held)
   stage.method = method
   stage.preflight = functools.partial(preflight, method=method, batch=batch, held=held)
   return stage

@@ -12,6 +12,7 @@ from reduction.data import Passages
 from reduction.errors import require
 from reduction.net import Net
 from reduction.qtensor import is_packed
+from reduction.quantize.seen import gather
 from reduction.run import Run, Stage
 
 
@@ -56,6 +57,7 @@ def compare(
     texts = isinstance(run.data, Passages)
     x, y = (part[:items] for part in run.data.test)
     measure = closeness.texts(net, x, run, batch) if texts else closeness.outputs(net, x, y)
+    seen = _seen(cells, net, run)
     first = measure(net, run.child('float'))
     _log(run, dict(net='float'), net, first, {}, [])
 
@@ -63,7 +65,7 @@ def compare(
       cell = cells[i]
       quiet = run_i.child(cell.name)
       quiet.rows, quiet.sinks = [], None  # what a stage tells of itself goes into one row
-      small = cell.stage(net, quiet)
+      small = cell.stage(net, quiet, **seen.get(_needs(cell), {}))
       found, others = measure(small, run_i.child('measured')), {}
       if cell.fields in judges:
         at = judges.index(cell.fields)
@@ -79,6 +81,17 @@ def compare(
     return net
 
   return stage
+
+
+def _needs(cell: Cell):
+  return getattr(cell.stage, 'needs', None)
+
+
+def _seen(cells, net: Net, run: Run) -> dict:
+  """needs -> what the cells that have them are given: statistics that are gathered once."""
+  needs = dict.fromkeys(n for n in map(_needs, cells) if n is not None)
+  gathered = lambda i, n: gather(net, run.data.train.x, run.child(f'statistics{i}'), n)
+  return {n: dict(seen=gathered(i, n)) for i, n in enumerate(needs)}
 
 
 def _cells(methods, grid, baseline) -> list[Cell]:

@@ -11,11 +11,12 @@ from reduction.errors import did_you_mean, require
 from reduction.models.decoder import parts
 from reduction.net import Net
 from reduction.qtensor import Scheme
+from reduction.quantize import plan as plans
 from reduction.quantize import salient as protect
 from reduction.quantize.awq import output_error
 from reduction.quantize.calibrate import calibrate
-from reduction.quantize.inputs import find
 from reduction.quantize.method import Method
+from reduction.quantize.seen import Needs, Seen, block_inputs
 from reduction.run import Run, Stage
 
 
@@ -42,35 +43,43 @@ def salient(
   require(0 <= kept <= 1, f'{kept=} must lie in [0, 1]')
   require(scaled is None or scaled > 0, f'{scaled=} must be above 0')
 
-  def stage(net: Net, run: Run) -> Net:
+  def stage(net: Net, run: Run, seen: Seen | None = None) -> Net:
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
-    layer, like = parts(net.module)[1], jax.ShapeDtypeStruct((1, 2, net.module.width), jnp.float32)
-    inputs = find(layer, language.block(net, 'layer0'), like)
+    layer, inputs = parts(net.module)[1], block_inputs(net)
 
-    def one_block(params, batches, i, run):
-      flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
-      seen, told = calibrate(layer, tree.nest(flat), batches, inputs), []
+    def one_block(params, sums, i, run):
+      flat, told = {n: w.astype(jnp.float32) for n, w in tree.named(params)}, []
       linears = [(one.linears[0], linear) for one in inputs for linear in one.linears]
       for j, (first, linear) in enumerate(linears):
         kernel = flat[f'{linear}/kernel']
         key = run.key('mask', draw, i, j)[0]
-        scores = protect.scores(by, kernel, seen[first].mean, key)
+        scores = protect.scores(by, kernel, sums[first].mean, key)
         up = protect.chosen(scores, kept)
         new, growth = _rounded(kernel, up, scaled, scheme, dtype)
-        error = output_error(new - kernel, seen[first]) / output_error(kernel, seen[first])
+        error = output_error(new - kernel, sums[first]) / output_error(kernel, sums[first])
         run.log(kind='quantized', summary=True, seeds=run.seeds, linear=f'layer{i}/{linear}',
                 rows=len(kernel), error=[error])  # fmt: skip
         told.append([up.sum(), len(up), (growth != 1).sum(), growth.size, growth.sum()])
         flat[f'{linear}/kernel'] = new
       return dict(params=tree.nest(flat), told=np.array(told, np.float32).sum(0))
 
-    outs = language.walked(net, run.data.train.x, run, one_block, batch=batch)
+    def looked(params, batches, i, run):
+      return one_block(params, calibrate(layer, params, batches, inputs), i, run)
+
+    def known(carry, i, run):
+      return carry, one_block(language.block(net, f'layer{i}'), plans.joined(*seen(i)), i, run)
+
+    if seen is None:
+      outs = language.walked(net, run.data.train.x, run, looked, batch=batch)
+    else:
+      _, outs = run.fold('blocks', known, jnp.zeros(()), net.module.layers)
     up, rows, changed, groups, grown = sum(np.asarray(out['told']) for out in outs)
     more = {} if scaled is None else dict(changed=changed / groups, growth=grown / groups)
     run.log(kind='salient', summary=True, seeds=run.seeds, really_kept=up / rows, **more)
     blocks = {f'layer{i}': tree.map(lambda w: w[None], out['params']) for i, out in enumerate(outs)}
     return net.replace(params={**net.params, **blocks})
 
+  stage.needs = Needs(batch, 0.0)
   return stage
 
 

@@ -9,6 +9,7 @@ from reduction import language, stages
 from reduction.errors import UsageError
 from reduction.models.served import Served
 from reduction.predict import logits
+from reduction.quantize import seen
 from reduction.run import Run, chain
 
 ROUNDED = dict(stage='awq', scaling='none', clip=False, group=16)
@@ -86,6 +87,32 @@ def test_what_stages_tell_of_themselves_is_in_their_cells(cells):
   assert np.isclose(row['really_kept'], (6 * 3 + 5) / (6 * 32 + 48))
   assert 'error' not in cells['rtn', 3]  # plain rounding looks at no text
   assert cells['half', 3]['error'] < cells['scaled', 3]['error']
+
+
+def test_statistics_are_gathered_once_for_all_cells(tiny, tmp_path, monkeypatch):
+  """And the cells are those whose stage gathers its own."""
+  model, data = tiny
+  searched = dict(stage='awq', group=16, tokens=0, batch=1)
+  methods = dict(
+    awq=dict(searched, clip=True), gptq=dict(searched, scaling='none', rounding='gptq'),
+    half=dict(METHODS['half'], batch=1),
+  )  # fmt: skip
+  blocks, gathered = [], seen.calibrate
+  monkeypatch.setattr(seen, 'calibrate', lambda *args: blocks.append(args) or gathered(*args))
+  run = Run(data, workdir=tmp_path)
+  stages.compare(methods=methods, grid=GRID)(model.net, run)
+  # of two blocks: the tokens that search and those that judge, and all for the one without
+  assert len(blocks) == 2 * 3
+  monkeypatch.undo()
+  for name, how in methods.items():
+    alone = {k: v for k, v in how.items() if k != 'stage'}
+    own = Run(data)
+    net = getattr(stages, how['stage'])(bits=3, **alone)(model.net, own)
+    losses = language.token_losses(net, data.test.x).mean(dtype=np.float64)
+    row = measured(run)[name, 3]
+    assert np.isclose(row['perplexity'][0], np.exp(losses), rtol=1e-4), name
+    errors = [r['error'] for r in own.rows if r['kind'] == 'quantized']
+    assert np.isclose(row['error'][0], np.mean(errors), rtol=1e-3), name
 
 
 def test_a_stop_in_a_cell_changes_no_row(tiny, tmp_path, monkeypatch):
