@@ -71,7 +71,7 @@ def _files(graph, source, board, total) -> dict[str, str]:
                 shift=measure.SHIFT)  # fmt: skip
   return {
     **source.files,
-    **measure.files(source, board),
+    **measure.files(source, board, board.core),
     'host.c': host.harness(source, graph),
     'Makefile': emit.template('Makefile.j2', **fields),
     'README.md': emit.template('README.md.j2', **fields),

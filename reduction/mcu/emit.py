@@ -38,6 +38,21 @@ RESERVED = {'main', 'int', 'char', 'short', 'long', 'float', 'double', 'signed',
             'sizeof', 'struct', 'union', 'enum', 'typedef', 'inline', 'restrict'}  # fmt: skip
 
 
+class Code(NamedTuple):
+  """How the C is written. Switches for ablations; the defaults are what is fastest.
+
+  specialized: a kernel is compiled for each of its sizes, else once. unrolled: its inner loops.
+  dual: two 16-bit products a step where the core has them.
+  """
+
+  specialized: bool = True
+  unrolled: bool = True
+  dual: bool = True
+
+
+FASTEST = Code()
+
+
 class Source(NamedTuple):
   """name: a C identifier, of files too. files: name -> text. constants: bytes of Flash for data."""
 
@@ -68,7 +83,7 @@ def comment(text: str) -> str:
   return re.sub(r'[^0-9A-Za-z_.:; ()\[\]-]|\?', '_', text)[:70]
 
 
-def emit(graph: Graph, plan: Plan, name: str | None = None) -> Source:
+def emit(graph: Graph, plan: Plan, name: str | None = None, code: Code = FASTEST) -> Source:
   """The net's source and header. name: of functions, macros and files, by default the graph's."""
   name = identifier(name or graph.name)
   steps = [_step(graph, plan, i) for i in range(len(graph.ops))]
@@ -89,7 +104,7 @@ def emit(graph: Graph, plan: Plan, name: str | None = None) -> Source:
     macs=sum(map(graph.macs, graph.ops)), arena=plan.peak, bound=plan.bound,
     align=max(plan.style.align, 4), constants=sum(a['size'] for a in arrays), arrays=arrays,
     functions=list(functions.values()), steps=lines, ends=_ends(graph, plan),
-    uses=_uses(graph, steps), wide=plan.style.wide, pixels=plan.style.pixels,
+    uses=_uses(graph, steps), code=code, wide=plan.style.wide, pixels=plan.style.pixels,
     most_taps=max([op.weights[..., 0].size for op in graph.ops if isinstance(op, Depthwise)] + [1]),
   )  # fmt: skip
   render = lambda template: re.sub(r'\n{3,}', '\n\n', _environment().get_template(template).render(
