@@ -42,12 +42,13 @@ class Code(NamedTuple):
   """How the C is written. Switches for ablations; the defaults are what is fastest.
 
   specialized: a kernel is compiled for each of its sizes, else once. unrolled: its inner loops.
-  dual: two 16-bit products a step where the core has them.
+  dual: two 16-bit products a step where the core has them. helium: vectors of 16 bytes likewise.
   """
 
   specialized: bool = True
   unrolled: bool = True
   dual: bool = True
+  helium: bool = True
 
 
 FASTEST = Code()
@@ -106,6 +107,7 @@ def emit(graph: Graph, plan: Plan, name: str | None = None, code: Code = FASTEST
     functions=list(functions.values()), steps=lines, ends=_ends(graph, plan),
     uses=_uses(graph, steps), code=code, wide=plan.style.wide, pixels=plan.style.pixels,
     most_taps=max([op.weights[..., 0].size for op in graph.ops if isinstance(op, Depthwise)] + [1]),
+    most_rows=max([len(op.weights) for op in graph.ops if isinstance(op, Depthwise)] + [1]),
   )  # fmt: skip
   render = lambda template: re.sub(r'\n{3,}', '\n\n', _environment().get_template(template).render(
     values))  # fmt: skip

@@ -31,6 +31,15 @@ def test_the_c_is_the_interpreter_bit_for_bit(net, style):
 
 
 @compiled
+@pytest.mark.parametrize('switch', emit.Code._fields)
+def test_every_way_to_write_it_gives_the_same_bytes(switch):
+  graph = nets.mobile()
+  source = emit.emit(graph, p.plan(graph), code=emit.Code(**{switch: False}))
+  x = nets.inputs(graph, 2)
+  assert np.array_equal(host.run(source, graph, x)[0], interpret.interpret(graph, x)[0])
+
+
+@compiled
 def test_sums_near_32_bits_are_scaled_with_care():
   """Dead channels of trained nets have biases near 2^30 and tiny factors."""
   graph = nets.mobile()

@@ -15,7 +15,8 @@ emulated = pytest.mark.skipif(bool(absent), reason=f'needs {absent}')
 
 @emulated
 @pytest.mark.parametrize('net, core', [('mobile', 'm4'), ('mobile', 'm3'), ('residual', 'm7'),
-                                       ('every', 'm0'), ('every', 'm4')])  # fmt: skip
+                                       ('every', 'm0'), ('every', 'm4'), ('every', 'm33'),
+                                       ('mobile', 'm55'), ('residual', 'm55')])  # fmt: skip
 def test_the_emulated_core_gives_the_interpreter_s_bytes(net, core):
   graph = nets.MADE[net]()
   found = measure.measure(emit.emit(graph, p.plan(graph)), core=core, runs=3)
@@ -25,12 +26,12 @@ def test_the_emulated_core_gives_the_interpreter_s_bytes(net, core):
 
 
 @emulated
-def test_counts_repeat_and_dual_products_take_fewer():
+def test_counts_repeat_and_wider_products_take_fewer():
   graph = nets.mobile()
   source = emit.emit(graph, p.plan(graph))
-  first, again, plain = (measure.measure(source, core=c) for c in ('m4', 'm4', 'm3'))
+  first, again, plain, wide = (measure.measure(source, core=c) for c in ('m4', 'm4', 'm3', 'm55'))
   assert first.layers == again.layers
-  assert 0 < first.instructions < plain.instructions
+  assert 0 < wide.instructions < first.instructions < plain.instructions
 
 
 @emulated
