@@ -64,12 +64,31 @@ def table(made):
   return Table(f'{made.graph.name} on {total["board"]}', columns, tuple(rows), note)
 
 
+def page(made, shown) -> str:
+  """The report of a folder: the table, and a picture of memory over time."""
+  from reduction.report import memory
+  from reduction.report.page import html
+
+  total = made.total
+  rows = [dict(kind='layer', **row) for row in made.layers]
+  rows += [dict(kind='tensor', **row) for row in made.tensors]
+  figures = memory.draw([*rows, dict(kind='microcontroller', **total)])
+  tiles = [(f'{total["arena"]:,} B', 'arena'), (f'{total["lower_bound"]:,} B', 'its lower bound')]
+  told = dict(constants=f'{total["constants"]:,} B', board=total['board'], core=total['core'])
+  if total['instructions']:
+    tiles.append((f'{total["instructions"]:,}', 'instructions, emulated'))
+  if total['flash']:
+    tiles.append((f'{total["flash"]:,} B', 'Flash, with the program'))
+  lead = f'{total["layers"]} layers, {total["macs"]:,} multiply-adds'
+  return html(shown.title, lead, told, tiles, [shown], figures, {}, before=0)
+
+
 def main(argv):
   del argv
   from reduction import checkpoint
   from reduction.errors import require
   from reduction.mcu import boards, host
-  from reduction.mcu.deploy import deploy
+  from reduction.mcu.deploy import deploy, fits
 
   require(FLAGS.model, '--model is needed: an int8 .tflite file, or a workdir of launch.run')
   require(FLAGS.out, '--out is needed: the folder to write, such as build/net')
@@ -78,9 +97,12 @@ def main(argv):
   require(ours, f'--out={out} is there and was not written by this command; name a new folder')
   cli.set_platform(FLAGS.platform)
   made = deploy(graph_of(pathlib.Path(FLAGS.model), FLAGS.data_dir), board, exact=FLAGS.exact)
-  cli.show(table(made))
+  shown = table(made)
+  cli.show(shown)
+  fits(made)
   with checkpoint.whole_folder(out) as folder:
     host.write(made.source._replace(files=made.files), folder)
+    (folder / 'report.html').write_text(page(made, shown), encoding='utf-8')
   print(f'\nWritten: {out}')
 
 

@@ -30,4 +30,20 @@ def get_config(variant: str = ''):
     optimizer=dict(name='adam', learning_rate=1.2e-3),
   )
   c.microcontroller = dict(board='stm32f746', images=256)
+  c.tables = dict(
+    a=dict(
+      title='On the microcontroller', kind='microcontroller', rows='board',
+      values=('arena', 'lower_bound', 'constants', 'flash', 'ram', 'instructions',
+              'float_accuracy', 'int8_accuracy', 'changed_predictions'),
+      names=dict(
+        arena='arena, B', lower_bound='no schedule of whole tensors, B',
+        constants='constants, B', flash='Flash, B', ram='RAM, B',
+      ),
+    ),
+    b=dict(
+      title='By layer', kind='layer', rows=('layer', 'name'),
+      values=('macs', 'flash', 'ram', 'instructions'),
+      names=dict(macs='multiply-adds', flash='Flash, B', ram='held, B', layer='{}'),
+    ),
+  )  # fmt: skip
   return c

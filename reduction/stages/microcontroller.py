@@ -4,7 +4,7 @@ import numpy as np
 
 from reduction.errors import require
 from reduction.mcu import boards, host, interpret
-from reduction.mcu.deploy import deploy
+from reduction.mcu.deploy import deploy, fits
 from reduction.mcu.from_flax import convert, logits
 from reduction.net import Net
 from reduction.predict import logits as float_logits
@@ -20,7 +20,8 @@ def microcontroller(
   """Quantizes the net to int8 and writes its C for a board; returns the net as it was.
 
   images: training examples that show the ranges. exact: the least arena for the ways to overlap
-  that the greedy plan chose. name: of the C. Rows: 'layer' for each, and a 'microcontroller': bytes
+  that the greedy plan chose. name: of the C. Rows: 'layer' for each, 'tensor' for where each lies
+  when (the report draws memory over time), and a 'microcontroller': bytes
   of arena, its lower bound, constants, instructions where the emulator is installed, accuracy in
   floats and in int8 [R], how many predictions differ [R], and whether the C on this machine gave
   the interpreter's bytes. The C is the first seed's. Raises UsageError where it does not fit.
@@ -34,16 +35,20 @@ def microcontroller(
     found = np.stack([logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
     made = deploy(graphs[0], chosen, exact=exact)
+    for row in made.layers:
+      run.log(kind='layer', **row)
+    for row in made.tensors:
+      run.log(kind='tensor', **row)
+    fits(made)
     if run.workdir:
       with run.write(NAME) as folder:
         host.write(made.source._replace(files=made.files), folder)
-    for row in made.layers:
-      run.log(kind='layer', **row)
     run.log(
       kind='microcontroller', summary=True, seeds=run.seeds, **made.total,
       float_accuracy=scores(real, test.y)['test_accuracy'],
       int8_accuracy=scores(found, test.y)['test_accuracy'],
-      changed=(found.argmax(-1) != real.argmax(-1)).sum(-1), same_in_c=_same(made, test.x[:20]),
+      changed_predictions=(found.argmax(-1) != real.argmax(-1)).sum(-1),
+      same_in_c=_same(made, test.x[:20]),
     )  # fmt: skip
     return net
 
