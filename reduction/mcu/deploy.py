@@ -119,6 +119,7 @@ def _files(graph, source, board, total) -> dict[str, str]:
     **source.files,
     **measure.files(source, board, board.core),
     'host.c': host.harness(source, graph),
+    '.clang-format': emit.template('clang-format.j2'),
     'Makefile': emit.template('Makefile.j2', **fields),
     'README.md': emit.template('README.md.j2', **fields),
   }

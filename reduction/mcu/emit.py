@@ -31,6 +31,7 @@ from reduction.mcu.graph import (
   largest_sums,
 )  # fmt: skip
 from reduction.mcu.plan import Plan
+from reduction.mcu.wrap import broken
 
 RESERVED = {'main', 'int', 'char', 'short', 'long', 'float', 'double', 'signed', 'unsigned',
             'void', 'const', 'static', 'register', 'volatile', 'auto', 'extern', 'return', 'if',
@@ -93,12 +94,17 @@ def emit(graph: Graph, plan: Plan, name: str | None = None, code: Code = FASTEST
   for op, step in zip(graph.ops, steps):
     key = step.parameters, step.call
     if step.kernel:
-      functions.setdefault(key, dict(name=f'{step.kernel}_{len(functions)}',
-                                     parameters=step.parameters, call=step.call))  # fmt: skip
-      call = f'{functions[key]["name"]}({", ".join(step.arguments)});'
-      text = ['{', *(f'  {line}' for line in step.before), f'  {call}', '}']
+      called = f'{step.kernel}_{len(functions)}'
+      functions.setdefault(key, dict(
+        name=called, head=broken(f'static void {called}({step.parameters})', after=' {'),
+        body=[broken(call, 2, ';') for call in step.call.split(';')],
+      ))  # fmt: skip
+      inside = 4 if step.before else 2  # what a call needs is of its block alone
+      call = broken(f'{functions[key]["name"]}({", ".join(step.arguments)})', inside, ';')
+      before = [f'    {line}' for line in step.before]
+      text = ['  {', *before, call, '  }'] if before else [call]
     else:
-      text = list(step.before)
+      text = [f'  {line}' for line in step.before]
     lines.append(dict(comment=f'{op.kind} {comment(op.name)}', lines=text))
   values = dict(
     name=name, NAME=name.upper(), comment=comment(graph.name), ops=len(graph.ops),
@@ -307,7 +313,7 @@ def _concat(op, inputs, output, at, index, plan) -> Step:
     f'joined({n}, y, {_numbers(h * w, t.shape[2], c, start)})'
     for n, t, start in zip(names, inputs, starts)
   ]
-  return Step([], 'joined', given, ';\n  '.join(calls), at)
+  return Step([], 'joined', given, ';'.join(calls), at)
 
 
 def _resize(op, inputs, output, at, index, plan) -> Step:

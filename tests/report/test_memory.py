@@ -1,5 +1,7 @@
 """The picture of memory over time, and the rows that it is made of."""
 
+import itertools
+
 import pytest
 
 from reduction.report import memory
@@ -46,6 +48,6 @@ def test_what_is_drawn_never_overlaps_and_fills_the_arena(net):
   for half in range(2 * len(graph.ops)):
     alive = [r for r in rows if r['begin'] <= half / 2 < r['end']]
     spans = sorted((r['offset'], r['offset'] + r['size'], r['what']) for r in alive)
-    for (_, stop, one), (start, _, other) in zip(spans, spans[1:]):
+    for (_, stop, one), (start, _, other) in itertools.pairwise(spans):
       assert stop <= start, (half, one, other)
   assert max(r['offset'] + r['size'] for r in rows) == made.peak
