@@ -16,6 +16,7 @@ flags.DEFINE_string('model', None, 'An int8 .tflite file, or a workdir of launch
 flags.DEFINE_string('board', 'stm32f746', 'For which board; it says how much memory there is.')
 flags.DEFINE_string('out', None, 'The folder to write; an older one is replaced.')
 flags.DEFINE_bool('exact', False, 'Look for the least arena (small nets).')
+flags.DEFINE_integer('patches', 0, 'The first layers in so many by so many patches; 0: whole.')
 IMAGES = 256  # that show the ranges
 
 
@@ -59,6 +60,8 @@ def table(made):
     number(total['arena']), number(total['instructions']),
   ))  # fmt: skip
   note = f'Bytes. RAM: the arena; no schedule needs less than {total["lower_bound"]:,}.'
+  if made.work > 1:
+    note += f' In patches: {made.work:.2f} times the multiply-adds.'
   if total['flash']:
     note += f' With the program around it: {total["flash"]:,} of Flash, {total["ram"]:,} of RAM.'
   return Table(f'{made.graph.name} on {total["board"]}', columns, tuple(rows), note)
@@ -96,7 +99,8 @@ def main(argv):
   ours = not out.exists() or (out.is_dir() and {p.name for p in out.iterdir()} >= {'board.ld'})
   require(ours, f'--out={out} is there and was not written by this command; name a new folder')
   cli.set_platform(FLAGS.platform)
-  made = deploy(graph_of(pathlib.Path(FLAGS.model), FLAGS.data_dir), board, exact=FLAGS.exact)
+  made = deploy(graph_of(pathlib.Path(FLAGS.model), FLAGS.data_dir), board, exact=FLAGS.exact,
+                patches=FLAGS.patches)  # fmt: skip
   shown = table(made)
   cli.show(shown)
   fits(made)

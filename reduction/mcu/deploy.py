@@ -1,21 +1,27 @@
 """A folder ready for a board: the C, a Makefile, a README, a host's test; and what it costs."""
 
+import re
 from typing import NamedTuple
 
 from reduction.errors import UsageError, require
 from reduction.mcu import boards, emit, host, measure
 from reduction.mcu.graph import Graph
 from reduction.mcu.overlap import Style
+from reduction.mcu.patches import best
 from reduction.mcu.plan import Plan, live, plan
+
+MARK = re.compile(r' \[\d+, \d+\]$')  # of a patch
 
 
 class Deployed(NamedTuple):
   """files: name -> text. layers: a row for each op. tensors: where each lies when. total: the row
-  of the whole net. problem: why it does not fit, or None; then nothing was measured.
+  of the whole net. problem: why it does not fit, or None; then nothing was measured. work: how many
+  times the multiply-adds of the net, which patches do in part twice.
   """
 
   graph: Graph
   plan: Plan
+  work: float
   source: emit.Source
   files: dict[str, str]
   layers: list[dict]
@@ -24,11 +30,16 @@ class Deployed(NamedTuple):
   problem: str | None
 
 
-def deploy(graph: Graph, board: boards.Board, *, exact: bool = False) -> Deployed:
+def deploy(
+  graph: Graph, board: boards.Board, *, exact: bool = False, patches: int = 0
+) -> Deployed:
   """Plans and writes a net for a board, and measures it where the tools are installed.
 
+  patches: the first layers in so many by so many patches, where that takes less memory; 0: none.
   What does not fit is planned and written too, and `fits` says by how much and which layer.
   """
+  cut = best(graph, Style(), sides=(patches,)) if patches else None
+  graph, work = (cut.graph, cut.work) if cut else (graph, 1.0)
   made = plan(graph, Style(), exact=exact)
   source = emit.emit(graph, made)
   held = [live(graph, made, i) for i in range(len(graph.ops))]
@@ -38,20 +49,32 @@ def deploy(graph: Graph, board: boards.Board, *, exact: bool = False) -> Deploye
       measured = measure.measure(source, core=board.core, board=board)
     except UsageError as error:  # constants fit, the code beside them does not
       problem = f'{graph.name} does not fit {board.name}: {error}; {_largest(graph)}'
-  layers = [
-    dict(layer=i, name=emit.comment(op.name), op=op.kind, macs=graph.macs(op),
-         flash=graph.constants(op), ram=held[i],
-         instructions=measured.layers[i] if measured else None)
-    for i, op in enumerate(graph.ops)
-  ]  # fmt: skip
+  layers = _layers(graph, held, measured)
   total = dict(
     board=board.name, core=board.core, layers=len(layers), macs=sum(r['macs'] for r in layers),
-    arena=made.peak, lower_bound=made.bound, constants=source.constants,
+    work=round(work, 3), arena=made.peak, lower_bound=made.bound, constants=source.constants,
     flash=measured and measured.flash, ram=measured and measured.ram,
     instructions=measured and measured.instructions,
   )  # fmt: skip
   files = _files(graph, source, board, total)
-  return Deployed(graph, made, source, files, layers, tensors(graph, made), total, problem)
+  return Deployed(graph, made, work, source, files, layers, tensors(graph, made), total, problem)
+
+
+def _layers(graph, held, measured) -> list[dict]:
+  """A row for each op; what patches repeat is one."""
+  rows = {}
+  for i, (op, home) in enumerate(zip(graph.ops, emit.homes(graph))):
+    row = rows.setdefault(MARK.sub('', op.name) if MARK.search(op.name) else i, dict(
+      layer=len(rows), name=emit.comment(MARK.sub('', op.name)), op=op.kind, times=0, macs=0,
+      flash=0, ram=0, instructions=0 if measured else None,
+    ))  # fmt: skip
+    row['times'] += 1
+    row['macs'] += graph.macs(op)
+    row['flash'] += graph.constants(op) if home == i else 0
+    row['ram'] = max(row['ram'], held[i])
+    if measured:
+      row['instructions'] += measured.layers[i]
+  return list(rows.values())
 
 
 def fits(made: Deployed):

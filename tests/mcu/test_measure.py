@@ -8,7 +8,6 @@ from reduction.mcu import boards, emit, interpret, measure
 from reduction.mcu import plan as p
 from tests.mcu import nets
 
-pytest.importorskip('jinja2', reason='writing C needs jinja2')
 absent = measure.missing()
 emulated = pytest.mark.skipif(bool(absent), reason=f'needs {absent}')
 
