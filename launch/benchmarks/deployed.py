@@ -14,7 +14,18 @@ import numpy as np
 from launch.benchmarks.sides import Session
 from reduction.data import folders
 from reduction.errors import MissingInput, require
-from reduction.mcu import accounts, boards, emit, host, interpret, known, measure, reader, zoo
+from reduction.mcu import (
+  accounts,
+  boards,
+  emit,
+  host,
+  interpret,
+  known,
+  measure,
+  patches,
+  reader,
+  zoo,
+)
 from reduction.mcu.overlap import Style
 from reduction.mcu.plan import plan
 
@@ -186,6 +197,49 @@ def ablated(*, models: dict, switches: tuple[str, ...]):
     return rows, []
 
   return bench
+
+
+def patched(*, models: dict, files: dict, sides: tuple[int, ...], most: float):
+  """The first layers in patches: memory, and what is computed twice, on an emulated M4.
+
+  models: as of `shipped`; files: as of `architectures`, with random weights. sides: n x n patches,
+  each at its best cut that takes no more than `most` times the multiply-adds. Rows 'patched'.
+  """
+
+  def bench(session: Session):
+    rows = []
+    for name, file in {**models, **files}.items():
+      graph = (
+        reader.read(_find(file, session)) if isinstance(file, str)
+        else zoo.read(_find(f'mcunet/{file[0]}', session), resolution=file[1])
+      )  # fmt: skip
+      want = measure.fnv(interpret.interpret(graph, measure.inputs(graph, 1))[0])
+      first = None
+      for side in (0, *sides):
+        session.say(f'{name}, {side or "no"} patches')
+        cut = patches.best(graph, Style(), sides=(side,), most=most) if side else None
+        if cut or not side:
+          row = _in_patches(name, side, graph, cut, want, first)
+          first = first or row
+          rows.append(row)
+    return rows, []
+
+  return bench
+
+
+def _in_patches(name, side, graph, cut, want, first) -> dict:
+  made = cut.plan if cut else plan(graph)
+  found = measure.measure(emit.emit(cut.graph if cut else graph, made), core='m4')
+  instructions = round(found.instructions / 1e6, 2)
+  row = dict(
+    kind='patched', summary=True, model=name, patches=side, arena=made.peak, lower_bound=made.bound,
+    layers=cut.last + 1 if cut else 0, work=round(cut.work, 3) if cut else 1, flash=found.flash,
+    instructions_m=instructions, equal=int(found.hashes == [want]),
+  )  # fmt: skip
+  return row if first is None else dict(
+    row, arena_change=_percent(made.peak, first['arena']),
+    instructions_change=_percent(instructions, first['instructions_m']),
+  )  # fmt: skip
 
 
 def _percent(value, first) -> float:
