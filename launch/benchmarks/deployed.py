@@ -113,11 +113,11 @@ def _accounts(name, graph, kinds):
     )  # fmt: skip
 
 
-def shipped(*, models: dict, cores: tuple[str, ...], runs: int = 20):
+def shipped(*, models: dict, cores: dict):
   """Trained models: bytes that are equal, memory, Flash, instructions.
 
-  models: name -> .tflite file in the data directory. runs: inputs, of which the interpreter, the C
-  on this machine, the C on each emulated core and TFLM where it is installed all make outputs.
+  models: name -> .tflite file in the data directory. cores: name -> inputs. The interpreter, the C
+  on this machine and TFLM where it is installed make outputs of as many as any core.
   Rows 'shipped': for a model; 'core': for a model on a core, with instructions by the millions.
   """
   for core in cores:
@@ -127,14 +127,14 @@ def shipped(*, models: dict, cores: tuple[str, ...], runs: int = 20):
     rows = []
     for name, file in models.items():
       path = _find(file, session)
-      rows += _shipped(name, reader.read(path), path, cores, runs, session)
+      rows += _shipped(name, reader.read(path), path, cores, session)
     return rows, []
 
   return bench
 
 
-def _shipped(name, graph, path, cores, runs, session):
-  made = plan(graph)
+def _shipped(name, graph, path, cores, session):
+  made, runs = plan(graph), max(cores.values())
   source = emit.emit(graph, made)
   x = measure.inputs(graph, runs)
   want = np.concatenate([interpret.interpret(graph, x[i : i + 2])[0] for i in range(0, runs, 2)])
@@ -146,17 +146,17 @@ def _shipped(name, graph, path, cores, runs, session):
     equal_host=same(host.run(source, graph, x)[0]), equal_tflm=_tflm(path, graph, x, want),
   )  # fmt: skip
   rows = []
-  for core in cores:
+  for core, count in cores.items():
     session.say(f'{name} on {core}')
-    found = measure.measure(source, core=core, runs=runs, seconds=3_000)
-    equal = sum(a == measure.fnv(b) for a, b in zip(found.hashes, want, strict=True))
+    found = measure.measure(source, core=core, runs=count, seconds=3_000)
+    equal = sum(a == measure.fnv(b) for a, b in zip(found.hashes, want))
     row[f'equal_{core}'] = equal
     if core in ('m4', 'm7'):
       row |= {f'instructions_{core}_m': round(found.instructions / 1e6, 2)}
     if core == 'm4':
       row |= dict(flash=found.flash)
     rows.append(dict(
-      kind='core', summary=True, model=name, core=core, equal=equal, flash=found.flash,
+      kind='core', summary=True, model=name, core=core, runs=count, equal=equal, flash=found.flash,
       instructions=found.instructions, instructions_m=round(found.instructions / 1e6, 2),
       per_mac=round(found.instructions / zoo.macs(graph), 2),
     ))  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import boards, emit, interpret, measure
+from reduction.mcu import boards, emit, interpret, measure, zoo
 from reduction.mcu import plan as p
 from tests.mcu import nets
 
@@ -58,9 +58,23 @@ def test_the_hash_is_fnv_1a():
 
 @emulated
 @pytest.mark.slow
-@pytest.mark.parametrize('name, most', [('in3', 240e6), ('te_vww', 35e6)])
+def test_the_largest_mcunet_leaves_room_for_a_stack_in_320_kb():
+  """TinyEngine's account of in4 is 426,120 B; its 1.7 MB of weights want an H743's Flash."""
+  path = nets.DATA / 'mcunet/mcunet-512kb-2mb_imagenet.json'
+  if not path.is_file():
+    pytest.skip('the MCUNet zoo is not in $REDUCTION_DATA')
+  graph = zoo.read(path, resolution=160)
+  board = boards.board('stm32f746')._replace(flash=boards.board('stm32h743').flash)
+  flash, ram = measure.sizes(emit.emit(graph, p.plan(graph)), core='m7', board=board)
+  assert ram + measure.STACK <= board.ram == 320 * 1024
+  assert flash < 1_876_000  # the README of mcunet, with TinyEngine's code
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.parametrize('name, most', [('in3', 210e6), ('te_vww', 32e6)])
 def test_trained_models_in_fewer_instructions_than_published(name, most):
-  """Bit-exact, in no more than TinyEngine's inexact 239.8 M and 34.7 M (laboratory figures)."""
+  """Bit-exact, in less than TinyEngine's inexact 239.8 M and 34.7 M (laboratory figures)."""
   graph = nets.shipped(name)
   found = measure.measure(emit.emit(graph, p.plan(graph)), core='m4',
                           board=boards.board('stm32f746'))  # fmt: skip
