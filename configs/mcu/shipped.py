@@ -1,9 +1,9 @@
 """Five trained int8 models on emulated microcontrollers: equal bytes, memory, instructions.
 
 Lin et al., MCUNet, NeurIPS 2020, against its TinyEngine. Expected: all outputs equal in the
-interpreter, the C on this machine and on every core, of 20 inputs on an M4 and an M7; in3 in at most 187,200 B of arena and 240 M
-instructions on an M4, te_vww in 77,100 B and 35 M. QEMU's instructions repeat exactly and are not
-time. A few minutes on two CPU cores.
+interpreter, the C on this machine and on every core, of 20 inputs on an M4 and an M7; in3 in at
+most 187,200 B of arena and 240 M instructions on an M4, te_vww in 77,100 B and 35 M. QEMU's
+instructions repeat exactly and are not time. Half an hour on a busy machine of two CPU cores.
 
     python -m launch.bench --config=configs/mcu/shipped.py --out=configs/mcu/results/shipped.jsonl
 
