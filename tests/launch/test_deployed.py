@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from configs.mcu import ablations, patches, shipped, zoo
+from configs.mcu import ablations, helium, patches, shipped, zoo
 from launch import bench
 from launch.benchmarks.sides import Session
 from reduction import report
@@ -17,7 +17,7 @@ from tests.mcu import nets
 deployed = importlib.import_module('launch.benchmarks.deployed')
 
 
-@pytest.mark.parametrize('config', [ablations, patches, shipped, zoo], ids=lambda c: c.__name__)
+@pytest.mark.parametrize('config', [ablations, helium, patches, shipped, zoo], ids=lambda c: c.__name__)
 def test_a_config_names_what_is_there(config):
   for variant in '', 'quick':
     given = canonical(config.get_config(variant))
