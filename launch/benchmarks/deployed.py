@@ -41,6 +41,7 @@ STYLES = dict(
 CODES = dict(
   generic=emit.Code(specialized=False), rolled=emit.Code(unrolled=False),
   generic_rolled=emit.Code(specialized=False, unrolled=False), single=emit.Code(dual=False),
+  no_vectors=emit.Code(helium=False),
 )  # fmt: skip
 
 
@@ -163,10 +164,10 @@ def _shipped(name, graph, path, cores, session):
   return [row, *rows]
 
 
-def ablated(*, models: dict, switches: tuple[str, ...]):
-  """What each idea is worth: arena, Flash and instructions on an emulated M4 without it.
+def ablated(*, models: dict, switches: tuple[str, ...], core: str = 'm4'):
+  """What each idea is worth: arena, Flash and instructions on an emulated core without it.
 
-  models: as of `shipped`. switches: of STYLES and CODES. Rows 'ablation'; 'tflm' is the arena of
+  models: as of `shipped`. switches: of STYLES and CODES, the first of them ours. Rows 'ablation'; 'tflm' is the arena of
   the interpreter itself. Every variant's output is compared with the interpreter's.
   """
   for switch in switches:
@@ -185,7 +186,7 @@ def ablated(*, models: dict, switches: tuple[str, ...]):
         session.say(f'{name}, {switch}')
         made = plan(graph, STYLES.get(switch, Style()))
         source = emit.emit(graph, made, code=CODES.get(switch, emit.FASTEST))
-        found = measure.measure(source, core='m4')
+        found = measure.measure(source, core=core, seconds=1_000)
         first = first or (made.peak, found.instructions)
         rows.append(dict(
           kind='ablation', summary=True, model=name, switch=switch, arena=made.peak,

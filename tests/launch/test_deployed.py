@@ -14,10 +14,13 @@ from reduction.errors import MissingInput, UsageError
 from reduction.mcu import measure, sketch
 from tests.mcu import nets
 
-deployed = importlib.import_module('launch.benchmarks.deployed')
+deployed = importlib.import_module('launch.benchmarks.deployed')  # not its functions alone
 
 
-@pytest.mark.parametrize('config', [ablations, helium, patches, shipped, zoo], ids=lambda c: c.__name__)
+CONFIGS = ablations, helium, patches, shipped, zoo
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda c: c.__name__)
 def test_a_config_names_what_is_there(config):
   for variant in '', 'quick':
     given = canonical(config.get_config(variant))
