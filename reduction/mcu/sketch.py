@@ -11,10 +11,11 @@ from reduction.mcu import graph as g
 
 @dataclasses.dataclass
 class Sketch:
-  """A graph under way. shape: of the input, tensor 0."""
+  """A graph under way. shape: of the input, tensor 0. blank: weights are 0, for shapes alone."""
 
   shape: tuple[int, int, int]
   seed: int = 0
+  blank: bool = False
   tensors: list = dataclasses.field(default_factory=list)
   ops: list = dataclasses.field(default_factory=list)
 
@@ -44,7 +45,9 @@ def _weights(sketch, shape, cout: int, terms: int) -> dict:
   random = sketch.random
   real = random.uniform(0.5, 2.0, cout) * 40 / (74 * 74 * math.sqrt(terms))
   multiplier, shift = fixed.quantize_multipliers(real)
-  weights = random.integers(-127, 128, shape).astype(np.int8)
+  weights = np.zeros(shape, np.int8)
+  if not sketch.blank:
+    weights = random.integers(-127, 128, shape).astype(np.int8)
   bias = random.integers(-2_000, 2_000, cout).astype(np.int32)
   return dict(weights=weights, bias=bias, multiplier=multiplier, shift=shift)
 
