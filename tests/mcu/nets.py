@@ -62,7 +62,7 @@ def every(seed: int = 0) -> g.Graph:
   """All that the others have not: excitation, poolings, tables, joins, pads, softmax."""
   s = sketch.Sketch((8, 6, 4), seed)
   x = sketch.depthwise(s, 0, multiplier=2)
-  squeezed = sketch.append(s, g.Mean, [x], (1, 1, 8), axes=(0, 1), factor=(1518500250, -1))
+  squeezed = sketch.mean(s, x)
   table = s.random.integers(-128, 128, 256).astype(np.int8)
   gate = sketch.append(s, g.Lookup, [sketch.conv(s, squeezed, 8)], (1, 1, 8), table=table)
   x = sketch.mul(s, x, gate)
@@ -71,7 +71,7 @@ def every(seed: int = 0) -> g.Graph:
   b = sketch.pool(s, x, 'average', kernel=3, stride=2, pad=(1, 1, 1, 1))
   x = sketch.copied(s, g.Concat, [a, b, a], (6, 4, 24))
   x = sketch.copied(s, g.Resize, [x], (3, 6, 24), rows=(0, 2, 5), columns=(0, 0, 1, 2, 3, 3))
-  rows = sketch.append(s, g.Mean, [x], (1, 6, 24), axes=(0,), factor=(1 << 30, 1))
+  rows = sketch.mean(s, x, axes=(0,))
   x = sketch.mul(s, rows, rows)
   x = sketch.copied(s, g.Reshape, [x], (1, 2, 72))
   x = sketch.dense(s, x, 9)
