@@ -256,9 +256,11 @@ def _softmax(made, op):
 def _lookup(made, op):
   (before,), after = _tensors(made, op)
   clamped = lambda activation: functools.partial(scales.clamped, activation)
-  tables = dict(QUANTIZE=scales.rescaled, RELU=clamped(scales.RELU), RELU6=clamped(scales.RELU6))
+  tables = dict(QUANTIZE=scales.rescaled, RELU=clamped(scales.RELU))
   if (after.scale, after.zero) == scales.SHARES:
     tables['LOGISTIC'] = scales.logistic
+  if (after.scale, after.zero) == (before.scale, before.zero):  # TFLM's RELU6 does not rescale
+    tables['RELU6'] = clamped(scales.RELU6)
   kinds = [k for k, table in tables.items() if np.array_equal(table(before, after), op.table)]
   _check(bool(kinds), op, 'a table')
   input_ = made.at[op.inputs[0]]

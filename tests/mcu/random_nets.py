@@ -1,5 +1,7 @@
 """Random small graphs of every operator and its odd cases, such as a .tflite file can hold."""
 
+import functools
+
 import numpy as np
 
 from reduction.mcu import graph as g
@@ -77,22 +79,24 @@ class Maker:
     return sketch.mean(self.sketch, x, self.pick([(0, 1), (0, 1), (0,), (1,)]))
 
   def softmax(self, x):
+    """Of 512 values at most: of more, equal ones make TFLite shift 32 bits by 32."""
+    if self.shape(x)[2] > 512:
+      return x
     beta = self.pick([1.0, 0.5, 3.0])
     factor, least = scales.softmax(beta * self.sketch.tensors[x].scale)
     fields = dict(factor=factor, least=least)
     return sketch.append(self.sketch, g.Softmax, [x], self.shape(x), *scales.SHARES, **fields)
 
   def lookup(self, x):
-    kind = self.pick(['logistic', 'rescaled', 'relu', 'relu6'])
+    """RELU6 keeps its scale: TFLM's does not rescale."""
     s, before = self.sketch, self.sketch.tensors[x]
-    shares = scales.SHARES if kind == 'logistic' else (
-      sketch.some(s, 0.01, 0.05), self.number(-128, 127))  # fmt: skip
-    after = g.Tensor('after', before.shape, *shares)
-    table = dict(
-      logistic=scales.logistic, rescaled=scales.rescaled,
-      relu=lambda a, b: scales.clamped(scales.RELU, a, b),
-      relu6=lambda a, b: scales.clamped(scales.RELU6, a, b),
-    )[kind](before, after)  # fmt: skip
+    other = sketch.some(s, 0.01, 0.05), self.number(-128, 127)
+    make, shares = self.pick([
+      (scales.logistic, scales.SHARES), (scales.rescaled, other),
+      (functools.partial(scales.clamped, scales.RELU), other),
+      (functools.partial(scales.clamped, scales.RELU6), (before.scale, before.zero)),
+    ])  # fmt: skip
+    table = make(before, g.Tensor('after', before.shape, *shares))
     return sketch.append(s, g.Lookup, [x], before.shape, *shares, table=table)
 
   def excited(self, x):
@@ -113,9 +117,8 @@ class Maker:
     pad = tuple(self.number(0, 2) for _ in range(4))
     shape = h + pad[0] + pad[1], w + pad[2] + pad[3], c
     made = sketch.copied(self.sketch, g.Pad, [x], shape, pad=pad)
-    return sketch.pool(
-      self.sketch, made, 'average', kernel=1, stride=1
-    )  # no product: it would fold
+    # something between it and a product, into which it would be folded
+    return sketch.pool(self.sketch, made, 'average', kernel=1, stride=1)
 
   def reshape(self, x):
     h, w, c = self.shape(x)

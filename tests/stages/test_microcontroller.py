@@ -42,6 +42,13 @@ def test_digits_lose_nothing_and_the_c_is_the_interpreter(trained, digits, tmp_p
   assert [r['macs'] for r in layers] == [64 * 24, 24 * 12, 12 * 10]
   folder = tmp_path / 'files/deploy/c'
   assert {p.name for p in folder.iterdir()} >= {'net.c', 'net.h', 'Makefile', 'README.md', 'host.c'}
+  if row['tflite'] is not None:
+    from reduction.mcu import reader
+
+    assert row['tflite'] == (folder / 'net.tflite').stat().st_size
+    graph = reader.read(folder / 'net.tflite')
+    assert [op.kind for op in graph.ops] == ['dense'] * 3
+    assert sum(map(graph.macs, graph.ops)) == row['macs']
   if shutil.which('make') and shutil.which('cc'):
     subprocess.run(['make', '-s', 'host'], cwd=folder, check=True)
     given = bytes(64)
