@@ -7,8 +7,9 @@ from launch.benchmarks.quantizing import quantized_layers, quantized_model
 from launch.benchmarks.roofline import roofline
 from launch.benchmarks.teaching import teaching
 from launch.benchmarks.training import training
+from launch.benchmarks.twin import twin
 
 __all__ = [
   'imports', 'packed', 'pictures', 'quantized_layers', 'quantized_model', 'roofline', 'teaching',
-  'training',
+  'training', 'twin',
 ]  # fmt: skip
