@@ -11,7 +11,7 @@ import numpy as np
 from reduction.errors import DataError, MissingInput, UsageError, require
 
 TYPES = {'INT8': np.int8, 'INT32': np.int32, 'FLOAT32': np.float32}
-FAULTS = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, KeyError)
+FAULTS = (struct.error, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
 class Value(NamedTuple):

@@ -310,7 +310,7 @@ def _resize(made, operator):
   corners, half = options.AlignCorners(), options.HalfPixelCenters()
   before = _image(made.file.values[operator.inputs[0]].shape, operator.name)
   after = _image(made.file.values[operator.outputs[0]].shape, operator.name)
-  require(max(after) < 2**15, f'{operator.name} resizes to {after}')
+  require(min(after) > 0 and max(after) < 2**15, f'{operator.name} resizes to {after}')
   rows, columns = (scales.nearest(before[i], after[i], corners, half) for i in (0, 1))
   input_ = _at(made, operator.inputs[0])
   _append(made, g.Resize, operator, [input_], rows=rows, columns=columns)

@@ -102,6 +102,18 @@ def large(**fields) -> flatbuffer.File:
   return file
 
 
+def test_a_scale_that_is_no_number_is_refused():
+  data = writer.write(nets.residual())
+  scale = np.float32(nets.residual().tensors[0].scale).tobytes()
+  with pytest.raises(DataError, match='has scales'):
+    flatbuffer.parse(data.replace(scale, np.float32(np.inf).tobytes()), 'x')
+
+
+def test_an_image_of_no_pixels_is_refused():
+  with pytest.raises(UserError, match=r'resizes to \(0, 8, 2\)'):
+    reader.build(large(shape=(1, 0, 8, 2)))
+
+
 @pytest.mark.parametrize('shape', [(1, 2**30, 2, 2), (1, 2**15, 8, 2), (1, 2**14, 2**14, 2**10)])
 def test_a_size_that_a_file_only_claims_takes_no_memory(shape):
   tracemalloc.start()

@@ -56,6 +56,30 @@ def test_digits_lose_nothing_and_the_c_is_the_interpreter(trained, digits, tmp_p
     assert len(said.stdout) == 10
 
 
+def test_a_net_trained_in_few_bits_keeps_its_codes(trained, digits, tmp_path):
+  """Two bits, with learned steps: int8 holds the same weights, and the accuracy stays."""
+  from reduction.mcu import reader
+  from reduction.run import Run
+
+  pytest.importorskip('tflite', reason='reading .tflite files needs the package tflite')
+  run = Run(digits, (0, 1), tmp_path)
+  qat = stages.qat(
+    bits=2, group='channel', symmetric=True, learned=True, steps=300, batch=60, every=150,
+    optimizer=dict(name='adam', learning_rate=2e-3),
+  )  # fmt: skip
+  small = qat(trained, run.child('qat'))
+  exact = run.rows[-1]['test_accuracy']
+  stages.microcontroller(board='stm32f412')(small, run.child('deploy'))
+  row = run.rows[-1]
+  assert row['float_accuracy'] == pytest.approx(exact, abs=1 / len(digits.test.y))
+  for real, int8 in zip(row['float_accuracy'], row['int8_accuracy']):
+    assert real > 0.75 and abs(int8 - real) <= 0.02
+  first, second, out = reader.read(tmp_path / 'files/deploy/c/net.tflite').ops
+  for op in (first, second):
+    assert set(op.weights.ravel().tolist()) == {-2, -1, 0, 1}
+  assert abs(out.weights).max() == 127  # which was not trained in few bits
+
+
 def test_a_net_that_does_not_fit_says_by_how_much_and_where(trained, digits):
   from reduction.mcu import boards, from_flax
   from reduction.mcu.deploy import deploy
