@@ -1,8 +1,9 @@
-"""Lottery tickets on scikit-learn's digits, and a small student of the last one, in a minute.
+"""Lottery tickets on scikit-learn's digits, a small student of the last one, its C: in a minute.
 
 A 300-100 network on 1,797 real 8 x 8 images, pruned 8 times by 30 % with rewinding, three seeds,
 each ticket beside its random reinitialization; then each ticket teaches a network of 30 hidden
-units. For the papers' own settings see configs/lottery/lenet.py and configs/distill/mnist.py.
+units, which becomes int8 C for a microcontroller (files/microcontroller/c in the workdir). For the
+papers' own settings see configs/lottery/lenet.py, configs/distill/mnist.py and configs/mcu.
 
     python -m launch.run --config=configs/quickstart.py --workdir=runs/quickstart
 """
@@ -10,6 +11,7 @@ units. For the papers' own settings see configs/lottery/lenet.py and configs/dis
 from ml_collections import config_dict
 
 from configs.lottery import figures
+from configs.mcu.deploy import microcontroller
 
 
 def get_config(variant: str = ''):
@@ -19,7 +21,7 @@ def get_config(variant: str = ''):
   c.seeds = (0, 1, 2)
   c.data = dict(name='digits')
   c.model = dict(name='lenet', widths=(300, 100))
-  c.stages = ('lottery', 'student')
+  c.stages = ('lottery', 'student', 'microcontroller')
   c.lottery = dict(
     rounds=1 if variant == 'quick' else 8,
     rates=(('out/kernel', 0.15), ('kernel', 0.3)),
@@ -41,5 +43,7 @@ def get_config(variant: str = ''):
     every=50,
     optimizer=dict(name='adam', learning_rate=3e-3),
   )
+  c.microcontroller = dict(board='stm32f746')
+  c.tables = dict(c=microcontroller())
   c.figures = dict(figure1=figures.figure1())
   return c

@@ -1,7 +1,8 @@
 """Benchmarks of a config: python -m launch.bench --config=configs/bench/lenet.py [--out=rows.jsonl]
 
-`config.benches` names functions of `launch.benchmarks`; each has its settings beside it. Nothing
-here fails because something was slow: it prints what it measured.
+`config.benches` names functions of `launch.benchmarks`; each has its settings beside it, and
+`config.tables` says how rows stand in tables, as in the config of a run. Nothing here fails because
+something was slow: it prints what it measured.
 """
 
 import json
@@ -23,10 +24,12 @@ flags.DEFINE_string('peer_python', sys.executable, 'The Python that has the peer
 def build(config: dict) -> dict:
   """name -> bench, in order; every wrong value raises UsageError here."""
   from launch import benchmarks
+  from reduction import report
   from reduction.config import call
   from reduction.errors import require
 
-  known = {'title', 'benches', *config['benches']}
+  report.check(config)
+  known = {'title', 'benches', 'tables', *config['benches']}
   for key in config:
     require(key in known, f'config.{key} is no part of a benchmark, nor in config.benches')
   for name in config['benches']:
@@ -36,6 +39,8 @@ def build(config: dict) -> dict:
 
 def run(config: dict, session) -> list[dict]:
   """Runs and shows every benchmark of a canonical config; returns their rows."""
+  from reduction import report
+
   rows = []
   load, cores = os.getloadavg()[0], os.cpu_count()
   if load > 0.5:
@@ -45,6 +50,8 @@ def run(config: dict, session) -> list[dict]:
     rows += [dict(row, at=name, load=round(load, 2)) for row in new]
     for table in tables:
       cli.show(table)
+  for table in report.pivots(rows, config):
+    cli.show(table)
   return rows
 
 

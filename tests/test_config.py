@@ -15,7 +15,7 @@ from reduction.errors import UsageError
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(
   path for path in ROOT.glob('configs/**/*.py')
-  if 'def get_config' in path.read_text() and 'bench' not in path.parts
+  if 'def get_config' in path.read_text() and 'c.benches' not in path.read_text()
 )  # fmt: skip
 
 

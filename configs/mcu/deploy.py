@@ -30,4 +30,28 @@ def get_config(variant: str = ''):
     optimizer=dict(name='adam', learning_rate=1.2e-3),
   )
   c.microcontroller = dict(board='stm32f746', images=256)
+  c.tables = dict(a=microcontroller(), b=layers())
   return c
+
+
+def microcontroller():
+  """What the whole net takes, and that its C is right."""
+  return dict(
+    title='On the microcontroller', kind='microcontroller', rows='board',
+    values=('float_accuracy', 'int8_accuracy', 'arena', 'lower_bound', 'ram', 'constants', 'flash',
+            'instructions', 'equal_in_c'),
+    names=dict(
+      arena='arena, B', lower_bound='no schedule of whole tensors, B', ram='RAM, B',
+      constants='constants, B', flash='Flash, B', equal_in_c='of 20 images, C as interpreted',
+    ),
+    note='Flash and RAM with the program around it; instructions of an emulated core, not time.',
+  )  # fmt: skip
+
+
+def layers():
+  """What each layer takes."""
+  return dict(
+    title='By layer', kind='layer', rows=('layer', 'name'),
+    values=('macs', 'flash', 'ram', 'instructions'),
+    names=dict(macs='multiply-adds', flash='constants, B', ram='held, B'),
+  )

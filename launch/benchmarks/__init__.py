@@ -1,5 +1,6 @@
 """Benchmarks by name: each takes its settings and returns `bench(session) -> (rows, tables)`."""
 
+from launch.benchmarks.deployed import ablated, accounted, architectures, patched, shipped
 from launch.benchmarks.imports import imports
 from launch.benchmarks.packed import packed
 from launch.benchmarks.pictures import pictures
@@ -10,6 +11,7 @@ from launch.benchmarks.training import training
 from launch.benchmarks.twin import twin
 
 __all__ = [
-  'imports', 'packed', 'pictures', 'quantized_layers', 'quantized_model', 'roofline', 'teaching',
-  'training', 'twin',
+  'ablated', 'accounted', 'architectures', 'imports', 'packed', 'patched', 'pictures',
+  'quantized_layers', 'quantized_model', 'roofline', 'shipped', 'teaching', 'training',
+  'twin',
 ]  # fmt: skip

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction.errors import MissingInput
+from reduction.errors import require
 from reduction.mcu import interpret, overlap
 from reduction.mcu.graph import (
   Add,
   Concat,
   Conv,
+  Crop,
   Dense,
   Depthwise,
   Graph,
@@ -23,6 +24,7 @@ from reduction.mcu.graph import (
   Mean,
   Mul,
   Pad,
+  Paste,
   Pool,
   Product,
   Reshape,
@@ -31,11 +33,28 @@ from reduction.mcu.graph import (
   largest_sums,
 )  # fmt: skip
 from reduction.mcu.plan import Plan
+from reduction.mcu.wrap import broken
 
 RESERVED = {'main', 'int', 'char', 'short', 'long', 'float', 'double', 'signed', 'unsigned',
             'void', 'const', 'static', 'register', 'volatile', 'auto', 'extern', 'return', 'if',
             'else', 'for', 'while', 'do', 'switch', 'case', 'default', 'break', 'continue', 'goto',
             'sizeof', 'struct', 'union', 'enum', 'typedef', 'inline', 'restrict'}  # fmt: skip
+
+
+class Code(NamedTuple):
+  """How the C is written. Switches for ablations; the defaults are what is fastest.
+
+  specialized: a kernel is compiled for each of its sizes, else once. unrolled: its inner loops.
+  dual: two 16-bit products a step where the core has them. helium: vectors of 16 bytes likewise.
+  """
+
+  specialized: bool = True
+  unrolled: bool = True
+  dual: bool = True
+  helium: bool = True
+
+
+FASTEST = Code()
 
 
 class Source(NamedTuple):
@@ -68,29 +87,36 @@ def comment(text: str) -> str:
   return re.sub(r'[^0-9A-Za-z_.:; ()\[\]-]|\?', '_', text)[:70]
 
 
-def emit(graph: Graph, plan: Plan, name: str | None = None) -> Source:
+def emit(graph: Graph, plan: Plan, name: str | None = None, code: Code = FASTEST) -> Source:
   """The net's source and header. name: of functions, macros and files, by default the graph's."""
   name = identifier(name or graph.name)
   steps = [_step(graph, plan, i) for i in range(len(graph.ops))]
+  steps = [_shared(step, i, home) for i, (step, home) in enumerate(zip(steps, homes(graph)))]
   arrays = [_array(n, values) for step in steps for n, values in step.arrays]
   functions, lines = {}, []
   for op, step in zip(graph.ops, steps):
     key = step.parameters, step.call
     if step.kernel:
-      functions.setdefault(key, dict(name=f'{step.kernel}_{len(functions)}',
-                                     parameters=step.parameters, call=step.call))  # fmt: skip
-      call = f'{functions[key]["name"]}({", ".join(step.arguments)});'
-      text = ['{', *(f'  {line}' for line in step.before), f'  {call}', '}']
+      called = f'{step.kernel}_{len(functions)}'
+      functions.setdefault(key, dict(
+        name=called, head=broken(f'static void {called}({step.parameters})', after=' {'),
+        body=[broken(call, 2, ';') for call in step.call.split(';')],
+      ))  # fmt: skip
+      inside = 4 if step.before else 2  # what a call needs is of its block alone
+      call = broken(f'{functions[key]["name"]}({", ".join(step.arguments)})', inside, ';')
+      before = [f'    {line}' for line in step.before]
+      text = ['  {', *before, call, '  }'] if before else [call]
     else:
-      text = list(step.before)
+      text = [f'  {line}' for line in step.before]
     lines.append(dict(comment=f'{op.kind} {comment(op.name)}', lines=text))
   values = dict(
     name=name, NAME=name.upper(), comment=comment(graph.name), ops=len(graph.ops),
     macs=sum(map(graph.macs, graph.ops)), arena=plan.peak, bound=plan.bound,
     align=max(plan.style.align, 4), constants=sum(a['size'] for a in arrays), arrays=arrays,
     functions=list(functions.values()), steps=lines, ends=_ends(graph, plan),
-    uses=_uses(graph, steps), wide=plan.style.wide, pixels=plan.style.pixels,
+    uses=_uses(graph, steps), code=code, wide=plan.style.wide, pixels=plan.style.pixels,
     most_taps=max([op.weights[..., 0].size for op in graph.ops if isinstance(op, Depthwise)] + [1]),
+    most_rows=max([len(op.weights) for op in graph.ops if isinstance(op, Depthwise)] + [1]),
   )  # fmt: skip
   render = lambda template: re.sub(r'\n{3,}', '\n\n', _environment().get_template(template).render(
     values))  # fmt: skip
@@ -100,10 +126,8 @@ def emit(graph: Graph, plan: Plan, name: str | None = None) -> Source:
 
 @functools.lru_cache(maxsize=1)
 def _environment():
-  try:
-    import jinja2
-  except ImportError as error:
-    raise MissingInput("writing C needs: pip install 'reduction[mcu]'") from error
+  import jinja2
+
   return jinja2.Environment(
     loader=jinja2.PackageLoader('reduction.mcu'), trim_blocks=True, lstrip_blocks=True,
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
@@ -147,6 +171,26 @@ def _step(graph, plan, index) -> Step:
   at = [f'arena + {plan.offsets[t]}' for t in (*op.inputs, op.output)]
   made = STEPS[type(op)](op, *tensors, at, index, plan)
   return made
+
+
+def homes(graph: Graph) -> list[int]:
+  """For each op the first that has the same constants: those of patches are one op's."""
+  first = {}
+  return [
+    first.setdefault(id(getattr(op, 'weights', getattr(op, 'table', op))), i)
+    for i, op in enumerate(graph.ops)
+  ]
+
+
+def _shared(step: Step, index: int, home: int) -> Step:
+  """A step that reads the arrays of op `home`."""
+  if home == index:
+    return step
+  names = {name: f'{name.rpartition("_")[0]}_{home}' for name, _ in step.arrays}
+  renamed = lambda text: re.sub(r'\b\w+\b', lambda m: names.get(m[0], m[0]), text)
+  return step._replace(
+    arrays=[], before=tuple(map(renamed, step.before)), arguments=list(map(renamed, step.arguments))
+  )
 
 
 def _numbers(*values) -> str:
@@ -290,7 +334,7 @@ def _concat(op, inputs, output, at, index, plan) -> Step:
     f'joined({n}, y, {_numbers(h * w, t.shape[2], c, start)})'
     for n, t, start in zip(names, inputs, starts)
   ]
-  return Step([], 'joined', given, ';\n  '.join(calls), at)
+  return Step([], 'joined', given, ';'.join(calls), at)
 
 
 def _resize(op, inputs, output, at, index, plan) -> Step:
@@ -303,8 +347,24 @@ def _resize(op, inputs, output, at, index, plan) -> Step:
   return Step(list(zip(names, values)), 'resized', given, call, [*at, *names])
 
 
+def _crop(op, inputs, output, at, index, plan) -> Step:
+  del index, plan
+  (_, w, c), (oh, ow, _), (y, x) = inputs[0].shape, output.shape, op.at
+  numbers = _numbers(oh, ow * c, w * c, ow * c)
+  start = f'{at[0]} + {(y * w + x) * c}'
+  return Step([], 'copied', IN_OUT, f'copied(x, y, {numbers})', [start, at[1]])
+
+
+def _paste(op, inputs, output, at, index, plan) -> Step:
+  require(len(inputs) == 1 or index in plan.over, f'{op.name}: has no plan in place')
+  (h, w, c), (_, ow, _), (y, x) = inputs[-1].shape, output.shape, op.at
+  numbers = _numbers(h, w * c, w * c, ow * c)
+  to = f'{at[-1]} + {(y * ow + x) * c}'
+  return Step([], 'copied', IN_OUT, f'copied(x, y, {numbers})', [at[-2], to])
+
+
 STEPS = {
   Conv: _conv, Depthwise: _depthwise, Dense: _dense, Add: _add, Mul: _mul, Pool: _pool,
   Mean: _mean, Softmax: _softmax, Lookup: _lookup, Pad: _pad, Reshape: _reshape, Concat: _concat,
-  Resize: _resize,
+  Resize: _resize, Crop: _crop, Paste: _paste,
 }  # fmt: skip

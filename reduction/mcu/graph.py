@@ -180,6 +180,23 @@ class Resize(Op):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Crop(Op):
+  """The pixels from `at` (row, column) on, as many as the output has."""
+
+  at: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Paste(Op):
+  """The first input with the last one's pixels from `at` (row, column) on.
+
+  With one input alone it is laid into an image of which nothing else is known yet.
+  """
+
+  at: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
   """Tensors and the ops that make them, in an order in which each input is made before it is read.
 
@@ -235,7 +252,7 @@ class Graph:
 def _check_op(op, inputs, output):
   """Raises UsageError unless an op fits its tensors."""
   say = lambda what: f'{op.name} ({op.kind}): {what}'
-  counts = {Add: 2, Mul: 2}.get(type(op), None if isinstance(op, Concat) else 1)
+  counts = {Add: 2, Mul: 2}.get(type(op), None if isinstance(op, Concat | Paste) else 1)
   check(counts in (None, len(op.inputs)) and op.inputs, say(f'{len(op.inputs)} inputs'))
   if hasattr(op, 'low'):
     check(-128 <= op.low <= op.high <= 127, say(f'clamps to [{op.low}, {op.high}]'))
@@ -247,7 +264,7 @@ def _check_op(op, inputs, output):
     check(0 <= multiplier < 2**31, say(f'multiplier {multiplier} is not in [0, 2^31)'))
   if isinstance(op, Lookup):
     check(op.table.shape == (256,) and op.table.dtype == np.int8, say('wants 256 int8 of a table'))
-  if isinstance(op, Pad | Reshape | Concat | Resize | Pool):
+  if isinstance(op, Pad | Reshape | Concat | Resize | Pool | Crop | Paste):
     same = all((t.scale, t.zero) == (output.scale, output.zero) for t in inputs)
     check(same, say('copies values, so that input and output must have one scale and zero point'))
   if isinstance(op, Softmax):
@@ -280,6 +297,15 @@ def _shape(op, shapes, output):
       inside = max(op.rows) < h and max(op.columns) < w and min(*op.rows, *op.columns) >= 0
       check(inside, f'{op.name}: reads outside of {shapes[0]}')
       return len(op.rows), len(op.columns), c
+    case Crop(at=(y, x)):
+      inside = 0 <= y <= h - output[0] and 0 <= x <= w - output[1]
+      check(inside, f'{op.name}: {output} from {op.at} on leaves {shapes[0]}')
+      return *output[:2], c
+    case Paste(at=(y, x)):
+      (h, w, c), whole = shapes[-1], output if len(shapes) == 1 else shapes[0]
+      inside = 0 <= y <= whole[0] - h and 0 <= x <= whole[1] - w
+      check(inside and len(shapes) <= 2, f'{op.name}: {shapes} at {op.at} in {whole}')
+      return *whole[:2], c
     case Concat():
       check(len({s[:2] for s in shapes}) == 1, f'{op.name}: joins {shapes}')
       return h, w, sum(s[2] for s in shapes)

@@ -11,6 +11,7 @@ from reduction.mcu.graph import (
   Add,
   Concat,
   Conv,
+  Crop,
   Dense,
   Depthwise,
   Graph,
@@ -18,6 +19,7 @@ from reduction.mcu.graph import (
   Mean,
   Mul,
   Pad,
+  Paste,
   Pool,
   Reshape,
   Resize,
@@ -161,9 +163,22 @@ def _pad(op, values, inputs, output):
   return np.pad(values[0], around, constant_values=output.zero)
 
 
+def _crop(op, values, inputs, output):
+  (y, x), (h, w, _) = op.at, output.shape
+  return values[0][:, y : y + h, x : x + w]
+
+
+def _paste(op, values, inputs, output):
+  (y, x), (h, w, _) = op.at, inputs[-1].shape
+  whole = values[0] if len(values) == 2 else np.zeros((len(values[0]), *output.shape), np.int8)
+  found = whole.copy()
+  found[:, y : y + h, x : x + w] = values[-1]
+  return found
+
+
 KERNELS = {
   Conv: _conv, Depthwise: _depthwise, Dense: _dense, Add: _add, Mul: _mul, Pool: _pool,
-  Mean: _mean, Softmax: _softmax, Pad: _pad,
+  Mean: _mean, Softmax: _softmax, Pad: _pad, Crop: _crop, Paste: _paste,
   Lookup: lambda op, values, *_: op.table[values[0].astype(np.int64) + 128],
   Reshape: lambda op, values, inputs, output: values[0].reshape(-1, *output.shape),
   Concat: lambda op, values, *_: np.concatenate(values, -1),

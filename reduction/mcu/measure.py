@@ -64,13 +64,16 @@ def fnv(values) -> int:
   return found
 
 
-def files(source: emit.Source, board: boards.Board, runs: int = 1) -> dict[str, str]:
-  """The firmware and the board's linker script."""
+def files(
+  source: emit.Source, board: boards.Board, core: str, runs: int = 1
+) -> dict[str, str]:
+  """The firmware for a core as it is emulated, and the linker script with a board's sizes."""
   layers = int(re.search(r'_LAYERS (\d+)', source.files[f'{source.name}.h'])[1])
-  fields = dict(name=source.name, NAME=source.name.upper(), layers=layers, runs=runs, seed=SEED)
+  fields = dict(name=source.name, NAME=source.name.upper(), layers=layers, runs=runs, seed=SEED,
+                core=boards.CORES[core])  # fmt: skip
   return {
     'firmware.c': emit.template('firmware.c.j2', **fields),
-    'board.ld': emit.template('board.ld.j2', board=board, stack=STACK),
+    'board.ld': emit.template('board.ld.j2', board=board, stack=STACK, core=boards.CORES[core]),
   }
 
 
@@ -80,7 +83,7 @@ def build(folder, core: str) -> tuple[int, int]:
   Raises UsageError, with what is missing by how much, where it does not fit the board.
   """
   command = [
-    f'{PREFIX}gcc', *FLAGS, f'-mcpu={boards.CORES[core].cpu}', '-mfloat-abi=soft', 'firmware.c',
+    f'{PREFIX}gcc', *FLAGS, *boards.CORES[core].flags, 'firmware.c',
     '-T', 'board.ld', '-nostartfiles', '-Wl,--gc-sections', '--specs=nosys.specs', '-o', 'net.elf',
   ]  # fmt: skip
   done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -107,7 +110,7 @@ def measure(
   if absent := missing():
     raise MissingInput(f'to measure needs {absent}')
   with tempfile.TemporaryDirectory() as folder:
-    host.write(source, folder, **files(source, board, runs))
+    host.write(source, folder, **files(source, board, core, runs))
     flash, ram = build(folder, core)
     command = [
       EMULATOR, '-M', boards.CORES[core].machine, '-kernel', 'net.elf', '-nographic',
@@ -124,7 +127,7 @@ def measure(
   if done.returncode:
     raise DataError(f'the emulated net ended with {done.returncode}: {done.stderr[:500]}')
   *hashes, ticks = (done.stdout + done.stderr).strip().split('\n')
-  layers = [int(t) * 40 // 2**SHIFT for t in ticks.split()]
+  layers = [int(int(t) * boards.CORES[core].timer.tick) // 2**SHIFT for t in ticks.split()]
   return Measured(flash, ram, [int(h) for h in hashes], layers)
 
 
@@ -133,5 +136,5 @@ def sizes(source: emit.Source, *, core: str, board: boards.Board) -> tuple[int, 
   if not shutil.which(f'{PREFIX}gcc'):
     raise MissingInput(f'to build needs {PREFIX}gcc: apt-get install gcc-arm-none-eabi')
   with tempfile.TemporaryDirectory() as folder:
-    host.write(source, pathlib.Path(folder), **files(source, board))
+    host.write(source, pathlib.Path(folder), **files(source, board, core))
     return build(folder, core)

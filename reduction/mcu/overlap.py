@@ -18,6 +18,7 @@ from reduction.mcu.graph import (
   Lookup,
   Mul,
   Op,
+  Paste,
   Pool,
   Reshape,
   Softmax,
@@ -100,6 +101,8 @@ def overlays(graph: Graph, index: int, ends, style: Style) -> list[Overlay]:
     case Add() | Mul() if style.add:
       whole = [t for t in free if graph.tensors[t].size == output.size]
       return [Overlay(t) for t in sorted(whole, key=lambda t: graph.lifetimes()[t])]
+    case Paste() if len(op.inputs) == 2:
+      return [Overlay(op.inputs[0])] if op.inputs[0] in ends else []
     case Lookup() | Reshape() | Softmax():
       return [Overlay(free[0])]
   return []

@@ -13,12 +13,14 @@ from reduction.mcu import overlap
 from reduction.mcu.graph import (
   Concat,
   Conv,
+  Crop,
   Dense,
   Depthwise,
   Graph,
   Mean,
   Mul,
   Pad,
+  Paste,
   Pool,
   Reshape,
   Resize,
@@ -94,11 +96,46 @@ def _accesses(graph, plan, index):
       return _conv(graph, plan, index)
     case Pool():
       return _pool(graph, index)
+    case Crop():
+      return _crop(graph, index)
+    case Paste():
+      return _paste(graph, index)
     case Reshape() if index in plan.over:
       return _renamed(graph, index)
     case Dense() | Mean() | Pad() | Concat() | Resize() | Softmax():
       return _whole(graph, index)
   return _by_element(graph, index)
+
+
+def _box(shape, at, of):
+  """Bytes of an image of `shape` that a part of shape `of` covers from `at` on."""
+  rows, columns = at[0] + np.arange(of[0]), at[1] + np.arange(of[1])
+  pixels = (rows[:, None] * shape[1] + columns).reshape(-1, 1) * shape[2]
+  return (pixels + np.arange(shape[2])).reshape(-1)
+
+
+def _crop(graph, index):
+  op = graph.ops[index]
+  before, after = graph.tensors[op.inputs[0]], graph.tensors[op.output]
+  yield op.inputs[0], _box(before.shape, op.at, after.shape), []
+  yield None, None, [(op.output, _range(0, after.size))]
+
+
+def _paste(graph, index):
+  """In place: what was laid before keeps its bytes, under the new tensor's name."""
+  op = graph.ops[index]
+  made = {o.output: o for o in graph.ops}
+  part, whole = graph.tensors[op.inputs[-1]], graph.tensors[op.output]
+  before, there = op, []
+  while len(before.inputs) == 2 and isinstance(made.get(before.inputs[0]), Paste):
+    before = made[before.inputs[0]]
+    there.append(_box(whole.shape, before.at, graph.tensors[before.inputs[-1]].shape))
+  if len(before.inputs) == 2:
+    there = [_range(0, whole.size)]
+  if there:
+    known = np.unique(np.concatenate(there))
+    yield op.inputs[0], known, [(op.output, known)]
+  yield op.inputs[-1], _range(0, part.size), [(op.output, _box(whole.shape, op.at, part.shape))]
 
 
 def _range(start, stop):

@@ -14,10 +14,11 @@ from reduction.mcu import graph as g
 
 @dataclasses.dataclass
 class Sketch:
-  """A graph under way. shape: of the input, tensor 0."""
+  """A graph under way. shape: of the input, tensor 0. blank: weights are 0, for shapes alone."""
 
   shape: tuple[int, int, int]
   seed: int = 0
+  blank: bool = False
   tensors: list = dataclasses.field(default_factory=list)
   ops: list = dataclasses.field(default_factory=list)
 
@@ -59,10 +60,11 @@ def _product(sketch, kind, x, shape, size, terms: int, *, whole=False, **fields)
   weights = np.broadcast_to(np.float32(real * after / before), cout)
   whole = whole or (kind is g.Dense and cout == 1)
   multiplier, shift = scales.products(before, weights, after, whole=whole)
-  fields |= dict(
-    weights=random.integers(-127, 128, size).astype(np.int8), multiplier=multiplier, shift=shift,
-    bias=random.integers(-2_000, 2_000, cout).astype(np.int32),
-  )  # fmt: skip
+  codes = np.zeros(size, np.int8)
+  if not sketch.blank:
+    codes = random.integers(-127, 128, size).astype(np.int8)
+  bias = random.integers(-2_000, 2_000, cout).astype(np.int32)
+  fields |= dict(weights=codes, bias=bias, multiplier=multiplier, shift=shift)
   return append(sketch, kind, [x], shape, after, **fields)
 
 

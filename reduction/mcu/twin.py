@@ -273,9 +273,19 @@ def _pad(op, values, inputs, output):
   return _around(values[0], op.pad, output.zero)
 
 
+def _crop(op, values, inputs, output):
+  (y, x), (h, w, _) = op.at, output.shape
+  return values[0][:, y : y + h, x : x + w]
+
+
+def _paste(op, values, inputs, output):
+  whole = values[0] if len(values) == 2 else jnp.zeros((len(values[0]), *output.shape), jnp.int8)
+  return lax.dynamic_update_slice(whole, values[-1], (0, *op.at, 0))
+
+
 KERNELS = {
   g.Conv: _conv, g.Depthwise: _depthwise, g.Dense: _dense, g.Add: _add, g.Mul: _mul,
-  g.Pool: _pool, g.Mean: _mean, g.Softmax: _softmax, g.Pad: _pad,
+  g.Pool: _pool, g.Mean: _mean, g.Softmax: _softmax, g.Pad: _pad, g.Crop: _crop, g.Paste: _paste,
   g.Lookup: lambda op, values, *_: jnp.asarray(op.table)[values[0].astype(jnp.int32) + 128],
   g.Reshape: lambda op, values, inputs, output: values[0].reshape(-1, *output.shape),
   g.Concat: lambda op, values, *_: jnp.concatenate(values, -1),

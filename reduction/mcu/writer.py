@@ -12,7 +12,7 @@ import itertools
 
 import numpy as np
 
-from reduction.errors import require
+from reduction.errors import MissingInput, UsageError, require
 from reduction.mcu import fixed, scales, serialize
 from reduction.mcu import graph as g
 from reduction.mcu.flatbuffer import Value
@@ -46,9 +46,18 @@ def write(graph: g.Graph) -> bytes:
   for index in graph.inputs:
     made.at[index] = made.images[index] = _value(made, index)
   for op in graph.ops:
+    _check(type(op) in WRITERS, op, 'a kind')
     WRITERS[type(op)](made, op)
   ends = ([made.at[i] for i in part] for part in (graph.inputs, graph.outputs))
   return serialize.serialize(graph.name, made.values, made.operators, *ends)
+
+
+def attempt(graph: g.Graph) -> tuple[bytes | None, str | None]:
+  """(the bytes, None), or (None, why there is no such file)."""
+  try:
+    return write(graph), None
+  except (UsageError, MissingInput) as error:
+    return None, str(error)
 
 
 def _add(made, name, kind, shape, scale=None, zero=None, data=None) -> int:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from reduction.errors import DataError, require
-from reduction.report import claims, figures, page, pivot, pool, tables
+from reduction.report import claims, figures, memory, page, pivot, pool, tables
 from reduction.report.intervals import NONE, interval, paired_difference, wording
 from reduction.report.tables import Code, Table, markdown, terminal
 
@@ -117,6 +117,7 @@ def render(
   made[(at := 1 if tiles else 0) : at] = mine
   specs = config.get('figures', {})
   drawn = [figures.draw(key, specs[key], rows) for key in sorted(specs, key=pool.natural)]
+  drawn += memory.draw(rows)
   lead = _lead(told, config)
   listed = '\n'.join(f'- {key}: {tables.escape(text)}' for key, text in told.items())
   parts = [f'# {tables.escape(title)}', tables.escape(lead), listed]

@@ -69,6 +69,19 @@ def columns(panels: int) -> int:
 
 def svg(salt: str, panel: dict, lines: list[Line], panels: int) -> str:
   """Draws lines as the panel says, one of `panels`; salt tells its parts from theirs in a page."""
+
+  def paint(axes):
+    for i, line in enumerate(lines):
+      _plot(axes, panel, line, i, len(lines))
+    for name in 'x', 'y':
+      _axis(axes, panel, name)
+    _ticks(axes, panel, sorted({float(x) for line in lines for x in line.x}, reverse=True))
+
+  return painted(salt, SIZES[columns(panels)], paint)
+
+
+def painted(salt: str, size: tuple[float, float], paint) -> str:
+  """What paint(axes) draws on so many inches, as SVG text that takes its colors from the page."""
   import matplotlib  # half a second, so only where something is drawn
   from matplotlib.backends.backend_svg import FigureCanvasSVG
   from matplotlib.figure import Figure
@@ -76,14 +89,9 @@ def svg(salt: str, panel: dict, lines: list[Line], panels: int) -> str:
   with matplotlib.rc_context():
     matplotlib.rcdefaults()  # a reader's matplotlibrc changes nothing
     matplotlib.rcParams.update({**STYLE, 'svg.hashsalt': salt})
-    figure = Figure(figsize=SIZES[columns(panels)], layout='constrained')
+    figure = Figure(figsize=size, layout='constrained')
     FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    for i, line in enumerate(lines):
-      _plot(axes, panel, line, i, len(lines))
-    for name in 'x', 'y':
-      _axis(axes, panel, name)
-    _ticks(axes, panel, sorted({float(x) for line in lines for x in line.x}, reverse=True))
+    paint(figure.add_subplot())
     file = io.StringIO()
     figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
   return _themed(file.getvalue())

@@ -110,17 +110,19 @@ def html(
   tables: list[Table],
   figures: list[Figure],
   config: dict,
+  *,
+  before: int = 2,
 ) -> str:
-  """The whole page; every text is escaped here."""
+  """The whole page; every text is escaped here. before: tables that stand above the figures."""
   light, dark = (chart.theme(dark) if figures else '' for dark in (False, True))
   boxes = ''.join(f'<li><b>{escape(n)}</b><span>{escape(what)}</span></li>' for n, what in tiles)
   told = ''.join(f'<dt>{escape(key)}</dt><dd>{_text(text)}</dd>' for key, text in facts.items())
   parts = [
     f'<header><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p></header>',
     f'<ul class="tiles">{boxes}</ul>' if boxes else '',
-    *map(_table, tables[:2]),
+    *map(_table, tables[:before]),
     *map(_figure, figures),
-    *map(_table, tables[2:]),
+    *map(_table, tables[before:]),
     f'<section><h2>The run</h2><dl>{told}</dl></section>' if told else '',
     '<section><details><summary>Config</summary><pre>'
     f'{escape(json.dumps(config, indent=2, ensure_ascii=False))}</pre></details></section>',

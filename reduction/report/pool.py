@@ -38,6 +38,15 @@ NAMES = {
   'qat': ('at',),
   'cell': ('at', 'net', *POINT),
   'preflight': ('at',),
+  'microcontroller': ('at',),
+  'layer': ('at', 'layer'),
+  'tensor': ('at', 'tensor'),
+  'architecture': ('at', 'model'),
+  'account': ('at', 'model', 'stored'),
+  'shipped': ('at', 'model'),
+  'core': ('at', 'model', 'core'),
+  'ablation': ('at', 'model', 'switch'),
+  'patched': ('at', 'model', 'patches'),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

@@ -216,6 +216,12 @@ def brief(rows: list[dict]) -> Table:
           'early-stop step': spread('early_stop_step', pool.pooled(group, 'early_stop_step')),
           'size': NONE,
         })  # fmt: skip
+    for made in _summaries(rows, 'microcontroller'):
+      if pool.field(made, 'stage') == row['stage']:
+        lines.append({
+          '': '  int8 in C', 'kept (%)': NONE, 'accuracy (%)': _cell(made, 'int8_accuracy'),
+          'early-stop step': NONE, 'size': number('bytes', made['flash'] or made['constants']),
+        })  # fmt: skip
     metric = row.get('metric', 'accuracy')
     lines.append({
       '': row['stage'],
@@ -227,7 +233,18 @@ def brief(rows: list[dict]) -> Table:
   columns = dict.fromkeys(key for line in lines for key in line)
   lines = [{key: line.get(key, NONE) for key in columns} for line in lines]
   told = '; test accuracy at the end' if 'accuracy (%)' in columns else ''
-  return _table('', lines, f'Mean [least, greatest] over seeds{told}.')
+  in_c = ''.join(map(_in_c, _summaries(rows, 'microcontroller')))
+  return _table('', lines, f'Mean [least, greatest] over seeds{told}.{in_c}')
+
+
+def _in_c(row) -> str:
+  """' In C for stm32f746: 94 B of arena, 5,120 instructions, 20 of 20 outputs as interpreted.'"""
+  told = f' In C for {row["board"]}: {row["arena"]:,} B of arena'
+  if row['instructions']:
+    told += f', {row["instructions"]:,} instructions of an emulated {row["core"].upper()}'
+  if row['equal_in_c'] is not None:
+    told += f', {row["equal_in_c"]} of {row["compared"]} outputs as interpreted'
+  return f'{told}.'
 
 
 def numeric(table: Table, column: int) -> bool:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from reduction.errors import MissingInput, UsageError, require
+from reduction.errors import require
 from reduction.mcu import boards, host, interpret, twin, writer
-from reduction.mcu.deploy import deploy
+from reduction.mcu.deploy import deploy, fits
 from reduction.mcu.from_flax import convert, logits
 from reduction.net import Net
 from reduction.predict import logits as float_logits
@@ -12,42 +12,51 @@ from reduction.predict import scores
 from reduction.run import Run, Stage
 
 NAME, FILE = 'c', 'net.tflite'
+COMPARED = 20  # test images
 LARGE = 2e9  # multiply-adds, above which compiling the twin takes less than the interpreter
 
 
 def microcontroller(
-  *, board: str = 'stm32f746', images: int = 256, exact: bool = False, name: str = 'net'
-) -> Stage:
+  *, board: str = 'stm32f746', images: int = 256, exact: bool = False, patches: int = 0,
+  name: str = 'net',
+) -> Stage:  # fmt: skip
   """Quantizes the net to int8 and writes it for a board, as C and .tflite; returns it as it was.
 
   images: training examples that show the ranges. exact: the least arena for the ways to overlap
-  that the greedy plan chose. name: of the C. Rows: 'layer' for each, and a 'microcontroller': bytes
-  of arena, its lower bound, constants, instructions where the emulator is installed, accuracy in
-  floats and in int8 [R], how many predictions differ [R], whether the C on this machine gave the
-  interpreter's bytes, and the bytes of the .tflite file, or why there is none. The files are the
-  first seed's. Raises UsageError where the net does not fit.
+  that the greedy plan chose. patches: of `deploy`. name: of the C. Rows: 'layer' for each, 'tensor'
+  for where each lies when (the report draws memory over time), and a 'microcontroller': bytes of
+  arena, its lower bound, constants, instructions where the emulator is installed, accuracy in
+  floats and in int8 [R], how many predictions differ [R], for how many of some test images the C on
+  this machine gave the interpreter's bytes, and the bytes of the .tflite file, or why there is
+  none. The files are the first seed's. Raises UsageError where the net does not fit.
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
+  require(patches >= 0, f'{patches=} must not be below 0')
 
   def stage(net: Net, run: Run) -> Net:
     seen, test = run.data.train.x[:images], run.data.test
     graphs = [convert(net, seen, replica=r, name=name) for r in range(len(run.seeds))]
     found = np.stack([_logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
-    made, (file, why) = deploy(graphs[0], chosen, exact=exact), _tflite(graphs[0])
+    made = deploy(graphs[0], chosen, exact=exact, patches=patches)
+    file, why = writer.attempt(graphs[0])
+    for row in made.layers:
+      run.log(kind='layer', **row)
+    for row in made.tensors:
+      run.log(kind='tensor', **row)
+    fits(made)
     if run.workdir:
       with run.write(NAME) as folder:
         host.write(made.source._replace(files=made.files), folder)
         if file:
           (folder / FILE).write_bytes(file)
-    for row in made.layers:
-      run.log(kind='layer', **row)
     run.log(
       kind='microcontroller', summary=True, seeds=run.seeds, **made.total,
       float_accuracy=scores(real, test.y)['test_accuracy'],
       int8_accuracy=scores(found, test.y)['test_accuracy'],
-      changed=(found.argmax(-1) != real.argmax(-1)).sum(-1), same_in_c=_same(made, test.x[:20]),
+      changed_predictions=(found.argmax(-1) != real.argmax(-1)).sum(-1),
+      compared=len(test.x[:COMPARED]), equal_in_c=_equal(made, test.x[:COMPARED]),
       tflite=file and len(file), tflite_missing=why,
     )  # fmt: skip
     return net
@@ -61,19 +70,11 @@ def _logits(graph, x) -> np.ndarray:
   return (twin.logits if work > LARGE else logits)(graph, x)
 
 
-def _tflite(graph) -> tuple[bytes | None, str | None]:
-  """(the file, None), or (None, why there is none)."""
-  try:
-    return writer.write(graph), None
-  except (UsageError, MissingInput) as error:
-    return None, str(error)
-
-
-def _same(made, x) -> bool | None:
-  """Whether the compiled C gives the interpreter's bytes; None without a compiler."""
+def _equal(made, x) -> int | None:
+  """For how many images the compiled C gives the interpreter's bytes; None without a compiler."""
   if not host.compiler():
     return None
   tensor = made.graph.tensors[made.graph.inputs[0]]
   codes = interpret.quantize(np.asarray(x).reshape(len(x), *tensor.shape), tensor)
-  found = host.run(made.source, made.graph, codes)[0]
-  return bool(np.array_equal(found, interpret.interpret(made.graph, codes)[0]))
+  found = host.run(made.source, made.graph, codes)[0] == interpret.interpret(made.graph, codes)[0]
+  return int(found.reshape(len(x), -1).all(1).sum())

@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip('jinja2', reason='writing C needs jinja2')
-
 
 def test_a_workdir_becomes_a_folder_of_c(launch, tmp_path):
   workdir, out = tmp_path / 'run', tmp_path / 'c'

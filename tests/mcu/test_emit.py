@@ -1,18 +1,18 @@
 """The C: bit for bit the interpreter's, clean under strict compilers, safe names, checked sizes."""
 
 import dataclasses
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
 from reduction.errors import DataError
-from reduction.mcu import emit, host, interpret
+from reduction.mcu import boards, emit, host, interpret, measure, wrap
 from reduction.mcu import plan as p
 from reduction.mcu.overlap import Style
 from tests.mcu import nets
 
-pytest.importorskip('jinja2', reason='writing C needs jinja2')
 compiled = pytest.mark.skipif(not host.compiler(), reason='needs a C compiler')
 TIGHT = Style(wide=False, pixels=1, align=1)
 
@@ -28,6 +28,15 @@ def test_the_c_is_the_interpreter_bit_for_bit(net, style):
   for a, b in zip(found, interpret.interpret(graph, x), strict=True):
     assert np.array_equal(a, b)
     assert len(np.unique(a)) > 3  # not all cut off
+
+
+@compiled
+@pytest.mark.parametrize('switch', emit.Code._fields)
+def test_every_way_to_write_it_gives_the_same_bytes(switch):
+  graph = nets.mobile()
+  source = emit.emit(graph, p.plan(graph), code=emit.Code(**{switch: False}))
+  x = nets.inputs(graph, 2)
+  assert np.array_equal(host.run(source, graph, x)[0], interpret.interpret(graph, x)[0])
 
 
 @compiled
@@ -116,6 +125,30 @@ def test_names_of_layers_stay_inside_comments(tmp_path):
   source = emit.emit(graph, p.plan(graph))
   assert source.name == 'error_evil_system_x'
   assert compile_with(tmp_path, source) == ''
+
+
+@pytest.mark.skipif(not shutil.which('clang-format'), reason='needs clang-format')
+@pytest.mark.parametrize('net, name', [('mobile', None), ('residual', 'a' * 60), ('every', None)])
+def test_clang_format_changes_nothing(net, name, tmp_path):
+  graph = nets.MADE[net]()
+  source = emit.emit(graph, p.plan(graph), name)
+  more = {'host.c': host.harness(source, graph), '.clang-format': emit.template('clang-format.j2')}
+  more |= measure.files(source, boards.board('corstone300'), 'm55')
+  host.write(source, tmp_path, **more)
+  for path in tmp_path.glob('*.[ch]'):
+    command = ['clang-format', '--style=file', path.name]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout == path.read_text(), path.name
+
+
+@pytest.mark.parametrize(
+  'text, lines',
+  [('f(a, b)', ['f(a, b);']),
+   (f'f({"x" * 50}, {"y" * 50})', [f'f({"x" * 50},', f'  {"y" * 50});']),
+   (f'f((t){{1, 2}}, {"y" * 86}, z)', [f'f((t){{1, 2}}, {"y" * 86},', '  z);'])],
+)  # fmt: skip
+def test_calls_break_at_commas_that_stand_in_no_brace(text, lines):
+  assert wrap.broken(text, after=';').split('\n') == lines
 
 
 @compiled

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import boards, emit, interpret, measure
+from reduction.mcu import boards, emit, interpret, measure, zoo
 from reduction.mcu import plan as p
 from tests.mcu import nets
 
-pytest.importorskip('jinja2', reason='writing C needs jinja2')
 absent = measure.missing()
 emulated = pytest.mark.skipif(bool(absent), reason=f'needs {absent}')
 
 
 @emulated
 @pytest.mark.parametrize('net, core', [('mobile', 'm4'), ('mobile', 'm3'), ('residual', 'm7'),
-                                       ('every', 'm0'), ('every', 'm4')])  # fmt: skip
+                                       ('every', 'm0'), ('every', 'm4'), ('every', 'm33'),
+                                       ('mobile', 'm55'), ('residual', 'm55')])  # fmt: skip
 def test_the_emulated_core_gives_the_interpreter_s_bytes(net, core):
   graph = nets.MADE[net]()
   found = measure.measure(emit.emit(graph, p.plan(graph)), core=core, runs=3)
@@ -25,12 +25,12 @@ def test_the_emulated_core_gives_the_interpreter_s_bytes(net, core):
 
 
 @emulated
-def test_counts_repeat_and_dual_products_take_fewer():
+def test_counts_repeat_and_wider_products_take_fewer():
   graph = nets.mobile()
   source = emit.emit(graph, p.plan(graph))
-  first, again, plain = (measure.measure(source, core=c) for c in ('m4', 'm4', 'm3'))
+  first, again, plain, wide = (measure.measure(source, core=c) for c in ('m4', 'm4', 'm3', 'm55'))
   assert first.layers == again.layers
-  assert 0 < first.instructions < plain.instructions
+  assert 0 < wide.instructions < first.instructions < plain.instructions
 
 
 @emulated
@@ -58,9 +58,23 @@ def test_the_hash_is_fnv_1a():
 
 @emulated
 @pytest.mark.slow
-@pytest.mark.parametrize('name, most', [('in3', 240e6), ('te_vww', 35e6)])
+def test_the_largest_mcunet_leaves_room_for_a_stack_in_320_kb():
+  """TinyEngine's account of in4 is 426,120 B; its 1.7 MB of weights want an H743's Flash."""
+  path = nets.DATA / 'mcunet/mcunet-512kb-2mb_imagenet.json'
+  if not path.is_file():
+    pytest.skip('the MCUNet zoo is not in $REDUCTION_DATA')
+  graph = zoo.read(path, resolution=160)
+  board = boards.board('stm32f746')._replace(flash=boards.board('stm32h743').flash)
+  flash, ram = measure.sizes(emit.emit(graph, p.plan(graph)), core='m7', board=board)
+  assert ram + measure.STACK <= board.ram == 320 * 1024
+  assert flash < 1_876_000  # the README of mcunet, with TinyEngine's code
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.parametrize('name, most', [('in3', 210e6), ('te_vww', 32e6)])
 def test_trained_models_in_fewer_instructions_than_published(name, most):
-  """Bit-exact, in no more than TinyEngine's inexact 239.8 M and 34.7 M (laboratory figures)."""
+  """Bit-exact, in less than TinyEngine's inexact 239.8 M and 34.7 M (laboratory figures)."""
   graph = nets.shipped(name)
   found = measure.measure(emit.emit(graph, p.plan(graph)), core='m4',
                           board=boards.board('stm32f746'))  # fmt: skip

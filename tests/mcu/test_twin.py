@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import fixed, from_flax, interpret, scales, sketch, twin
+from reduction.mcu import fixed, from_flax, interpret, patches, scales, sketch, twin, writer
 from reduction.mcu import graph as g
 from tests.mcu import nets, random_nets
 
@@ -27,6 +27,16 @@ def equal(graph, x) -> bool:
 def test_every_op_has_the_interpreter_s_bits(net):
   graph = nets.MADE[net]()
   assert equal(graph, nets.inputs(graph, 5))
+
+
+def test_a_net_in_patches_has_the_interpreter_s_bits():
+  graph = nets.mobile()
+  made = patches.patched(graph, 4, 2, 2)
+  x = nets.inputs(graph, 2)
+  assert equal(made, x)
+  assert np.array_equal(twin.twin(made)(x)[0], interpret.interpret(graph, x)[0])
+  with pytest.raises(UsageError, match=r'\(crop\) has a kind, which no .tflite operator has'):
+    writer.write(made)
 
 
 @pytest.mark.parametrize('seeds', [range(4), pytest.param(range(4, 20), marks=pytest.mark.slow)])
