@@ -1,5 +1,7 @@
 """From a trained net to int8: the same function within a step, the same decisions on digits."""
 
+import importlib.util
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,13 @@ import pytest
 
 from reduction import models, tree
 from reduction.errors import DataError, UsageError
-from reduction.mcu import from_flax
+from reduction.mcu import emit, flatbuffer, from_flax, host, interpret, reader, writer
 from reduction.mcu import trace as t
+from reduction.mcu.plan import plan
 from reduction.net import Net, all_kept, create
 from reduction.qtensor import Scheme, unpack
 from reduction.quantize.qat import Plan, finished, prepared
+from tests.mcu import nets
 
 
 class Mobile(nn.Module):
@@ -81,6 +85,18 @@ def test_int8_is_near_the_float_net(name):
   found = from_flax.logits(graph, x)
   assert np.abs(found - want).max() <= 0.1 * np.abs(want).max()
   assert np.corrcoef(found.ravel(), want.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize('name', ['excited', 'mobile'])
+def test_what_a_net_became_can_be_a_file_and_c(name):
+  net, x = made(name, replicas=1)
+  graph = from_flax.convert(net, x)
+  codes = interpret.quantize(x[:4], graph.tensors[0])
+  want = interpret.interpret(graph, codes)[0]
+  if importlib.util.find_spec('tflite'):
+    assert nets.same(reader.build(flatbuffer.parse(writer.write(graph), 'net')), graph)
+  if importlib.util.find_spec('jinja2') and host.compiler():
+    assert np.array_equal(host.run(emit.emit(graph, plan(graph)), graph, codes)[0], want)
 
 
 def test_normalization_and_relu_leave_no_layer_of_their_own():

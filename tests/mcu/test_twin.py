@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import fixed, from_flax, interpret, patches, scales, sketch, twin, writer
+from reduction.mcu import (
+  emit,
+  fixed,
+  from_flax,
+  host,
+  interpret,
+  patches,
+  plan,
+  scales,
+  sketch,
+  twin,
+  writer,
+)  # fmt: skip
 from reduction.mcu import graph as g
 from tests.mcu import nets, random_nets
 
@@ -130,12 +142,16 @@ def softmax(classes: int) -> g.Graph:
 
 
 def test_a_softmax_of_many_equal_values_is_0():
-  """More than 512 of them are shifted by 32 bits, for which 32-bit arithmetic needs care."""
+  """In C too: more than 512 are shifted by 32 bits, for which 32-bit arithmetic needs care."""
   for classes in (513, 4_095):
     graph = softmax(classes)
     x = np.full((1, 1, 1, classes), 7, np.int8)
     assert equal(graph, x)
     assert (interpret.interpret(graph, x)[0] == -128).all()
+  if host.compiler():
+    source = emit.emit(graph, plan.plan(graph))
+    found = host.run(source, graph, x, flags=(*host.STRICT, *host.SANITIZED))
+    assert (found[0] == -128).all()
   with pytest.raises(UsageError, match='sums of 4,096 values pass 32 bits'):
     softmax(4_096)
 
