@@ -1,7 +1,8 @@
 """Writes a net's C for a board: python -m launch.deploy --model=FILE.tflite --out=build/net
 
 --model is an int8 .tflite file, or a workdir of launch.run, whose last net is quantized on its
-training images. First it prints what each layer takes; a net that does not fit is exit code 2.
+training images; the integer net lies beside the C as net.tflite. First it prints what each layer
+takes; a net that does not fit is exit code 2.
 """
 
 import pathlib

@@ -118,10 +118,9 @@ def _activation(made, op) -> dict:
     if scales.ends(*ends, output) == (op.low, op.high):
       return dict(FusedActivationFunction=activation)
   real = [(end - output.zero) * output.scale for end in (op.low, op.high)]
-  require(
-    False, f'{op.name} clamps to {real[0]:.4g} .. {real[1]:.4g}; a .tflite file has relu, relu6 '
-    'and -1 .. 1',
-  )  # fmt: skip
+  raise UsageError(
+    f'{op.name} clamps to {real[0]:.4g} .. {real[1]:.4g}; a .tflite file has relu, relu6 and -1 .. 1'
+  )
 
 
 def _check(good: bool, op, what: str):
