@@ -117,9 +117,9 @@ def _activation(made, op) -> dict:
   for activation, ends in scales.ACTIVATIONS.items():
     if scales.ends(*ends, output) == (op.low, op.high):
       return dict(FusedActivationFunction=activation)
-  real = [(end - output.zero) * output.scale for end in (op.low, op.high)]
+  low, high = ((end - output.zero) * output.scale for end in (op.low, op.high))
   raise UsageError(
-    f'{op.name} clamps to {real[0]:.4g} .. {real[1]:.4g}; a .tflite file has relu, relu6 and -1 .. 1'
+    f'{op.name} clamps to {low:.4g} .. {high:.4g}; a .tflite file has relu, relu6 and -1 .. 1'
   )
 
 
