@@ -167,8 +167,8 @@ def _shipped(name, graph, path, cores, session):
 def ablated(*, models: dict, switches: tuple[str, ...], core: str = 'm4'):
   """What each idea is worth: arena, Flash and instructions on an emulated core without it.
 
-  models: as of `shipped`. switches: of STYLES and CODES, the first of them ours. Rows 'ablation'; 'tflm' is the arena of
-  the interpreter itself. Every variant's output is compared with the interpreter's.
+  models: as of `shipped`. switches: of STYLES and CODES, the first of them ours. Rows 'ablation';
+  'tflm' is the arena of that interpreter itself. Every variant's output is compared with ours.
   """
   for switch in switches:
     require(switch in (*STYLES, *CODES), f'{switch=} is not one of {", ".join((*STYLES, *CODES))}')

@@ -76,6 +76,9 @@ BOARDS = {
     Board('stm32f765', 'm7', 1024 * KIB, 512 * KIB),
     Board('stm32h743', 'm7', 2048 * KIB, 512 * KIB),
     Board('nrf52840', 'm4', 1024 * KIB, 256 * KIB),
+    Board('rp2040', 'm0', 2048 * KIB, 264 * KIB),  # its usual Flash
+    Board('stm32f103', 'm3', 64 * KIB, 20 * KIB),
+    Board('nrf52832', 'm4', 512 * KIB, 64 * KIB),
     Board('stm32u585', 'm33', 2048 * KIB, 768 * KIB),
     Board('corstone300', 'm55', 2048 * KIB, 4096 * KIB),
     Board('mps2', 'm4', 4096 * KIB, 4096 * KIB),  # the emulator's own, without limits

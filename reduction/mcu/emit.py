@@ -1,7 +1,8 @@
 """A `Graph` and its `Plan` as one C99 source and its header (templates of Jinja2).
 
 The C uses no heap and no globals; its constants are in Flash, everything else in an arena that the
-caller gives. Each kernel is compiled for its sizes: they are literals where it is inlined.
+caller gives. Each kernel is compiled for its sizes: they are literals where it is inlined. An op is
+an entry of STEPS, which names a kernel of templates/kernels.c.j2 and its arguments.
 """
 
 import functools

@@ -134,6 +134,7 @@ ORDERS = (
   lambda chain: -max(p.at + p.size for p in chain),
   lambda chain: -sum(p.size * (p.last - p.first + 1) for p in chain),
   lambda chain: (min(p.first for p in chain), -max(p.last for p in chain)),
+  lambda chain: (-max(p.last for p in chain), -max(p.size for p in chain)),
 )
 
 

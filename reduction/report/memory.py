@@ -56,6 +56,7 @@ def _paint(axes, tensors, arena, bound):
   for t in tensors:
     color = chart.color_of(KINDS[t['what']][1])
     width = t['end'] - t['begin']
+    narrow = width / end < 0.15
     axes.add_patch(Rectangle(
       (t['begin'], t['offset']), width, t['size'], facecolor=color, edgecolor=chart.CARD,
       linewidth=0.6, alpha=0.85,
@@ -63,7 +64,7 @@ def _paint(axes, tensors, arena, bound):
     if t['size'] > TALL * arena and width / end > 0.014 and t.get('shape'):
       axes.text(
         t['begin'] + width / 2, t['offset'] + t['size'] / 2, t['shape'], color=chart.CARD,
-        fontsize=6, rotation=90, ha='center', va='center',
+        fontsize=6 if narrow else 9, rotation=90 if narrow else 0, ha='center', va='center',
       )  # fmt: skip
   if bound:
     axes.axhline(bound, color=chart.INK, linewidth=1, linestyle=(0, (4, 2.2)))

@@ -14,7 +14,7 @@ from reduction.errors import MissingInput, UsageError
 from reduction.mcu import measure, sketch
 from tests.mcu import nets
 
-deployed = importlib.import_module('launch.benchmarks.deployed')  # not its functions alone
+deployed = importlib.import_module('launch.benchmarks.deployed')
 
 
 CONFIGS = ablations, helium, patches, shipped, zoo
