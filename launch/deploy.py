@@ -1,7 +1,8 @@
 """Writes a net's C for a board: python -m launch.deploy --model=FILE.tflite --out=build/net
 
 --model is an int8 .tflite file, or a workdir of launch.run, whose last net is quantized on its
-training images. First it prints what each layer takes; a net that does not fit is exit code 2.
+training images; the integer net lies beside the C as net.tflite. First it prints what each layer
+takes; a net that does not fit is exit code 2.
 """
 
 import pathlib
@@ -90,7 +91,7 @@ def main(argv):
   del argv
   from reduction import checkpoint
   from reduction.errors import require
-  from reduction.mcu import boards, host
+  from reduction.mcu import boards, host, writer
   from reduction.mcu.deploy import deploy, fits
 
   require(FLAGS.model, '--model is needed: an int8 .tflite file, or a workdir of launch.run')
@@ -99,15 +100,18 @@ def main(argv):
   ours = not out.exists() or (out.is_dir() and {p.name for p in out.iterdir()} >= {'board.ld'})
   require(ours, f'--out={out} is there and was not written by this command; name a new folder')
   cli.set_platform(FLAGS.platform)
-  made = deploy(graph_of(pathlib.Path(FLAGS.model), FLAGS.data_dir), board, exact=FLAGS.exact,
-                patches=FLAGS.patches)  # fmt: skip
+  graph = graph_of(pathlib.Path(FLAGS.model), FLAGS.data_dir)
+  made = deploy(graph, board, exact=FLAGS.exact, patches=FLAGS.patches)
   shown = table(made)
   cli.show(shown)
   fits(made)
+  file, why = writer.attempt(graph)
   with checkpoint.whole_folder(out) as folder:
     host.write(made.source._replace(files=made.files), folder)
     (folder / 'report.html').write_text(page(made, shown), encoding='utf-8')
-  print(f'\nWritten: {out}')
+    if file:
+      (folder / 'net.tflite').write_bytes(file)
+  print(f'\nWritten: {out}' + (f', without a .tflite file: {why}' if why else ''))
 
 
 if __name__ == '__main__':

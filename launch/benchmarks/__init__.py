@@ -8,8 +8,10 @@ from launch.benchmarks.quantizing import quantized_layers, quantized_model
 from launch.benchmarks.roofline import roofline
 from launch.benchmarks.teaching import teaching
 from launch.benchmarks.training import training
+from launch.benchmarks.twin import twin
 
 __all__ = [
   'ablated', 'accounted', 'architectures', 'imports', 'packed', 'patched', 'pictures',
   'quantized_layers', 'quantized_model', 'roofline', 'shipped', 'teaching', 'training',
+  'twin',
 ]  # fmt: skip

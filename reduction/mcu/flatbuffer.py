@@ -11,7 +11,7 @@ import numpy as np
 from reduction.errors import DataError, MissingInput, UsageError, require
 
 TYPES = {'INT8': np.int8, 'INT32': np.int32, 'FLOAT32': np.float32}
-FAULTS = (struct.error, IndexError, ValueError, TypeError, AttributeError, OverflowError, KeyError)
+FAULTS = (struct.error, LookupError, ValueError, TypeError, AttributeError, ArithmeticError)
 
 
 class Value(NamedTuple):
@@ -113,7 +113,7 @@ def _value(model, tensor, index) -> Value:
   if quantization and quantization.ScaleLength():
     scale = np.array(quantization.ScaleAsNumpy(), np.float32)
     there = quantization.ZeroPointLength()
-    zero = np.array(quantization.ZeroPointAsNumpy() if there else 0 * scale, np.int64)
+    zero = np.array(quantization.ZeroPointAsNumpy() if there else [0] * len(scale), np.int64)
     if len(scale) != len(zero) or not np.isfinite(scale).all():
       raise DataError(f'{name} has scales {scale[:4]} and zero points {zero[:4]}')
   return Value(name, kind, shape, scale, zero, _constant(model, tensor, kind, shape, name))

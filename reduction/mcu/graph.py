@@ -269,6 +269,8 @@ def _check_op(op, inputs, output):
     check(same, say('copies values, so that input and output must have one scale and zero point'))
   if isinstance(op, Softmax):
     check((output.scale, output.zero) == (1 / 256, -128), say('wants an output of 1 / 256, -128'))
+    c = output.shape[2]
+    check(c < 2**12, say(f'sums of {c:,} values pass 32 bits; 4,095 are the most'))
 
 
 def _factors(op):

@@ -1,18 +1,18 @@
 """`.tflite` -> `Graph`, for int8 models of the operators that microcontrollers are given.
 
-A PAD before a convolution becomes its pad, TRANSPOSE before MEAN other axes, functions of one value
-a table. Where a model has float ends (QUANTIZE first, DEQUANTIZE last), the graph is what lies
-between, and its note names what was left out.
+A PAD before a convolution becomes its pad, as a PADV2 of -128 before MAX_POOL_2D; TRANSPOSE before
+MEAN other axes; functions of one value a table. Where a model has float ends (QUANTIZE first,
+DEQUANTIZE last), the graph is what lies between, and its note names what was left out.
 """
 
 import dataclasses
-import math
+import functools
 from typing import Any
 
 import numpy as np
 
 from reduction.errors import UsageError, require
-from reduction.mcu import fixed, flatbuffer
+from reduction.mcu import fixed, flatbuffer, scales
 from reduction.mcu import graph as g
 
 PLAIN = (0, 1, 2, 3)
@@ -28,7 +28,7 @@ class Building:
   at: dict[int, tuple[int, tuple]] = dataclasses.field(default_factory=dict)
   inputs: list = dataclasses.field(default_factory=list)
   outputs: list = dataclasses.field(default_factory=list)
-  pads: dict[int, tuple[int, tuple]] = dataclasses.field(default_factory=dict)
+  pads: dict[int, tuple[int, tuple, int | None]] = dataclasses.field(default_factory=dict)
   left_out: list = dataclasses.field(default_factory=list)
 
 
@@ -88,16 +88,20 @@ def _image(shape, name) -> tuple[int, int, int]:
   return (*shape[1:-1], *(1,) * (4 - len(shape)), shape[-1])
 
 
-def _add_tensor(made, index, shape=None) -> int:
-  """Adds the file's tensor to the graph; its index there."""
+def _tensor(made, index, shape=None) -> g.Tensor:
+  """The file's tensor as the graph would have it."""
   value = made.file.values[index]
   require(
     value.kind == 'INT8' and value.scale is not None and len(value.scale) == 1,
     f'{value.name} is {value.kind} without one scale; int8 activations are wanted',
   )
   shape = shape or _image(value.shape, value.name)
-  scale, zero = float(value.scale[0]), int(value.zero[0])
-  made.tensors.append(g.Tensor(value.name, tuple(map(int, shape)), scale, zero))
+  return g.Tensor(value.name, tuple(map(int, shape)), float(value.scale[0]), int(value.zero[0]))
+
+
+def _add_tensor(made, index, shape=None) -> int:
+  """Adds the file's tensor to the graph; its index there."""
+  made.tensors.append(_tensor(made, index, shape))
   made.at[index] = len(made.tensors) - 1, PLAIN
   return made.at[index][0]
 
@@ -105,9 +109,11 @@ def _add_tensor(made, index, shape=None) -> int:
 def _at(made, index) -> int:
   """The graph's tensor of the file's, in plain order; a pad not folded becomes an op."""
   if index in made.pads:
-    inner, pad = made.pads.pop(index)
+    inner, pad, value = made.pads.pop(index)
     before = _at(made, inner)
     output = _add_tensor(made, index)
+    zero = made.tensors[output].zero
+    require(value in (None, zero), f'{made.tensors[output].name} pads with {value}, not {zero}')
     made.ops.append(g.Pad(made.tensors[output].name, (before,), output, pad))
   require(index in made.at, f'{made.file.values[index].name} is used before it is made')
   found, order = made.at[index]
@@ -123,20 +129,13 @@ def _append(made, kind, operator, inputs, **fields):
 
 
 def _range(made, activation: int, index: int) -> dict:
-  """low and high of a fused activation for the file's tensor."""
-  ends = {0: (None, None), 1: (0.0, None), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
+  """low and high of a fused activation for the file's tensor, which is in the graph."""
   value = made.file.values[index]
-  require(activation in ends, f'{value.name} has fused activation {activation}, not supported')
-  low, high = (
-    None if end is None else _rounded(np.float32(end) / value.scale[0]) + int(value.zero[0])
-    for end in ends[activation]
-  )
-  low, high = max(-128, -128 if low is None else low), min(127, 127 if high is None else high)
-  return dict(low=low, high=max(low, high))
-
-
-def _rounded(x) -> int:
-  return int(math.floor(abs(float(x)) + 0.5) * math.copysign(1, x))
+  known = activation in scales.ACTIVATIONS
+  require(known, f'{value.name} has fused activation {activation}, not supported')
+  real = scales.ACTIVATIONS[activation]
+  low, high = scales.ends(*real, _tensor(made, index, (1, 1, 1)))
+  return dict(low=low, high=high)
 
 
 def _constant(made, index, dtype=np.int8):
@@ -146,26 +145,17 @@ def _constant(made, index, dtype=np.int8):
   return value.data
 
 
-def _weights(made, operator, cout: int, reals) -> dict:
-  """Weights, bias, multipliers, shifts. reals: (input, weight scales, output) -> real factors."""
+def _weights(made, operator, cout: int, *, whole: bool = False) -> dict:
+  """Bias, multipliers, shifts. whole: as `scales.products` has it."""
   weight = made.file.values[operator.inputs[1]]
   require(weight.scale is not None and not weight.zero.any(), f'{weight.name} has a zero point')
   at = operator.inputs[2] if len(operator.inputs) > 2 else -1
   bias = _constant(made, at, np.int32) if at >= 0 else np.zeros(cout, np.int32)
-  scales = (made.file.values[i].scale[0] for i in (operator.inputs[0], operator.outputs[0]))
   require(len(weight.scale) in (1, cout), f'{weight.name} has {len(weight.scale)} scales')
-  multiplier, shift = fixed.quantize_multipliers(
-    np.broadcast_to(reals(next(scales), weight.scale, next(scales)), cout)
-  )
+  first, last = (made.file.values[i].scale[0] for i in (operator.inputs[0], operator.outputs[0]))
+  by_channel = np.broadcast_to(weight.scale, cout)
+  multiplier, shift = scales.products(first, by_channel, last, whole=whole)
   return dict(bias=bias.reshape(-1), multiplier=multiplier, shift=shift)
-
-
-def _of_channels(input_, weight, output):
-  return np.float64(input_) * np.float64(weight) / np.float64(output)
-
-
-def _of_tensor(input_, weight, output):
-  return np.float64(input_ * weight) / np.float64(output)
 
 
 def _window(made, operator, options, kernel) -> tuple[int, g.Window]:
@@ -174,17 +164,23 @@ def _window(made, operator, options, kernel) -> tuple[int, g.Window]:
   stride = options.StrideH(), options.StrideW()
   require(min(stride) > 0, f'{operator.name} has stride {stride}')
   shape = _image(made.file.values[index].shape, operator.name)
+  pad = 0, 0, 0, 0
   if options.Padding() == 0:  # SAME
-    whole = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(shape, stride, kernel)]
-    pad = whole[0] // 2, whole[0] - whole[0] // 2, whole[1] // 2, whole[1] - whole[1] // 2
-  else:
-    pad = 0, 0, 0, 0
-  if index in made.pads and operator.kind != 'AVERAGE_POOL_2D' and operator.kind != 'MAX_POOL_2D':
-    inner, before = made.pads[index]
+    pad = sum((scales.same(*sizes) for sizes in zip(shape[:2], kernel, stride)), ())
+  if index in made.pads:
+    inner, before, value = made.pads[index]
     both = tuple(a + b for a, b in zip(pad, before))
-    if all(p < k for p, k in zip(both, (kernel[0],) * 2 + (kernel[1],) * 2)):
+    inside = all(p < k for p, k in zip(both, np.repeat(kernel, 2)))
+    if inside and _unseen(made, operator.kind, index, value):
       return _at(made, inner), g.Window(tuple(kernel), stride, both)
   return _at(made, index), g.Window(tuple(kernel), stride, pad)
+
+
+def _unseen(made, kind: str, index: int, value: int | None) -> bool:
+  """Whether pixels of that value (None: the zero point) are those that a window pads with."""
+  if kind == 'MAX_POOL_2D':
+    return value == -128
+  return kind != 'AVERAGE_POOL_2D' and value in (None, int(made.file.values[index].zero[0]))
 
 
 def _conv(made, operator):
@@ -193,7 +189,7 @@ def _conv(made, operator):
   require(dilation == (1, 1), f'{operator.name} has dilation {dilation}, not supported')
   weights = _constant(made, operator.inputs[1])
   input_, window = _window(made, operator, options, weights.shape[1:3])
-  fields = _weights(made, operator, len(weights), _of_channels)
+  fields = _weights(made, operator, len(weights))
   fields |= _range(made, options.FusedActivationFunction(), operator.outputs[0])
   _append(made, g.Conv, operator, [input_], weights=weights, window=window, **fields)
 
@@ -204,7 +200,7 @@ def _depthwise(made, operator):
   require(dilation == (1, 1), f'{operator.name} has dilation {dilation}, not supported')
   weights = _constant(made, operator.inputs[1])[0]
   input_, window = _window(made, operator, options, weights.shape[:2])
-  fields = _weights(made, operator, weights.shape[-1], _of_channels)
+  fields = _weights(made, operator, weights.shape[-1])
   fields |= _range(made, options.FusedActivationFunction(), operator.outputs[0])
   _append(made, g.Depthwise, operator, [input_], weights=weights, window=window, **fields)
 
@@ -213,9 +209,8 @@ def _dense(made, operator):
   options = operator.options('FullyConnectedOptions')
   weights = _constant(made, operator.inputs[1])
   scale = made.file.values[operator.inputs[1]].scale
-  in_float32 = scale is not None and len(scale) == 1  # there the reference multiplies both scales
-  reals = _of_tensor if in_float32 else _of_channels
-  fields = _weights(made, operator, len(weights), reals)
+  whole = scale is not None and len(scale) == 1
+  fields = _weights(made, operator, len(weights), whole=whole)
   fields |= _range(made, options.FusedActivationFunction(), operator.outputs[0])
   _append(made, g.Dense, operator, [_at(made, operator.inputs[0])], weights=weights, **fields)
 
@@ -241,7 +236,7 @@ def _mul(made, operator):
   a, b, output = _scales(made, operator)
   fields = _range(made, operator.options('MulOptions').FusedActivationFunction(),
                   operator.outputs[0])  # fmt: skip
-  factor = fixed.quantize_multiplier(a * b / output)
+  factor = scales.product(a, b, output)
   _append(made, g.Mul, operator, inputs, factor=factor, **fields)
 
 
@@ -258,7 +253,9 @@ def _pad(made, operator):
   pads = _constant(made, operator.inputs[1], np.int32)
   good = pads.shape == (4, 2) and not pads[[0, 3]].any() and pads.min() >= 0
   require(good, f'{operator.name} pads {pads.tolist()}; height and width alone are wanted')
-  made.pads[operator.outputs[0]] = operator.inputs[0], tuple(int(n) for n in pads[1:3].reshape(-1))
+  value = int(_constant(made, operator.inputs[2]).item()) if operator.kind == 'PADV2' else None
+  around = tuple(int(n) for n in pads[1:3].reshape(-1))
+  made.pads[operator.outputs[0]] = operator.inputs[0], around, value
 
 
 def _transpose(made, operator):
@@ -279,8 +276,7 @@ def _mean(made, operator):
   kept = order if operator.options('ReducerOptions').KeepDims() else (
     tuple(a for a in order if a not in axes))  # fmt: skip
   made.at[output] = index, PLAIN if list(kept) == sorted(kept) else kept
-  scale = np.float64(made.tensors[input_].scale) / np.float64(made.tensors[index].scale)
-  factor = fixed.quantize_multiplier(scale)
+  factor = scales.mean(made.tensors[input_].scale, made.tensors[index].scale)
   fields = dict(axes=tuple(sorted(a - 1 for a in axes)), factor=factor)
   made.ops.append(g.Mean(operator.name, (input_,), index, **fields))
 
@@ -288,16 +284,8 @@ def _mean(made, operator):
 def _softmax(made, operator):
   beta = operator.options('SoftmaxOptions').Beta()
   input_ = _at(made, operator.inputs[0])
-  factor, least = softmax_factor(beta * made.tensors[input_].scale)
+  factor, least = scales.softmax(beta * made.tensors[input_].scale)
   _append(made, g.Softmax, operator, [input_], factor=factor, least=least)
-
-
-def softmax_factor(scale: float):
-  """(factor, least) of `graph.Softmax` for beta times the scale of its input."""
-  require(scale > 0, f'a softmax of scale {scale}')
-  factor = fixed.quantize_multiplier(min(scale * 2**26, 2**31 - 1.0))
-  require(factor[1] >= 0, f'a softmax of scale {scale}: below 2^-26')
-  return factor, -(31 * 2**26 >> factor[1])
 
 
 def _reshape(made, operator):
@@ -322,62 +310,33 @@ def _resize(made, operator):
   corners, half = options.AlignCorners(), options.HalfPixelCenters()
   before = _image(made.file.values[operator.inputs[0]].shape, operator.name)
   after = _image(made.file.values[operator.outputs[0]].shape, operator.name)
-  require(max(after) < 2**15, f'{operator.name} resizes to {after}')
-  rows, columns = (_nearest(before[i], after[i], corners, half) for i in (0, 1))
+  require(min(after) > 0 and max(after) < 2**15, f'{operator.name} resizes to {after}')
+  rows, columns = (scales.nearest(before[i], after[i], corners, half) for i in (0, 1))
   input_ = _at(made, operator.inputs[0])
   _append(made, g.Resize, operator, [input_], rows=rows, columns=columns)
 
 
-def _nearest(before: int, after: int, corners: bool, half: bool) -> tuple[int, ...]:
-  corners = corners and after > 1
-  scale = np.float32((before - 1) / (after - 1) if corners else before / after)
-  at = (np.arange(after, dtype=np.float32) + np.float32(0.5 if half else 0)) * scale
-  found = np.floor(at + np.float32(0.5)) if corners else np.floor(at)
-  return tuple(int(n) for n in np.clip(found, 0, before - 1))
-
-
-def _lookup(function):
-  """A builder of a table of function(made, operator, values [256] less the zero point) -> int."""
+def _lookup(table):
+  """A builder of table(tensor before, tensor after)."""
 
   def builder(made, operator):
     input_ = _at(made, operator.inputs[0])
-    values = np.arange(-128, 128) - made.tensors[input_].zero
-    table = np.clip(function(made, operator, values), -128, 127).astype(np.int8)
-    _append(made, g.Lookup, operator, [input_], table=table)
+    shape = made.tensors[input_].shape
+    after = _tensor(made, operator.outputs[0], shape)
+    _append(made, g.Lookup, operator, [input_], table=table(made.tensors[input_], after))
 
   return builder
 
 
-def _rescaled(made, operator, values):
-  before, after = _scales(made, operator)
-  scaled = fixed.requantize(values, *fixed.quantize_multiplier(before / after))
-  return scaled + int(made.file.values[operator.outputs[0]].zero[0])
-
-
-def _relu(activation):
-  def function(made, operator, values):
-    ends = _range(made, activation, operator.outputs[0])
-    return np.clip(_rescaled(made, operator, values), ends['low'], ends['high'])
-
-  return function
-
-
-def _logistic(made, operator, values):
-  value = made.file.values[operator.outputs[0]]
-  scale, zero = float(value.scale[0]), int(value.zero[0])
-  require((scale, zero) == (1 / 256, -128), f'{operator.name} has scale {scale}, zero {zero}')
-  scale = float(made.file.values[operator.inputs[0]].scale[0])
-  multiplier, shift = fixed.quantize_multiplier(scale * 2**27)
-  radius = math.floor(15 * 2.0**27 / 2.0**shift)
-  inside = fixed.requantize(np.clip(values, -radius, radius), multiplier, shift)
-  shares = np.minimum(fixed.rounding_shift(fixed.logistic(inside), 23), 255) - 128
-  return np.where(values <= -radius, -128, np.where(values >= radius, 127, shares))
+def _relu(activation: int):
+  return _lookup(functools.partial(scales.clamped, activation))
 
 
 BUILDERS: dict[str, Any] = {
   'CONV_2D': _conv, 'DEPTHWISE_CONV_2D': _depthwise, 'FULLY_CONNECTED': _dense, 'ADD': _add,
   'MUL': _mul, 'AVERAGE_POOL_2D': _pool, 'MAX_POOL_2D': _pool, 'PAD': _pad,
   'TRANSPOSE': _transpose, 'MEAN': _mean, 'SOFTMAX': _softmax, 'RESHAPE': _reshape,
-  'CONCATENATION': _concat, 'RESIZE_NEAREST_NEIGHBOR': _resize, 'QUANTIZE': _lookup(_rescaled),
-  'RELU': _lookup(_relu(1)), 'RELU6': _lookup(_relu(3)), 'LOGISTIC': _lookup(_logistic),
+  'CONCATENATION': _concat, 'RESIZE_NEAREST_NEIGHBOR': _resize, 'PADV2': _pad,
+  'QUANTIZE': _lookup(scales.rescaled), 'LOGISTIC': _lookup(scales.logistic),
+  'RELU': _relu(scales.RELU), 'RELU6': _relu(scales.RELU6),
 }  # fmt: skip

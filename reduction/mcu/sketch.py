@@ -1,11 +1,14 @@
-"""Graphs with random weights: to plan, emit and measure an architecture before it is trained."""
+"""Graphs with random weights: to plan, emit and measure an architecture before it is trained.
+
+Factors come of random scales that float32 holds, so that a .tflite file can say them too.
+"""
 
 import dataclasses
 import math
 
 import numpy as np
 
-from reduction.mcu import fixed
+from reduction.mcu import fixed, scales
 from reduction.mcu import graph as g
 
 
@@ -21,7 +24,8 @@ class Sketch:
 
   def __post_init__(self):
     self.random = np.random.default_rng(self.seed)
-    self.tensors.append(g.Tensor('input', tuple(self.shape), 0.02, -3))
+    scale = float(np.float32(0.02))
+    self.tensors.append(g.Tensor('input', tuple(self.shape), scale, -3))
 
 
 def finish(sketch: Sketch, name: str, *outputs: int) -> g.Graph:
@@ -33,23 +37,35 @@ def finish(sketch: Sketch, name: str, *outputs: int) -> g.Graph:
 def append(sketch: Sketch, kind, inputs, shape, scale=None, zero=None, **fields) -> int:
   """Adds an op and its output; the output's index. scale, zero: by default random."""
   name = f'{kind.__name__.lower()}{len(sketch.ops)}'
-  scale = float(sketch.random.uniform(0.01, 0.05)) if scale is None else scale
+  scale = some(sketch, 0.01, 0.05) if scale is None else scale
   zero = int(sketch.random.integers(-20, 20)) if zero is None else zero
   sketch.tensors.append(g.Tensor(name, tuple(map(int, shape)), scale, zero))
   sketch.ops.append(kind(name, tuple(inputs), len(sketch.tensors) - 1, **fields))
   return len(sketch.tensors) - 1
 
 
-def _weights(sketch, shape, cout: int, terms: int) -> dict:
-  """Random weights whose outputs spread over int8."""
-  random = sketch.random
-  real = random.uniform(0.5, 2.0, cout) * 40 / (74 * 74 * math.sqrt(terms))
-  multiplier, shift = fixed.quantize_multipliers(real)
-  weights = np.zeros(shape, np.int8)
+def some(sketch: Sketch, low: float, high: float) -> float:
+  """A random scale that float32 holds."""
+  return float(np.float32(sketch.random.uniform(low, high)))
+
+
+def _product(sketch, kind, x, shape, size, terms: int, *, whole=False, **fields) -> int:
+  """Adds an op of random weights of shape `size` whose outputs spread over int8.
+
+  terms: of a sum. whole: one scale for all weights.
+  """
+  random, cout, before = sketch.random, shape[2], sketch.tensors[x].scale
+  after = some(sketch, 0.01, 0.05)
+  real = random.uniform(0.5, 2.0, 1 if whole else cout) * 40 / (74 * 74 * math.sqrt(terms))
+  weights = np.broadcast_to(np.float32(real * after / before), cout)
+  whole = whole or (kind is g.Dense and cout == 1)
+  multiplier, shift = scales.products(before, weights, after, whole=whole)
+  codes = np.zeros(size, np.int8)
   if not sketch.blank:
-    weights = random.integers(-127, 128, shape).astype(np.int8)
+    codes = random.integers(-127, 128, size).astype(np.int8)
   bias = random.integers(-2_000, 2_000, cout).astype(np.int32)
-  return dict(weights=weights, bias=bias, multiplier=multiplier, shift=shift)
+  fields |= dict(weights=codes, bias=bias, multiplier=multiplier, shift=shift)
+  return append(sketch, kind, [x], shape, after, **fields)
 
 
 def _window(kernel, stride, pad) -> g.Window:
@@ -58,46 +74,61 @@ def _window(kernel, stride, pad) -> g.Window:
   return g.Window(kernel, stride, around)
 
 
-def conv(sketch: Sketch, x: int, cout: int, *, kernel=1, stride=1, pad=None) -> int:
-  """A convolution, by default padded by half its kernel."""
-  window, shape = _window(kernel, stride, pad), sketch.tensors[x].shape
-  size = (cout, *window.kernel, shape[2])
-  fields = _weights(sketch, size, cout, math.prod(size[1:]))
-  return append(sketch, g.Conv, [x], (*window.over(shape), cout), window=window, **fields)
+def conv(sketch: Sketch, x: int, cout: int, *, kernel=1, stride=1, pad=None, **fields) -> int:
+  """A convolution, by default padded by half its kernel. fields: of `graph.Conv`."""
+  window, before = _window(kernel, stride, pad), sketch.tensors[x].shape
+  size, shape = (cout, *window.kernel, before[2]), (*window.over(before), cout)
+  terms = math.prod(size[1:])
+  return _product(sketch, g.Conv, x, shape, size, terms, window=window, **fields)
 
 
-def depthwise(sketch: Sketch, x: int, *, kernel=3, stride=1, pad=None, multiplier=1) -> int:
+def depthwise(sketch: Sketch, x: int, *, kernel=3, stride=1, pad=None, multiplier=1, **fields):
   """A convolution channel by channel, by default padded by half its kernel."""
-  window, shape = _window(kernel, stride, pad), sketch.tensors[x].shape
-  cout = shape[2] * multiplier
-  fields = _weights(sketch, (*window.kernel, cout), cout, math.prod(window.kernel))
-  return append(sketch, g.Depthwise, [x], (*window.over(shape), cout), window=window, **fields)
+  window, before = _window(kernel, stride, pad), sketch.tensors[x].shape
+  cout, terms = before[2] * multiplier, math.prod(window.kernel)
+  size, shape = (*window.kernel, cout), (*window.over(before), cout)
+  return _product(sketch, g.Depthwise, x, shape, size, terms, window=window, **fields)
 
 
-def dense(sketch: Sketch, x: int, cout: int) -> int:
-  """A product of the whole input."""
+def dense(sketch: Sketch, x: int, cout: int, *, whole: bool = False, **fields) -> int:
+  """A product of the whole input. whole: one scale for all weights."""
   size = sketch.tensors[x].size
-  return append(sketch, g.Dense, [x], (1, 1, cout), **_weights(sketch, (cout, size), cout, size))
+  shape = (1, 1, cout)
+  return _product(sketch, g.Dense, x, shape, (cout, size), size, whole=whole, **fields)
 
 
-def add(sketch: Sketch, a: int, b: int) -> int:
+def add(sketch: Sketch, a: int, b: int, **fields) -> int:
   """The sum of two tensors of one shape."""
-  scales = *(sketch.tensors[t].scale for t in (a, b)), float(sketch.random.uniform(0.02, 0.08))
-  factors = fixed.add_factors(*scales)
-  return append(sketch, g.Add, [a, b], sketch.tensors[a].shape, scales[2], factors=factors)
+  found = *(sketch.tensors[t].scale for t in (a, b)), some(sketch, 0.02, 0.08)
+  fields |= dict(factors=fixed.add_factors(*found))
+  return append(sketch, g.Add, [a, b], sketch.tensors[a].shape, found[2], **fields)
 
 
-def mul(sketch: Sketch, a: int, b: int) -> int:
+def mul(sketch: Sketch, a: int, b: int, **fields) -> int:
   """The product of two tensors of one shape, or of one and a vector of its channels."""
-  factor = fixed.quantize_multiplier(float(sketch.random.uniform(0.005, 0.02)))
-  return append(sketch, g.Mul, [a, b], sketch.tensors[a].shape, factor=factor)
+  before = [sketch.tensors[t].scale for t in (a, b)]
+  after = float(np.float32(math.prod(before) / sketch.random.uniform(0.005, 0.02)))
+  fields |= dict(factor=scales.product(*before, after))
+  return append(sketch, g.Mul, [a, b], sketch.tensors[a].shape, after, **fields)
 
 
-def pool(sketch: Sketch, x: int, how: str, *, kernel=2, stride=2, pad=(0, 0, 0, 0)) -> int:
+def mean(sketch: Sketch, x: int, axes=(0, 1)) -> int:
+  """The mean over axes of 0 and 1, which are kept as 1."""
+  before = sketch.tensors[x]
+  shape = [1 if i in axes else n for i, n in enumerate(before.shape)]
+  after = float(np.float32(before.scale / sketch.random.uniform(0.5, 3.0)))
+  factor = scales.mean(before.scale, after)
+  return append(sketch, g.Mean, [x], shape, after, axes=tuple(axes), factor=factor)
+
+
+def pool(
+  sketch: Sketch, x: int, how: str, *, kernel=2, stride=2, pad=(0, 0, 0, 0), **fields
+) -> int:  # fmt: skip
   """A pooling; 'average' or 'max'."""
   before, window = sketch.tensors[x], _window(kernel, stride, pad)
   shape = *window.over(before.shape), before.shape[2]
-  return append(sketch, g.Pool, [x], shape, before.scale, before.zero, how=how, window=window)
+  fields |= dict(how=how, window=window)
+  return append(sketch, g.Pool, [x], shape, before.scale, before.zero, **fields)
 
 
 def average(sketch: Sketch, x: int) -> int:

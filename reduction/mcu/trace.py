@@ -19,10 +19,10 @@ WHOLE = Window()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Layer:
-  """kind: input, conv, depthwise, dense, add, max, mean. inputs: indices of earlier layers.
+  """kind: input, conv, depthwise, dense, add, mul, max, mean, logistic. inputs: of earlier layers.
 
   weights: [kh, kw, cin, cout], [kh, kw, cout] or [in, cout], with bias [cout]. shape: (h, w, c).
-  low, high: what the output is clamped to.
+  low, high: what the output is clamped to. A mul's second input may be [1, 1, c].
   """
 
   kind: str
@@ -37,11 +37,14 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Ref:
-  """A value that depends on the input: a layer's output, in blocks or to be divided by `over`."""
+  """A value that depends on the input: a layer's output, in blocks, to be divided by `over`, or
+  `repeated` from one pixel to all.
+  """
 
   layer: int
   blocks: tuple[int, int] | None = None
   over: int = 1
+  repeated: bool = False
 
 
 def trace(function, shape) -> list[Layer]:
@@ -53,8 +56,7 @@ def trace(function, shape) -> list[Layer]:
   layers = [Layer('input', (), tuple(shape))]
   (found,) = _run(layers, closed.jaxpr, closed.consts, [Ref(0)])
   require(isinstance(found, Ref), 'the output of the net does not depend on its input')
-  require(found.over == 1 and found.blocks is None, 'the net ends in a sum that is no mean')
-  return _reachable(layers, found.layer)
+  return _reachable(layers, _plain(found))
 
 
 def _reachable(layers, last) -> list[Layer]:
@@ -133,7 +135,9 @@ def _append(layers, layer) -> Ref:
 def _plain(value) -> int:
   """The layer of a value that is one layer's whole output."""
   require(isinstance(value, Ref), 'an operation wants the output of a layer')
-  require(value.over == 1 and value.blocks is None, 'a sum or blocks that no pooling ends')
+  whole = value.over == 1 and value.blocks is None
+  require(whole, 'a sum that is no mean, or blocks that no pooling ends')
+  require(not value.repeated, 'a pixel repeated otherwise than to multiply by it')
   return value.layer
 
 
@@ -216,9 +220,26 @@ def _sub(layers, equation, given):
 def _mul(layers, equation, given):
   del equation
   a, b = given
-  require(not (isinstance(a, Ref) and isinstance(b, Ref)), 'a product of two layers')
+  if isinstance(a, Ref) and isinstance(b, Ref):
+    return _gated(layers, a, b)
   x, constant = (a, b) if isinstance(a, Ref) else (b, a)
   return _scaled(layers, x, constant)
+
+
+def _gated(layers, a: Ref, b: Ref) -> Ref:
+  """The product of two layers, the second perhaps of one pixel."""
+  a, b = (_plain(dataclasses.replace(x, repeated=False)) for x in (a, b))
+  if layers[a].shape[:2] == (1, 1):
+    a, b = b, a
+  shape, other = layers[a].shape, layers[b].shape
+  require(other in (shape, (1, 1, shape[2])), f'a product of {shape} and {other}')
+  return _append(layers, Layer('mul', (a, b), shape))
+
+
+def _logistic(layers, equation, given):
+  del equation
+  index = _plain(given[0])
+  return _append(layers, Layer('logistic', (index,), layers[index].shape))
 
 
 def _div(layers, equation, given):
@@ -239,7 +260,7 @@ def _scaled(layers, x, constant):
 def _clamped(layers, x: Ref, low: float, high: float) -> Ref:
   index = _plain(x)
   before = layers[index]
-  if before.kind in ('input', 'max', 'mean'):
+  if before.kind in ('input', 'max', 'mean', 'logistic'):
     return _clamped(layers, _affine(layers, x, 1.0, 0.0), low, high)
   ends = dict(low=max(before.low, low), high=max(low, min(before.high, high)))
   return _append(layers, dataclasses.replace(before, **ends))
@@ -307,10 +328,13 @@ def _same(layers, equation, given):
 
 
 def _broadcast(layers, equation, given):
-  x, shape = given[0], equation.params['shape']
-  size = math.prod(layers[x.layer].shape)
-  require(math.prod(shape) == size, f'a layer repeated to {shape}')
-  return x
+  x, shape = given[0], tuple(equation.params['shape'])
+  h, w, c = layers[x.layer].shape
+  if math.prod(shape) == h * w * c:
+    return x
+  one = (h, w) == (1, 1) and len(shape) == 4 and shape[::3] == (1, c)
+  require(one, f'a layer of {(h, w, c)} repeated to {shape}')
+  return dataclasses.replace(x, repeated=True)
 
 
 RULES = {
@@ -318,5 +342,5 @@ RULES = {
   'sub': _sub, 'mul': _mul, 'div': _div, 'max': _limit(True), 'min': _limit(False),
   'clamp': _clamp, 'reshape': _reshape, 'squeeze': _same, 'reduce_max': _reduce_max,
   'reduce_window_max': _window_max, 'reduce_sum': _reduce_sum, 'broadcast_in_dim': _broadcast,
-  'convert_element_type': _same, 'stop_gradient': _same, 'copy': _same,
+  'logistic': _logistic, 'convert_element_type': _same, 'stop_gradient': _same, 'copy': _same,
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import numpy as np
 
 from reduction.errors import require
-from reduction.mcu import boards, host, interpret
+from reduction.mcu import boards, host, interpret, twin, writer
 from reduction.mcu.deploy import deploy, fits
 from reduction.mcu.from_flax import convert, logits
 from reduction.net import Net
@@ -11,23 +11,24 @@ from reduction.predict import logits as float_logits
 from reduction.predict import scores
 from reduction.run import Run, Stage
 
-NAME = 'c'
+NAME, FILE = 'c', 'net.tflite'
 COMPARED = 20  # test images
+LARGE = 2e9  # multiply-adds, above which compiling the twin takes less than the interpreter
 
 
 def microcontroller(
   *, board: str = 'stm32f746', images: int = 256, exact: bool = False, patches: int = 0,
   name: str = 'net',
 ) -> Stage:  # fmt: skip
-  """Quantizes the net to int8 and writes its C for a board; returns the net as it was.
+  """Quantizes the net to int8 and writes it for a board, as C and .tflite; returns it as it was.
 
   images: training examples that show the ranges. exact: the least arena for the ways to overlap
   that the greedy plan chose. patches: of `deploy`. name: of the C. Rows: 'layer' for each, 'tensor'
   for where each lies when (the report draws memory over time), and a 'microcontroller': bytes of
   arena, its lower bound, constants, instructions where the emulator is installed, accuracy in
-  floats and in int8 [R], how many predictions differ [R], and for how many of some test images the
-  C on this machine gave the interpreter's bytes. The C is the first seed's. Raises UsageError where
-  it does not fit.
+  floats and in int8 [R], how many predictions differ [R], for how many of some test images the C on
+  this machine gave the interpreter's bytes, and the bytes of the .tflite file, or why there is
+  none. The files are the first seed's. Raises UsageError where the net does not fit.
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
@@ -36,9 +37,10 @@ def microcontroller(
   def stage(net: Net, run: Run) -> Net:
     seen, test = run.data.train.x[:images], run.data.test
     graphs = [convert(net, seen, replica=r, name=name) for r in range(len(run.seeds))]
-    found = np.stack([logits(graph, test.x) for graph in graphs])
+    found = np.stack([_logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
     made = deploy(graphs[0], chosen, exact=exact, patches=patches)
+    file, why = writer.attempt(graphs[0])
     for row in made.layers:
       run.log(kind='layer', **row)
     for row in made.tensors:
@@ -47,16 +49,25 @@ def microcontroller(
     if run.workdir:
       with run.write(NAME) as folder:
         host.write(made.source._replace(files=made.files), folder)
+        if file:
+          (folder / FILE).write_bytes(file)
     run.log(
       kind='microcontroller', summary=True, seeds=run.seeds, **made.total,
       float_accuracy=scores(real, test.y)['test_accuracy'],
       int8_accuracy=scores(found, test.y)['test_accuracy'],
       changed_predictions=(found.argmax(-1) != real.argmax(-1)).sum(-1),
       compared=len(test.x[:COMPARED]), equal_in_c=_equal(made, test.x[:COMPARED]),
+      tflite=file and len(file), tflite_missing=why,
     )  # fmt: skip
     return net
 
   return stage
+
+
+def _logits(graph, x) -> np.ndarray:
+  """Of the integer network; both ways give the same bits."""
+  work = len(x) * sum(map(graph.macs, graph.ops))
+  return (twin.logits if work > LARGE else logits)(graph, x)
 
 
 def _equal(made, x) -> int | None:

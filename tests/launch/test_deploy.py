@@ -16,6 +16,8 @@ def test_a_workdir_becomes_a_folder_of_c(launch, tmp_path):
   assert made.code == 0, made.err
   assert 'run on stm32f412' in made.out and 'no schedule needs less than' in made.out
   assert (out / 'run.c').is_file() and (out / 'board.ld').is_file()
+  file = out / 'net.tflite'
+  assert file.is_file() or 'without a .tflite file: reading .tflite files needs' in made.out
   assert 'Memory over time' in (out / 'report.html').read_text()
   assert 'Memory over time' in (workdir / 'report.html').read_text()
   again = launch(f'--model={workdir}', f'--out={workdir}', module='launch.deploy')

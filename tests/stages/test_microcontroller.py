@@ -41,11 +41,42 @@ def test_digits_lose_nothing_and_the_c_is_the_interpreter(trained, digits, tmp_p
   assert [r['macs'] for r in layers] == [64 * 24, 24 * 12, 12 * 10]
   folder = tmp_path / 'files/deploy/c'
   assert {p.name for p in folder.iterdir()} >= {'net.c', 'net.h', 'Makefile', 'README.md', 'host.c'}
+  if row['tflite'] is not None:
+    from reduction.mcu import reader
+
+    assert row['tflite'] == (folder / 'net.tflite').stat().st_size
+    graph = reader.read(folder / 'net.tflite')
+    assert [op.kind for op in graph.ops] == ['dense'] * 3
+    assert sum(map(graph.macs, graph.ops)) == row['macs']
   if shutil.which('make') and shutil.which('cc'):
     subprocess.run(['make', '-s', 'host'], cwd=folder, check=True)
     given = bytes(64)
     said = subprocess.run(['./host'], cwd=folder, input=given, capture_output=True, check=True)
     assert len(said.stdout) == 10
+
+
+def test_a_net_trained_in_few_bits_keeps_its_codes(trained, digits, tmp_path):
+  """Two bits, with learned steps: int8 holds the same weights, and the accuracy stays."""
+  from reduction.mcu import reader
+  from reduction.run import Run
+
+  pytest.importorskip('tflite', reason='reading .tflite files needs the package tflite')
+  run = Run(digits, (0, 1), tmp_path)
+  qat = stages.qat(
+    bits=2, group='channel', symmetric=True, learned=True, steps=300, batch=60, every=150,
+    optimizer=dict(name='adam', learning_rate=2e-3),
+  )  # fmt: skip
+  small = qat(trained, run.child('qat'))
+  exact = run.rows[-1]['test_accuracy']
+  stages.microcontroller(board='stm32f412')(small, run.child('deploy'))
+  row = run.rows[-1]
+  assert row['float_accuracy'] == pytest.approx(exact, abs=1 / len(digits.test.y))
+  for real, int8 in zip(row['float_accuracy'], row['int8_accuracy']):
+    assert real > 0.75 and abs(int8 - real) <= 0.02
+  first, second, out = reader.read(tmp_path / 'files/deploy/c/net.tflite').ops
+  for op in (first, second):
+    assert set(op.weights.ravel().tolist()) == {-2, -1, 0, 1}
+  assert abs(out.weights).max() == 127  # which was not trained in few bits
 
 
 def test_a_net_that_does_not_fit_says_by_how_much_and_where(trained, digits):
