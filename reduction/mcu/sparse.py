@@ -203,7 +203,11 @@ OF_FILTERLETS = 'fwcs', 'bitmap', 'paired'
 
 
 def nbytes(weights, form: str) -> int:
-  """Bytes of Flash of weights in a form, or 'dense', or 'element_bitmap', which no kernel reads."""
+  """Bytes of Flash of weights in a form, or 'dense'; or of one that no kernel here reads.
+
+  'element_bitmap': a bit a weight, as N:M rows need too. 'patterns': which of the patterns that
+  occur each kernel [kh, kw] has, in the fewest whole bits, and two bytes for each eight places.
+  """
   cout, kh, kw, cin = weights.shape
   dense = weights.size
   if form == 'dense':
@@ -211,6 +215,10 @@ def nbytes(weights, form: str) -> int:
   nonzero = np.count_nonzero(weights)
   if form == 'element_bitmap':
     return int(nonzero) + -(-dense // 8)
+  if form == 'patterns':
+    shapes = np.unique(np.moveaxis(weights != 0, 3, 1).reshape(-1, kh * kw), axis=0)
+    bits = math.ceil(math.log2(max(len(shapes), 1)))
+    return int(nonzero) + -(-bits * cout * cin // 8) + len(shapes) * 2 * -(-kh * kw // 8)
   if form == 'csr':
     return int(3 * nonzero) + 2 * (cout + 1)
   if form == 'paired':
@@ -258,3 +266,9 @@ def as_form(op: Conv, form: str, columns: int = 4) -> Sparse:
   """A convolution kept in a form."""
   fields = {f.name: getattr(op, f.name) for f in dataclasses.fields(Conv)}
   return Sparse(**fields, form=form, columns=columns)
+
+
+def footprint(weights, forms=OF_FILTERLETS) -> int:
+  """The least bytes of weights [cout, kh, kw, cin], dense or in one of forms."""
+  return min(nbytes(weights, form) for form in ('dense', *forms)
+             if form not in FORMATS or not unfit(weights, form))  # fmt: skip

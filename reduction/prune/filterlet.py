@@ -112,25 +112,23 @@ def block_count(shape, block: Block) -> int:
   return int(np.prod([-(-n // s) for n, s in zip(shape, block.over(shape))]))
 
 
-def shares(units: dict, sizes: dict, share: float, least: float = 0.05) -> dict:
-  """Blocks that each kernel keeps when `share` of all weights is, the best by score a weight.
+def shares(units: dict, sizes: dict, budget: float, least: float = 0.05) -> dict:
+  """Blocks that each kernel keeps of a budget of weights, the best by score a weight.
 
-  units: sums of live blocks by name, dead ones -inf. sizes: weights of a block by name. least: the
-  share of its blocks that every kernel keeps, rounded up, one at least.
+  units: sums of blocks by name, dead ones -inf. sizes: weights of a block by name. least: the share
+  of its live blocks that every kernel keeps, rounded up, one at least, also beyond the budget.
   """
-  require(0 < share <= 1, f'{share=} of the weights to keep must lie in (0, 1]')
-  names = list(units)
-  value = {n: np.sort(np.asarray(units[n]).ravel() / sizes[n])[::-1] for n in names}
+  require(budget > 0, f'{budget=} weights to keep must be above 0')
+  value = {n: np.sort(np.ravel(u))[::-1] / sizes[n] for n, u in units.items()}
   value = {n: v[v > -np.inf] for n, v in value.items()}
-  total = sum(len(v) * sizes[n] for n, v in value.items())
   floors = {n: max(1, int(np.ceil(least * len(v)))) for n, v in value.items()}
   ranked = sorted(
-    ((i >= floors[n], -v, n, i) for n in names for i, v in enumerate(value[n])),
+    ((i >= floors[n], -score, n) for n, v in value.items() for i, score in enumerate(v)),
     key=lambda entry: entry[:2],
   )
-  keep, held = dict.fromkeys(names, 0), 0.0
-  for beyond, _, name, _ in ranked:
-    if beyond and held + sizes[name] > share * total + 0.5:
+  keep, held = dict.fromkeys(units, 0), 0.0
+  for beyond, _, name in ranked:
+    if beyond and held + sizes[name] > budget + 0.5:
       break
     keep[name], held = keep[name] + 1, held + sizes[name]
   return keep

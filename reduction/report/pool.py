@@ -38,6 +38,7 @@ NAMES = {
   'qat': ('at',),
   'cell': ('at', 'net', *POINT),
   'preflight': ('at',),
+  'filterlet': ('at',),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

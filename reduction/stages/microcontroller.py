@@ -6,6 +6,7 @@ from reduction.errors import require
 from reduction.mcu import boards, host, interpret
 from reduction.mcu.deploy import deploy
 from reduction.mcu.from_flax import convert, logits
+from reduction.mcu.sparse import sparsify
 from reduction.net import Net
 from reduction.predict import logits as float_logits
 from reduction.predict import scores
@@ -15,15 +16,18 @@ NAME = 'c'
 
 
 def microcontroller(
-  *, board: str = 'stm32f746', images: int = 256, exact: bool = False, name: str = 'net'
-) -> Stage:
+  *, board: str = 'stm32f746', images: int = 256, exact: bool = False, name: str = 'net',
+  sparse: bool = False,
+) -> Stage:  # fmt: skip
   """Quantizes the net to int8 and writes its C for a board; returns the net as it was.
 
   images: training examples that show the ranges. exact: the least arena for the ways to overlap
-  that the greedy plan chose. name: of the C. Rows: 'layer' for each, and a 'microcontroller': bytes
-  of arena, its lower bound, constants, instructions where the emulator is installed, accuracy in
-  floats and in int8 [R], how many predictions differ [R], and whether the C on this machine gave
-  the interpreter's bytes. The C is the first seed's. Raises UsageError where it does not fit.
+  that the greedy plan chose. name: of the C. sparse: convolutions whose filterlets are pruned are
+  stored in the form of the fewest bytes, exactly the same net. Rows: 'layer' for each, and a
+  'microcontroller': bytes of arena, its lower bound, constants, instructions where the emulator is
+  installed, accuracy in floats and in int8 [R], how many predictions differ [R], and whether the C
+  on this machine gave the interpreter's bytes. The C is the first seed's. Raises UsageError where
+  it does not fit.
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
@@ -31,6 +35,7 @@ def microcontroller(
   def stage(net: Net, run: Run) -> Net:
     seen, test = run.data.train.x[:images], run.data.test
     graphs = [convert(net, seen, replica=r, name=name) for r in range(len(run.seeds))]
+    graphs = [sparsify(graph) if sparse else graph for graph in graphs]
     found = np.stack([logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
     made = deploy(graphs[0], chosen, exact=exact)

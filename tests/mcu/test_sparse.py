@@ -190,7 +190,7 @@ def test_each_layer_is_kept_in_the_form_of_the_fewest_bytes():
   x = sketch.conv(s, 0, 8, kernel=3)
   x = sketch.conv(s, sketch.depthwise(s, x), 8, kernel=3)
   sketch.conv(s, x, 4)
-  shares = iter((0.95, 0.5, 0.5))
+  shares = iter((1.0, 0.5, 0.5))
   graph = with_weights(
     sketch.finish(s, 'mixed'),
     lambda op: dataclasses.replace(op, weights=pruned(op.weights, next(shares))),

@@ -83,10 +83,10 @@ def test_a_layer_of_which_nothing_is_left_is_refused():
 def test_shares_are_the_best_by_weight_and_leave_every_layer_some():
   units = {'a': np.array([4.0, 3.0, -np.inf]), 'b': np.array([10.0, 1.0, 0.1, 0.1])}
   sizes = {'a': 1, 'b': 2}  # a weight: a 4, 3; b 5, .5, .05, .05, of 10 in all
-  assert filterlet.shares(units, sizes, 1.0) == {'a': 2, 'b': 4}
-  assert filterlet.shares(units, sizes, 0.4) == {'a': 2, 'b': 1}
-  assert filterlet.shares(units, sizes, 0.01) == {'a': 1, 'b': 1}
-  with pytest.raises(UsageError, match='share=0 of the weights'):
+  assert filterlet.shares(units, sizes, 10) == {'a': 2, 'b': 4}
+  assert filterlet.shares(units, sizes, 4) == {'a': 2, 'b': 1}
+  assert filterlet.shares(units, sizes, 1) == {'a': 1, 'b': 1}
+  with pytest.raises(UsageError, match='budget=0 weights'):
     filterlet.shares(units, sizes, 0)
 
 
