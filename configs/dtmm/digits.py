@@ -9,7 +9,9 @@ validation accuracy is kept; that of filterlets becomes C.
     python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
 
 Variants, which combine: 'lottery' asks whether filterlet tickets win: after each prune training
-begins again, from the first weights and from fresh ones; 'quick' is one seed of a few steps.
+begins again, from the first weights and from fresh ones; 'schedule' chooses filters and filterlets
+of every layer for the fewest instructions within a Flash and a RAM; 'quick' is one seed of a few
+steps.
 """
 
 from ml_collections import config_dict
@@ -17,7 +19,7 @@ from ml_collections import config_dict
 from configs.dtmm import setting
 from configs.variants import split
 
-VARIANTS = ('lottery', 'quick')
+VARIANTS = ('lottery', 'schedule', 'quick')
 LEVELS = (0.7, 0.5, 0.35, 0.25, 0.17, 0.12)
 
 
@@ -43,16 +45,23 @@ def get_config(variant: str = ''):
     c.figures = dict(tickets=dict(setting.figure('digits'), lines='start',
                                   where=dict(start=('rewind', 'reinit')), names={}))  # fmt: skip
     return c
+  if 'schedule' in variants:
+    losses = (0.1,) if quick else (0.02, 0.05, 0.1, 0.15, 0.2)
+    c.schedule = dict(losses=losses, flash=16_000, ram=6_000, **training)
+    c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='instructions')
+    c.before = dict(stage='microcontroller', board='stm32f412', images=256)
+    c.stages = (*c.stages, 'before', 'schedule', 'deploy')
+    return c
   setting.add(c, ('filterlet',) if quick else setting.METHODS[::-1], levels, **training)
   c.figures = dict(methods=setting.figure('digits'))
   c.tables = dict(methods=setting.table())
-  c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse=True)
+  c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='bytes')
   c.stages = (*c.stages, 'deploy')
   return c
 
 
 def sweep():
-  """The picture, and the tickets, a line a seed."""
-  for variant in '', 'lottery':
+  """The picture, the tickets and the scheduler, a line a seed."""
+  for variant in '', 'lottery', 'schedule':
     for seed in (0, 1, 2):
       yield {'variant': variant, 'seeds': (seed,)}

@@ -130,3 +130,40 @@ def _filters(scores, masks, net, share, scope, least) -> dict:
       name = leaf.removeprefix('params/')
       masks[name] = masks[name] & (rank < keep[i])
   return masks
+
+
+def ranked(scores: dict, group) -> np.ndarray:
+  """Channels of a group, those that matter most first: sums over all filters that make them."""
+  leaves = (leaf.removeprefix('params/') for leaf in group.filters)
+  return np.argsort(-sum(scores[n].sum((0, 1, 2)) for n in leaves), kind='stable')
+
+
+def filterlets(kernel: int, filters: int, share: float) -> int:
+  """How many a convolution of so many filters keeps: of 1 x 1 all, else the share, one at least."""
+  return filters if kernel == 1 else max(1, round(share * kernel**2 * filters))
+
+
+def by_layer(scores, masks, net: Structure, widths: dict, shares: dict):
+  """masks of given channels and filterlets, each replicate's own best: DTMM's beta and alpha.
+
+  widths: group -> channels to keep. shares: leaf of a convolution -> the share of the filterlets of
+  the filters it keeps; of 1 x 1 convolutions only whole filters go.
+  """
+  scores = {n: np.asarray(s) for n, s in tree.named(scores)}
+  replicas = range(len(next(iter(scores.values()))))
+  one = [{n: s[r] for n, s in scores.items()} for r in replicas]
+  stays = {
+    i: np.stack([np.isin(np.arange(net.groups[i].size), ranked(s, net.groups[i])[:width])
+                 for s in one])
+    for i, width in widths.items()
+  }  # fmt: skip
+  made = channels.silenced(tree.map(np.asarray, masks), net, stays)
+  held = dict(tree.named(made))
+  for leaf, share in shares.items():
+    name = leaf.removeprefix('params/')
+    keep = [filterlets(m.shape[0], int(m.any((0, 1, 2)).sum()), share) for m in held[name]]
+    cut = lambda s, m, k: filterlet.smallest_blocks(
+      {0: s}, {0: m}, STRUCTURES['filterlet'], {0: k}
+    )[0]
+    held[name] = np.stack([cut(s[name], m, k) for s, m, k in zip(one, held[name], keep)])
+  return tree.unflatten(masks, list(held.values()))

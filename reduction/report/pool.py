@@ -39,6 +39,7 @@ NAMES = {
   'cell': ('at', 'net', *POINT),
   'preflight': ('at',),
   'filterlet': ('at',),
+  'schedule': ('at',),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

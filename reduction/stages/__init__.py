@@ -17,12 +17,13 @@ from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
 from reduction.stages.quantize import quantize
 from reduction.stages.salient import salient
+from reduction.stages.schedule import schedule
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
   'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet', 'folder', 'gain',
-  'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient',
+  'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'schedule',
   'specialists', 'supermask', 'tune',
 ]  # fmt: skip

@@ -101,7 +101,7 @@ def prune_until(search: Search, net: Net, run: Run) -> Net:
     good, bad = (float(carry[name]) for name in ('good_share', 'bad_share'))
     share = search.levels[index] if grid else math.sqrt(good * bad)
     how = dict(scope=search.scope, least=search.least, filters=search.filters)
-    scores = _scores(search, now, run)
+    scores = scored(search, now, run)
     masks = select.select(scores, now.masks, search.structure, found, share, **how)
     begin = first[search.start]
     now = now.replace(masks=tree.map(jnp.asarray, masks),
@@ -129,8 +129,8 @@ def prune_until(search: Search, net: Net, run: Run) -> Net:
   return channels.shrunk(net.replace(**last['good']), found)
 
 
-def _scores(search: Search, net: Net, run: Run):
-  """Importance of every weight, [R, ...], on the first training examples."""
+def scored(search, net: Net, run: Run):
+  """Importance of every weight, [R, ...], by search.score, on search.examples for training."""
   size = min(search.examples, len(run.data.train.y)) // 64 * 64 or len(run.data.train.y)
   x, y = (values[:size].reshape(-1, min(64, size), *values.shape[1:]) for values in run.data.train)
   return over_replicas(importance(net.module, search.score), (0, 0, None, None))(

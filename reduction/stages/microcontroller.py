@@ -3,9 +3,10 @@
 import numpy as np
 
 from reduction.errors import require
-from reduction.mcu import boards, host, interpret
+from reduction.mcu import boards, host, interpret, latency
 from reduction.mcu.deploy import deploy
 from reduction.mcu.from_flax import convert, logits
+from reduction.mcu.sparse import kept as filterlets
 from reduction.mcu.sparse import sparsify
 from reduction.net import Net
 from reduction.predict import logits as float_logits
@@ -17,13 +18,14 @@ NAME = 'c'
 
 def microcontroller(
   *, board: str = 'stm32f746', images: int = 256, exact: bool = False, name: str = 'net',
-  sparse: bool = False,
+  sparse: str | None = None,
 ) -> Stage:  # fmt: skip
   """Quantizes the net to int8 and writes its C for a board; returns the net as it was.
 
   images: training examples that show the ranges. exact: the least arena for the ways to overlap
   that the greedy plan chose. name: of the C. sparse: convolutions whose filterlets are pruned are
-  stored in the form of the fewest bytes, exactly the same net. Rows: 'layer' for each, and a
+  stored in the form of the fewest 'bytes' or, by `mcu.latency`, 'instructions'; the same net
+  exactly. Rows: 'layer' for each, and a
   'microcontroller': bytes of arena, its lower bound, constants, instructions where the emulator is
   installed, accuracy in floats and in int8 [R], how many predictions differ [R], and whether the C
   on this machine gave the interpreter's bytes. The C is the first seed's. Raises UsageError where
@@ -31,11 +33,13 @@ def microcontroller(
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
+  known = (None, 'bytes', 'instructions')
+  require(sparse in known, f'{sparse=} is not one of {known}')
 
   def stage(net: Net, run: Run) -> Net:
     seen, test = run.data.train.x[:images], run.data.test
     graphs = [convert(net, seen, replica=r, name=name) for r in range(len(run.seeds))]
-    graphs = [sparsify(graph) if sparse else graph for graph in graphs]
+    graphs = [_stored(graph, sparse) for graph in graphs]
     found = np.stack([logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
     made = deploy(graphs[0], chosen, exact=exact)
@@ -53,6 +57,16 @@ def microcontroller(
     return net
 
   return stage
+
+
+def _stored(graph, sparse: str | None):
+  """graph with its convolutions in the forms that cost least; in this one for None."""
+  if sparse != 'instructions':
+    return sparsify(graph) if sparse else graph
+  table = latency.read()
+  kept = lambda op: int(filterlets(op.weights).sum())
+  count = lambda op, form: table.instructions(form, latency.shape_of(graph, op), kept(op))
+  return sparsify(graph, tuple(table.forms), cost=count)
 
 
 def _same(made, x) -> bool | None:
