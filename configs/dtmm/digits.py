@@ -20,7 +20,7 @@ from configs.dtmm import setting
 from configs.variants import split
 
 VARIANTS = ('lottery', 'schedule', 'quick')
-LEVELS = (0.7, 0.5, 0.35, 0.25, 0.17, 0.12)
+LEVELS = (0.6, 0.4, 0.25, 0.15)
 
 
 def get_config(variant: str = ''):
@@ -34,8 +34,8 @@ def get_config(variant: str = ''):
   c.model = dict(name='vgg', layers=(8, 'pool', 8) if quick else (16, 16, 'pool', 32, 32))
   c.stages = ('train',)
   adam = dict(name='adam', learning_rate=3e-3)
-  training = dict(steps=20 if quick else 200, batch=60, every=20, optimizer=adam)
-  c.train = dict(stage='tune', steps=40 if quick else 600, batch=60, every=20, optimizer=adam)
+  training = dict(steps=20 if quick else 120, batch=60, every=20, optimizer=adam)
+  c.train = dict(stage='tune', steps=40 if quick else 400, batch=60, every=20, optimizer=adam)
   levels = LEVELS[1:2] if quick else LEVELS
   if 'lottery' in variants:
     training['steps'] = c.train.steps

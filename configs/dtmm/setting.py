@@ -6,7 +6,7 @@ TITLES = dict(
   weight='single weights', pattern='patterns of kernels',
 )  # fmt: skip
 TITLES['2:4'] = 'N of 4 weights'
-SHARES = {'pattern': (7 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9), '2:4': (0.75, 0.5, 0.25)}
+SHARES = {'pattern': (5 / 9, 4 / 9, 3 / 9, 2 / 9), '2:4': (0.75, 0.5, 0.25)}
 
 
 def stage(structure: str, levels: tuple, **training) -> dict:
