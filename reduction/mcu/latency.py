@@ -71,14 +71,19 @@ def measured(items: list[tuple[str, Shape, int]], core: str = 'm4') -> list[Row]
 
 
 def _single(form: str, shape: Shape, kept: int, seed: int) -> Graph:
-  """One convolution with random weights in `kept` random filterlets."""
+  """One convolution with random weights in `kept` random filterlets, or pairs of them."""
   s = sketch.Sketch((shape.h, shape.w, shape.cin), seed)
   sketch.conv(s, 0, shape.cout, kernel=shape.kernel, stride=shape.stride)
   op = s.ops[0]
-  chosen = s.random.permutation(shape.cout * shape.places) < kept
-  alive = chosen.reshape(shape.cout, shape.kernel, shape.kernel, 1)
+  together = 2 if form == 'paired' else 1
+  filters = -(-shape.cout // together)
+  chosen = s.random.permutation(filters * shape.places) < kept / together
+  alive = np.repeat(chosen.reshape(filters, shape.kernel, shape.kernel, 1), together, 0)[
+    : shape.cout
+  ]
   op = dataclasses.replace(op, weights=np.where(alive, op.weights | 1, 0).astype(np.int8))
-  s.ops[0] = op if form == 'dense' else sparse.as_form(op, form)
+  # pairs of filters by pairs of pixels: four sums, as one filter by four
+  s.ops[0] = op if form == 'dense' else sparse.as_form(op, form, 2 if together == 2 else 4)
   return sketch.finish(s, 'single')
 
 
