@@ -1,4 +1,4 @@
-"""Instructions of pruned convolutions against dense ones, and the density at which they break even."""
+"""Instructions of pruned convolutions against dense ones, and where they break even."""
 
 import numpy as np
 

@@ -54,6 +54,25 @@ class Row(NamedTuple):
   instructions: int
 
 
+SHAPES = tuple(Shape(*sizes) for sizes in (
+  (16, 16, 3, 8, 3, 1), (32, 32, 3, 16, 3, 1), (32, 32, 8, 8, 3, 1), (16, 16, 8, 16, 3, 1),
+  (16, 16, 16, 16, 3, 1), (8, 8, 16, 32, 3, 1), (8, 8, 32, 32, 3, 1), (4, 4, 64, 64, 3, 1),
+  (8, 8, 64, 64, 3, 1), (4, 4, 32, 64, 3, 1), (9, 7, 20, 30, 3, 2), (8, 8, 24, 40, 3, 1),
+  (16, 16, 16, 32, 1, 2), (8, 8, 12, 18, 5, 1), (4, 4, 128, 64, 3, 1), (8, 8, 1, 16, 3, 1),
+  (5, 5, 10, 9, 3, 1),
+))  # fmt: skip
+
+
+def items(shapes=SHAPES, shares=(1.0, 0.5, 0.1)) -> list[tuple[str, Shape, int]]:
+  """What the table that comes along holds: `write(measured(items()), TABLE)` makes it again."""
+  found = []
+  for shape in shapes:
+    full = shape.places * shape.cout
+    found.append(('dense', shape, full))
+    found += [(form, shape, max(1, round(s * full))) for form in ('fwcs', 'bitmap') for s in shares]
+  return found
+
+
 def shape_of(graph: Graph, op: Conv) -> Shape:
   """The shape of a convolution of a graph. Raises UsageError for a window that is not square."""
   (kh, kw), (sh, sw) = op.window.kernel, op.window.stride

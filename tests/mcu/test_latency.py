@@ -17,6 +17,7 @@ def table():
 
 def test_what_was_measured_is_what_is_said_and_between_is_linear(table):
   assert {row.core for row in table.rows} == {'m4'} and table.forms == ['bitmap', 'fwcs']
+  assert [(r.form, r.shape, r.kept) for r in table.rows] == latency.items()
   for row in table.rows:
     found = table.instructions(row.form, row.shape, row.kept)
     alone = (row.form, row.shape) not in table.lines
