@@ -1,4 +1,4 @@
-"""Filterlets against filters, single weights, patterns and N:M on digits: DTMM at its smallest.
+"""Filterlets against filters and single weights on digits: DTMM at its smallest.
 
 Han et al., DTMM, INFOCOM 2024, figure 11, its axes: accuracy against bytes. Expected: at equal
 bytes filterlets keep more accuracy than filters, and at equal accuracy they need fewer bytes than
@@ -8,7 +8,7 @@ validation accuracy is kept; that of filterlets becomes C.
 
     python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
 
-Variants, which combine: 'lottery' asks whether filterlet tickets win: after each prune training
+Variants, which combine: 'all' adds pairs of filterlets, patterns and N:M; 'lottery' asks whether filterlet tickets win: after each prune training
 begins again, from the first weights and from fresh ones; 'schedule' chooses filters and filterlets
 of every layer for the fewest instructions within a Flash and a RAM; 'quick' is one seed of a few
 steps.
@@ -19,7 +19,7 @@ from ml_collections import config_dict
 from configs.dtmm import setting
 from configs.variants import split
 
-VARIANTS = ('lottery', 'schedule', 'quick')
+VARIANTS = ('all', 'lottery', 'schedule', 'quick')
 LEVELS = (0.6, 0.4, 0.25, 0.15)
 
 
@@ -34,8 +34,8 @@ def get_config(variant: str = ''):
   c.model = dict(name='vgg', layers=(8, 'pool', 8) if quick else (16, 16, 'pool', 32, 32))
   c.stages = ('train',)
   adam = dict(name='adam', learning_rate=3e-3)
-  training = dict(steps=20 if quick else 120, batch=60, every=20, optimizer=adam)
-  c.train = dict(stage='tune', steps=40 if quick else 400, batch=60, every=20, optimizer=adam)
+  training = dict(steps=20 if quick else 60, batch=60, every=20, optimizer=adam)
+  c.train = dict(stage='tune', steps=40 if quick else 300, batch=60, every=20, optimizer=adam)
   levels = LEVELS[1:2] if quick else LEVELS
   if 'lottery' in variants:
     training['steps'] = c.train.steps
@@ -52,7 +52,9 @@ def get_config(variant: str = ''):
     c.before = dict(stage='microcontroller', board='stm32f412', images=256)
     c.stages = (*c.stages, 'before', 'schedule', 'deploy')
     return c
-  setting.add(c, ('filterlet',) if quick else setting.METHODS[::-1], levels, **training)
+  three = tuple(m for m in setting.METHODS[::-1] if m in ('filterlet', 'filter', 'weight'))
+  methods = setting.METHODS[::-1] if 'all' in variants else three
+  setting.add(c, ('filterlet',) if quick else methods, levels, **training)
   c.figures = dict(methods=setting.figure('digits'))
   c.tables = dict(methods=setting.table())
   c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='bytes')
@@ -62,6 +64,6 @@ def get_config(variant: str = ''):
 
 def sweep():
   """The picture, the tickets and the scheduler, a line a seed."""
-  for variant in '', 'lottery', 'schedule':
+  for variant in 'all', 'lottery', 'schedule':
     for seed in (0, 1, 2):
       yield {'variant': variant, 'seeds': (seed,)}
