@@ -8,10 +8,10 @@ validation accuracy is kept; that of filterlets becomes C.
 
     python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
 
-Variants, which combine: 'all' adds pairs of filterlets, patterns and N:M; 'lottery' asks whether filterlet tickets win: after each prune training
-begins again, from the first weights and from fresh ones; 'schedule' chooses filters and filterlets
-of every layer for the fewest instructions within a Flash and a RAM; 'quick' is one seed of a few
-steps.
+Variants, which combine: 'all' adds pairs of filterlets, patterns and N:M; 'lottery' asks whether
+filterlet tickets win: after each prune training begins again, from the first weights and from fresh
+ones; 'schedule' chooses filters and filterlets of every layer for the fewest instructions within a
+Flash and a RAM; 'quick' is one seed of a few steps.
 """
 
 from ml_collections import config_dict
