@@ -34,6 +34,7 @@ from reduction.mcu.graph import (
   largest_sums,
 )  # fmt: skip
 from reduction.mcu.plan import Plan
+from reduction.mcu.sparse import Sparse
 from reduction.mcu.wrap import broken
 
 RESERVED = {'main', 'int', 'char', 'short', 'long', 'float', 'double', 'signed', 'unsigned',
@@ -99,8 +100,9 @@ def emit(graph: Graph, plan: Plan, name: str | None = None, code: Code = FASTEST
     key = step.parameters, step.call
     if step.kernel:
       called = f'{step.kernel}_{len(functions)}'
+      alone = 'ALONE ' if isinstance(op, Sparse) else ''
       functions.setdefault(key, dict(
-        name=called, head=broken(f'static void {called}({step.parameters})', after=' {'),
+        name=called, head=broken(f'static {alone}void {called}({step.parameters})', after=' {'),
         body=[broken(call, 2, ';') for call in step.call.split(';')],
       ))  # fmt: skip
       inside = 4 if step.before else 2  # what a call needs is of its block alone
@@ -143,7 +145,10 @@ def template(file: str, **values) -> str:
 def _uses(graph, steps) -> set[str]:
   kinds = {step.kernel for step in steps}
   dense = any(isinstance(op, Product) for op in graph.ops)
-  return kinds | ({'product'} if dense else set())
+  needs = dict(fwcs={'filterlets'}, bitmap={'filterlets', 'sets'}, csr={'conv'})
+  needs['paired'] = needs['bitmap']
+  more = set().union(*(needs.get(kind, ()) for kind in kinds))
+  return kinds | more | ({'product'} if dense else set())
 
 
 def _array(name: str, values: np.ndarray) -> dict:
@@ -242,6 +247,24 @@ def _conv(op, inputs, output, at, index, plan) -> Step:
     h, w, cin = inputs[0].shape
     return make(kernel='pointwise', sizes=(h * w, cin, output.shape[2]))
   return make(kernel='conv', sizes=_window(op, inputs, output))
+
+
+def _sparse(op, inputs, output, at, index, plan) -> Step:
+  """A convolution of stored filterlets: what says where they belong goes along."""
+  require(plan.style.align % 4 == 0, f'{op.name}: a sparse convolution needs tensors aligned to 4')
+  stored = op.stored()
+  sizes = *_window(op, inputs, output), op.columns
+  step = _product(op, inputs, output, at, index, plan, kernel=op.form, sizes=sizes,
+                  weights=stored.values)  # fmt: skip
+  more = [(f'{part}_{index}', values) for part, values in
+          (('places', stored.places), ('starts', stored.starts)) if len(values)]  # fmt: skip
+  names = ('places', 'starts')[: len(more)]
+  types = [f'const {values.dtype.name}_t *{name}' for name, (_, values) in zip(names, more)]
+  call = step.call.replace('(x, y, scratch, p, ', f'(x, y, scratch, p, {", ".join(names)}, ')
+  return step._replace(
+    arrays=step.arrays + more, parameters=', '.join([step.parameters, *types]), call=call,
+    arguments=[*step.arguments, *(name for name, _ in more)],
+  )  # fmt: skip
 
 
 def _depthwise(op, inputs, output, at, index, plan) -> Step:
@@ -365,7 +388,7 @@ def _paste(op, inputs, output, at, index, plan) -> Step:
 
 
 STEPS = {
-  Conv: _conv, Depthwise: _depthwise, Dense: _dense, Add: _add, Mul: _mul, Pool: _pool,
-  Mean: _mean, Softmax: _softmax, Lookup: _lookup, Pad: _pad, Reshape: _reshape, Concat: _concat,
-  Resize: _resize, Crop: _crop, Paste: _paste,
+  Conv: _conv, Sparse: _sparse, Depthwise: _depthwise, Dense: _dense, Add: _add, Mul: _mul,
+  Pool: _pool, Mean: _mean, Softmax: _softmax, Lookup: _lookup, Pad: _pad, Reshape: _reshape,
+  Concat: _concat, Resize: _resize, Crop: _crop, Paste: _paste,
 }  # fmt: skip

@@ -72,6 +72,11 @@ class Op:
     """'conv', 'add'..."""
     return type(self).__name__.lower()
 
+  def arrays(self) -> list[np.ndarray]:
+    """The constants that it takes along."""
+    fields = (getattr(self, f.name) for f in dataclasses.fields(self))
+    return [x for x in fields if isinstance(x, np.ndarray)]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Product(Op):
@@ -245,8 +250,7 @@ class Graph:
 
   def constants(self, op: Op) -> int:
     """Bytes of Flash that an op's weights, biases, multipliers, shifts and tables take."""
-    fields = (getattr(op, f.name) for f in dataclasses.fields(op))
-    return sum(x.nbytes for x in fields if isinstance(x, np.ndarray))
+    return sum(x.nbytes for x in op.arrays())
 
 
 def _check_op(op, inputs, output):
@@ -321,11 +325,8 @@ def _shape(op, shapes, output):
 def _check_product(op, input_, output, say):
   h, w, c = input_.shape
   (kh, kw), cout = op.window.kernel, output.shape[2]
-  want = {
-    Conv: (cout, kh, kw, c),
-    Depthwise: (kh, kw, cout),
-    Dense: (cout, h * w * c),
-  }[type(op)]
+  shapes = {Conv: (cout, kh, kw, c), Depthwise: (kh, kw, cout), Dense: (cout, h * w * c)}
+  want = next(shape for kind, shape in shapes.items() if isinstance(op, kind))
   check(op.weights.shape == want, say(f'weights {op.weights.shape}, where {want} are wanted'))
   check(op.weights.dtype == np.int8, say(f'weights are {op.weights.dtype}, not int8'))
   check(cout % c == 0 or not isinstance(op, Depthwise), say(f'{cout} outputs of {c} channels'))

@@ -26,6 +26,7 @@ from reduction.mcu.graph import (
   Softmax,
   Window,
 )  # fmt: skip
+from reduction.mcu.sparse import Sparse
 
 
 def interpret(graph: Graph, *inputs) -> list[np.ndarray]:
@@ -81,7 +82,8 @@ def _conv(op, values, inputs, output):
   n, oh, ow = seen.shape[:3]
   # a float64 sum of products of 8-bit integers is exact, and BLAS is 100 times faster
   columns = seen.reshape(n * oh * ow, -1).astype(np.float64) - inputs[0].zero
-  sums = columns @ op.weights.reshape(len(op.weights), -1).T.astype(np.float64)
+  weights = op.unpacked() if isinstance(op, Sparse) else op.weights
+  sums = columns @ weights.reshape(len(weights), -1).T.astype(np.float64)
   return _finish(op, sums.reshape(n, oh, ow, -1), output)
 
 
@@ -177,8 +179,8 @@ def _paste(op, values, inputs, output):
 
 
 KERNELS = {
-  Conv: _conv, Depthwise: _depthwise, Dense: _dense, Add: _add, Mul: _mul, Pool: _pool,
-  Mean: _mean, Softmax: _softmax, Pad: _pad, Crop: _crop, Paste: _paste,
+  Conv: _conv, Sparse: _conv, Depthwise: _depthwise, Dense: _dense, Add: _add, Mul: _mul,
+  Pool: _pool, Mean: _mean, Softmax: _softmax, Pad: _pad, Crop: _crop, Paste: _paste,
   Lookup: lambda op, values, *_: op.table[values[0].astype(np.int64) + 128],
   Reshape: lambda op, values, inputs, output: values[0].reshape(-1, *output.shape),
   Concat: lambda op, values, *_: np.concatenate(values, -1),

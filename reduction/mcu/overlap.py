@@ -24,6 +24,7 @@ from reduction.mcu.graph import (
   Softmax,
   Window,
 )  # fmt: skip
+from reduction.mcu.sparse import Sparse
 
 
 class Style(NamedTuple):
@@ -67,11 +68,18 @@ def rows_kept(op: Depthwise, shape, style: Style) -> tuple[int, int]:
   return kh if style.ring else (shape[0] - 1) * sh + kh, columns
 
 
+def windows(op: Conv, style: Style) -> int:
+  """How many windows a convolution copies before it writes their outputs."""
+  return op.columns if isinstance(op, Sparse) else style.pixels
+
+
 def scratch(graph: Graph, op: Op, style: Style, in_place: bool) -> int:
   """Bytes that an op's kernel needs beside its tensors."""
   if isinstance(op, Depthwise):
     rows, columns = rows_kept(op, graph.tensors[op.output].shape, style)
     return rows * columns * (2 if style.wide else 1)
+  if isinstance(op, Sparse):
+    return op.scratch()
   if isinstance(op, Conv):
     if op.pointwise and not in_place:
       return 0
@@ -95,7 +103,8 @@ def overlays(graph: Graph, index: int, ends, style: Style) -> list[Overlay]:
     case Conv(pointwise=True):
       return [Overlay(free[0])] if style.pointwise else []
     case Conv() if style.diagonal:
-      return [Overlay(free[0], distance(op.window, shapes[0], output.shape, style.pixels))]
+      before = distance(op.window, shapes[0], output.shape, windows(op, style))
+      return [Overlay(free[0], before)]
     case Pool() if style.diagonal:
       return [Overlay(free[0], distance(op.window, shapes[0], output.shape, 0))]
     case Add() | Mul() if style.add:

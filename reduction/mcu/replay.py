@@ -205,9 +205,10 @@ def _window_reads(op, shape, oy, ox):
 def _conv(graph, plan, index):
   op = graph.ops[index]
   shape, (oh, ow, cout) = graph.tensors[op.inputs[0]].shape, graph.tensors[op.output].shape
-  depth = op.weights[0].size
-  for at in range(0, oh * ow, plan.style.pixels):
-    stop = min(at + plan.style.pixels, oh * ow)
+  step = overlap.windows(op, plan.style)
+  depth = plan.scratch[index][1] // step
+  for at in range(0, oh * ow, step):
+    stop = min(at + step, oh * ow)
     for i, p in enumerate(range(at, stop)):
       column = _range(i * depth, (i + 1) * depth)
       yield op.inputs[0], _window_reads(op, shape, *divmod(p, ow)), [(-2 - index, column)]

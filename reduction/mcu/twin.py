@@ -17,6 +17,7 @@ from reduction.kernels import conv
 from reduction.mcu import graph as g
 from reduction.mcu import interpret
 from reduction.mcu.fixed import BARREL, MOST
+from reduction.mcu.sparse import Sparse
 
 EXACT = 2**24  # float32 holds all integers up to it
 LAYOUT = 'NHWC', 'HWIO', 'NHWC'
@@ -284,7 +285,7 @@ def _paste(op, values, inputs, output):
 
 
 KERNELS = {
-  g.Conv: _conv, g.Depthwise: _depthwise, g.Dense: _dense, g.Add: _add, g.Mul: _mul,
+  g.Conv: _conv, Sparse: _conv, g.Depthwise: _depthwise, g.Dense: _dense, g.Add: _add, g.Mul: _mul,
   g.Pool: _pool, g.Mean: _mean, g.Softmax: _softmax, g.Pad: _pad, g.Crop: _crop, g.Paste: _paste,
   g.Lookup: lambda op, values, *_: jnp.asarray(op.table)[values[0].astype(jnp.int32) + 128],
   g.Reshape: lambda op, values, inputs, output: values[0].reshape(-1, *output.shape),

@@ -47,6 +47,8 @@ NAMES = {
   'core': ('at', 'model', 'core'),
   'ablation': ('at', 'model', 'switch'),
   'patched': ('at', 'model', 'patches'),
+  'filterlet': ('at',),
+  'schedule': ('at',),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

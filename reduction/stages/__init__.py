@@ -7,6 +7,7 @@ from reduction.stages.distill import distill
 from reduction.stages.fedavg import fedavg
 from reduction.stages.fedkd import fedkd
 from reduction.stages.fedmd import fedmd
+from reduction.stages.filterlet import filterlet
 from reduction.stages.folder import folder
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
@@ -16,12 +17,13 @@ from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
 from reduction.stages.quantize import quantize
 from reduction.stages.salient import salient
+from reduction.stages.schedule import schedule
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
 
 __all__ = [
-  'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'folder', 'gain', 'lottery',
-  'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'specialists',
-  'supermask', 'tune',
+  'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet', 'folder', 'gain',
+  'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'schedule',
+  'specialists', 'supermask', 'tune',
 ]  # fmt: skip

@@ -3,9 +3,11 @@
 import numpy as np
 
 from reduction.errors import require
-from reduction.mcu import boards, host, interpret, twin, writer
+from reduction.mcu import boards, host, interpret, latency, twin, writer
 from reduction.mcu.deploy import deploy, fits
 from reduction.mcu.from_flax import convert, logits
+from reduction.mcu.sparse import kept as filterlets
+from reduction.mcu.sparse import sparsify
 from reduction.net import Net
 from reduction.predict import logits as float_logits
 from reduction.predict import scores
@@ -18,28 +20,32 @@ LARGE = 2e9  # multiply-adds, above which compiling the twin takes less than the
 
 def microcontroller(
   *, board: str = 'stm32f746', images: int = 256, exact: bool = False, patches: int = 0,
-  name: str = 'net',
+  name: str = 'net', sparse: str | None = None,
 ) -> Stage:  # fmt: skip
   """Quantizes the net to int8 and writes it for a board, as C and .tflite; returns it as it was.
 
   images: training examples that show the ranges. exact: the least arena for the ways to overlap
-  that the greedy plan chose. patches: of `deploy`. name: of the C. Rows: 'layer' for each, 'tensor'
-  for where each lies when (the report draws memory over time), and a 'microcontroller': bytes of
-  arena, its lower bound, constants, instructions where the emulator is installed, accuracy in
-  floats and in int8 [R], how many predictions differ [R], for how many of some test images the C on
-  this machine gave the interpreter's bytes, and the bytes of the .tflite file, or why there is
-  none. The files are the first seed's. Raises UsageError where the net does not fit.
+  that the greedy plan chose. patches: of `deploy`. name: of the C. sparse: convolutions whose
+  filterlets are pruned are stored in the form of the fewest 'bytes' or, by `mcu.latency`,
+  'instructions'; the same net exactly. Rows: 'layer' for each, 'tensor' for where each lies when
+  (the report draws memory over time), and a 'microcontroller': bytes of arena, its lower bound,
+  constants, instructions where the emulator is installed, accuracy in floats and in int8 [R], how
+  many predictions differ [R], for how many of some test images the C on this machine gave the
+  interpreter's bytes, and the bytes of the .tflite file, or why there is none. The files are the
+  first seed's. Raises UsageError where the net does not fit.
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
   require(patches >= 0, f'{patches=} must not be below 0')
+  known = (None, 'bytes', 'instructions')
+  require(sparse in known, f'{sparse=} is not one of {known}')
 
   def stage(net: Net, run: Run) -> Net:
     seen, test = run.data.train.x[:images], run.data.test
     graphs = [convert(net, seen, replica=r, name=name) for r in range(len(run.seeds))]
     found = np.stack([_logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
-    made = deploy(graphs[0], chosen, exact=exact, patches=patches)
+    made = deploy(_stored(graphs[0], sparse), chosen, exact=exact, patches=patches)
     file, why = writer.attempt(graphs[0])
     for row in made.layers:
       run.log(kind='layer', **row)
@@ -68,6 +74,16 @@ def _logits(graph, x) -> np.ndarray:
   """Of the integer network; both ways give the same bits."""
   work = len(x) * sum(map(graph.macs, graph.ops))
   return (twin.logits if work > LARGE else logits)(graph, x)
+
+
+def _stored(graph, sparse: str | None):
+  """graph with its convolutions in the forms that cost least; in this one for None."""
+  if sparse != 'instructions':
+    return sparsify(graph) if sparse else graph
+  table = latency.read()
+  kept = lambda op: int(filterlets(op.weights).sum())
+  count = lambda op, form: table.instructions(form, latency.shape_of(graph, op), kept(op))
+  return sparsify(graph, tuple(table.forms), cost=count)
 
 
 def _equal(made, x) -> int | None:

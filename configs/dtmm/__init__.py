@@ -1,0 +1,1 @@
+"""DTMM: filterlets, and what they compete with, on microcontrollers."""

@@ -1,0 +1,69 @@
+"""Filterlets against filters and single weights on digits: DTMM at its smallest.
+
+Han et al., DTMM, INFOCOM 2024, figure 11, its axes: accuracy against bytes. Expected: at equal
+bytes filterlets keep more accuracy than filters, and at equal accuracy they need fewer bytes than
+single weights in CSR. scikit-learn's 1,797 digits, a VGG of four layers, three seeds, two CPU
+cores; time: in the results. The smallest net of each method that loses at most 1 point of
+validation accuracy is kept; that of filterlets becomes C.
+
+    python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
+
+Variants, which combine: 'all' adds pairs of filterlets, patterns and N:M; 'lottery' asks whether
+filterlet tickets win: after each prune training begins again, from the first weights and from fresh
+ones; 'schedule' chooses filters and filterlets of every layer for the fewest instructions within a
+Flash and a RAM; 'quick' is one seed of a few steps.
+"""
+
+from ml_collections import config_dict
+
+from configs.dtmm import setting
+from configs.variants import split
+
+VARIANTS = ('all', 'lottery', 'schedule', 'quick')
+LEVELS = (0.6, 0.4, 0.25, 0.15)
+
+
+def get_config(variant: str = ''):
+  """variant: any of VARIANTS, joined by commas."""
+  variants = split(variant, VARIANTS)
+  quick = 'quick' in variants
+  c = config_dict.ConfigDict()
+  c.title = 'Filterlets on digits'
+  c.seeds = (0,) if quick else (0, 1, 2)
+  c.data = dict(name='digits')
+  c.model = dict(name='vgg', layers=(8, 'pool', 8) if quick else (16, 16, 'pool', 32, 32))
+  c.stages = ('train',)
+  adam = dict(name='adam', learning_rate=3e-3)
+  training = dict(steps=20 if quick else 60, batch=60, every=20, optimizer=adam)
+  c.train = dict(stage='tune', steps=40 if quick else 300, batch=60, every=20, optimizer=adam)
+  levels = LEVELS[1:2] if quick else LEVELS
+  if 'lottery' in variants:
+    training['steps'] = c.train.steps
+    for start in 'rewind', 'reinit':
+      c[start] = setting.stage('filterlet', levels, start=start, **training)
+      c.stages = (*c.stages, start)
+    c.figures = dict(tickets=dict(setting.figure('digits'), lines='start',
+                                  where=dict(start=('rewind', 'reinit')), names={}))  # fmt: skip
+    return c
+  if 'schedule' in variants:
+    losses = (0.1,) if quick else (0.02, 0.05, 0.1, 0.15, 0.2)
+    c.schedule = dict(losses=losses, flash=16_000, ram=6_000, **training)
+    c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='instructions')
+    c.before = dict(stage='microcontroller', board='stm32f412', images=256)
+    c.stages = (*c.stages, 'before', 'schedule', 'deploy')
+    return c
+  three = tuple(m for m in setting.METHODS[::-1] if m in ('filterlet', 'filter', 'weight'))
+  methods = setting.METHODS[::-1] if 'all' in variants else three
+  setting.add(c, ('filterlet',) if quick else methods, levels, **training)
+  c.figures = dict(methods=setting.figure('digits'))
+  c.tables = dict(methods=setting.table())
+  c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='bytes')
+  c.stages = (*c.stages, 'deploy')
+  return c
+
+
+def sweep():
+  """The picture, the tickets and the scheduler, a line a seed."""
+  for variant in 'all', 'lottery', 'schedule':
+    for seed in (0, 1, 2):
+      yield {'variant': variant, 'seeds': (seed,)}

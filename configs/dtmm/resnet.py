@@ -1,0 +1,55 @@
+"""ResNet-12 on CIFAR-10: DTMM (Han et al., INFOCOM 2024), figure 11 a, its axes.
+
+Expected: as for VGG-11 (configs/dtmm/vgg.py), here with residual blocks, whose filters are tied: a
+filter goes from all terms of a sum or from none, and 1 x 1 shortcuts lose whole filters only. In
+full for a GPU.
+
+    python -m launch.run --config=configs/dtmm/resnet.py --workdir=runs/dtmm-resnet --data_dir=DATA
+
+Variants, which combine: 'schedule' chooses filters and filterlets of every layer for the fewest
+instructions within 512 KiB of Flash and 128 KiB of RAM; 'quick' is a few steps of a narrow net.
+"""
+
+from ml_collections import config_dict
+
+from configs.dtmm import setting
+from configs.variants import split
+
+VARIANTS = ('schedule', 'quick')
+LEVELS = (0.6, 0.4, 0.25, 0.15, 0.1)
+
+
+def get_config(variant: str = ''):
+  """variant: any of VARIANTS, joined by commas."""
+  variants = split(variant, VARIANTS)
+  quick = 'quick' in variants
+  c = config_dict.ConfigDict()
+  c.title = 'Filterlets: ResNet-12 on CIFAR-10'
+  c.seeds = (0,) if quick else (0, 1, 2)
+  c.data = dict(name='cifar10', validation=5_000, augment='flip_and_crop')
+  c.model = dict(name='resnet', layers=8, width=4) if quick else dict(name='resnet12', width=32)
+  c.stages = ('train',)
+  epoch = 45_000 // 128
+  steps, more = (20, 10) if quick else (60 * epoch, 15 * epoch)
+  every = 10 if quick else epoch
+  adam = dict(name='adam', learning_rate=1e-3, l2=1e-4, cosine=steps)
+  again = dict(adam, learning_rate=5e-4, cosine=more)
+  training = dict(steps=more, batch=128, every=every, optimizer=again)
+  c.train = dict(stage='tune', steps=steps, batch=128, every=every, optimizer=adam)
+  if 'schedule' in variants:
+    c.schedule = dict(losses=(0.02, 0.05, 0.1, 0.2), flash=2**19, ram=2**17, **training)
+    c.deploy = dict(stage='microcontroller', board='mps2', images=256, sparse='instructions')
+    c.stages = (*c.stages, 'schedule', 'deploy')
+    return c
+  setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
+              LEVELS[1:2] if quick else LEVELS, **training)  # fmt: skip
+  c.figures = dict(methods=setting.figure('CIFAR-10'))
+  c.tables = dict(methods=setting.table())
+  return c
+
+
+def sweep():
+  """The picture and the scheduler, a line a seed."""
+  for variant in '', 'schedule':
+    for seed in (0, 1, 2):
+      yield {'variant': variant, 'seeds': (seed,)}

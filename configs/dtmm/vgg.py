@@ -1,0 +1,73 @@
+"""VGG-11 on CIFAR-10: DTMM (Han et al., INFOCOM 2024), figure 11 a, its axes.
+
+Expected: at equal bytes of Flash filterlets keep more accuracy than whole filters, and at equal
+accuracy they need fewer bytes than single weights in CSR; by how much the paper's figure says
+without digits. The paper's protocol: Adam at 1e-3 that falls, batches of 32, retraining after one
+prune; here each level prunes the last one. Read from JPEG files the data are 'CIFAR-10 (JPEG)',
+which does not compare with published numbers to the point.
+
+    python -m launch.run --config=configs/dtmm/vgg.py:mini --workdir=runs/dtmm-vgg --data_dir=DATA
+
+Variants, which combine: 'mini' is scaled down for a CPU (a VGG of six layers from 8 channels, 1,000
+steps and 200 a level, one seed); 'schedule' chooses filters and filterlets of every layer for the
+fewest instructions within 512 KiB of Flash and 128 KiB of RAM ('mini': 16 KB and 12 KB); 'quick' is
+a few steps. In full for a GPU: on two CPU cores an epoch takes six minutes.
+"""
+
+from ml_collections import config_dict
+
+from configs.dtmm import setting
+from configs.variants import split
+
+VARIANTS = ('mini', 'schedule', 'quick')
+LEVELS = (0.6, 0.4, 0.25, 0.15, 0.1)
+LOSSES = (0.02, 0.05, 0.1, 0.2, 0.3)
+
+
+def get_config(variant: str = ''):
+  """variant: any of VARIANTS, joined by commas."""
+  variants = split(variant, VARIANTS)
+  mini, quick = 'mini' in variants, 'quick' in variants
+  c = config_dict.ConfigDict()
+  c.title = 'Filterlets: VGG-11 on CIFAR-10'
+  c.seeds = (0, 1, 2)
+  c.data = dict(name='cifar10', validation=5_000, augment='flip_and_crop')
+  c.model = dict(name='vgg11', width=32)
+  c.stages = ('train',)
+  epoch = 45_000 // 128
+  steps, more = 60 * epoch, 15 * epoch
+  adam = dict(name='adam', learning_rate=1e-3, l2=1e-4, cosine=steps)
+  if mini:
+    c.title = 'Filterlets: a VGG of six layers on CIFAR-10 (JPEG)'
+    c.seeds = (0,)
+    c.model = dict(name='vgg', layers=(8, 8, 'pool', 16, 16, 'pool', 32, 32, 'pool'))
+    steps, more = 1_000, 200
+    adam = dict(name='adam', learning_rate=2e-3, cosine=1_500)
+  if quick:
+    c.seeds = (0,)
+    c.model = dict(name='vgg', layers=(4, 'pool', 4, 'pool'))
+    steps, more = 20, 10
+  every = 10 if quick else 50 if mini else epoch
+  again = dict(adam, learning_rate=adam['learning_rate'] / 2, cosine=more)
+  training = dict(steps=more, batch=128, every=every, optimizer=again)
+  c.train = dict(stage='tune', steps=steps, batch=128, every=every, optimizer=adam)
+  if 'schedule' in variants:
+    limits = dict(flash=16_000, ram=12_000) if mini or quick else dict(flash=2**19, ram=2**17)
+    losses = (0.5,) if quick else LOSSES
+    c.before = dict(stage='microcontroller', board='mps2', images=256)
+    c.schedule = dict(losses=losses, **limits, **training)
+    c.deploy = dict(stage='microcontroller', board='mps2', images=256, sparse='instructions')
+    c.stages = (*c.stages, 'before', 'schedule', 'deploy')
+    return c
+  setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
+              LEVELS[1:2] if quick else LEVELS, **training)  # fmt: skip
+  c.figures = dict(methods=setting.figure('CIFAR-10'))
+  c.tables = dict(methods=setting.table())
+  return c
+
+
+def sweep():
+  """The picture and the scheduler, a line a seed."""
+  for variant in '', 'schedule':
+    for seed in (0, 1, 2):
+      yield {'variant': variant, 'seeds': (seed,)}

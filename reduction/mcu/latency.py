@@ -1,0 +1,193 @@
+"""Instructions of a convolution from a table of measured ones: by shape, form and filterlets kept.
+
+For one shape and form the count is linear in the filterlets that are kept, whatever their values;
+between shapes it is a sum of loops, whose costs are fitted to the table (non-negative least squares
+of relative errors). Instructions of the emulator, not cycles.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from reduction.errors import require
+from reduction.mcu import emit, measure, plan, sketch, sparse
+from reduction.mcu.graph import Conv, Graph
+
+TABLE = pathlib.Path(__file__).parent / 'instructions.jsonl'
+
+
+class Shape(NamedTuple):
+  """A convolution: its input, filters, window. pad: half of the kernel, as in all nets here."""
+
+  h: int
+  w: int
+  cin: int
+  cout: int
+  kernel: int
+  stride: int
+
+  @property
+  def places(self) -> int:
+    """Filterlets of a filter."""
+    return self.kernel**2
+
+  @property
+  def pixels(self) -> int:
+    """Of the output."""
+    side = lambda n: (n + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1
+    return side(self.h) * side(self.w)
+
+
+class Row(NamedTuple):
+  """A measurement. form: 'dense' or of `sparse`. kept: filterlets. core: of `boards`."""
+
+  core: str
+  form: str
+  shape: Shape
+  kept: int
+  instructions: int
+
+
+SHAPES = tuple(Shape(*sizes) for sizes in (
+  (16, 16, 3, 8, 3, 1), (32, 32, 3, 16, 3, 1), (32, 32, 8, 8, 3, 1), (16, 16, 8, 16, 3, 1),
+  (16, 16, 16, 16, 3, 1), (8, 8, 16, 32, 3, 1), (8, 8, 32, 32, 3, 1), (4, 4, 64, 64, 3, 1),
+  (8, 8, 64, 64, 3, 1), (4, 4, 32, 64, 3, 1), (9, 7, 20, 30, 3, 2), (8, 8, 24, 40, 3, 1),
+  (16, 16, 16, 32, 1, 2), (8, 8, 12, 18, 5, 1), (4, 4, 128, 64, 3, 1), (8, 8, 1, 16, 3, 1),
+  (5, 5, 10, 9, 3, 1),
+))  # fmt: skip
+
+
+def items(shapes=SHAPES, shares=(1.0, 0.5, 0.1)) -> list[tuple[str, Shape, int]]:
+  """What the table that comes along holds: `write(measured(items()), TABLE)` makes it again."""
+  found = []
+  for shape in shapes:
+    full = shape.places * shape.cout
+    found.append(('dense', shape, full))
+    found += [(form, shape, max(1, round(s * full))) for form in ('fwcs', 'bitmap') for s in shares]
+  return found
+
+
+def shape_of(graph: Graph, op: Conv) -> Shape:
+  """The shape of a convolution of a graph. Raises UsageError for a window that is not square."""
+  (kh, kw), (sh, sw) = op.window.kernel, op.window.stride
+  require(kh == kw and sh == sw, f'{op.name}: the table knows square windows, not {op.window}')
+  h, w, cin = graph.tensors[op.inputs[0]].shape
+  return Shape(h, w, cin, len(op.weights), kh, sh)
+
+
+def measured(items: list[tuple[str, Shape, int]], core: str = 'm4') -> list[Row]:
+  """Rows of (form, shape, filterlets kept), each counted in the emulator, all in one program."""
+  graphs = [_single(*item, seed=i) for i, item in enumerate(items)]
+  graph = _beside(graphs)
+  found = measure.measure(emit.emit(graph, plan.plan(graph)), core=core)
+  return [Row(core, *item, count) for item, count in zip(items, found.layers, strict=True)]
+
+
+def _single(form: str, shape: Shape, kept: int, seed: int) -> Graph:
+  """One convolution with random weights in `kept` random filterlets, or pairs of them."""
+  s = sketch.Sketch((shape.h, shape.w, shape.cin), seed)
+  sketch.conv(s, 0, shape.cout, kernel=shape.kernel, stride=shape.stride)
+  op = s.ops[0]
+  together = 2 if form == 'paired' else 1
+  filters = -(-shape.cout // together)
+  chosen = s.random.permutation(filters * shape.places) < kept / together
+  alive = np.repeat(chosen.reshape(filters, shape.kernel, shape.kernel, 1), together, 0)[
+    : shape.cout
+  ]
+  op = dataclasses.replace(op, weights=np.where(alive, op.weights | 1, 0).astype(np.int8))
+  # pairs of filters by pairs of pixels: four sums, as one filter by four
+  s.ops[0] = op if form == 'dense' else sparse.as_form(op, form, 2 if together == 2 else 4)
+  return sketch.finish(s, 'single')
+
+
+def _beside(graphs: list[Graph]) -> Graph:
+  """Graphs of one op as one, with an input each; only the last output lives to the end."""
+  tensors, ops = [], []
+  for graph in graphs:
+    at = len(tensors)
+    tensors += graph.tensors
+    ops.append(dataclasses.replace(graph.ops[0], inputs=(at,), output=at + 1))
+  return Graph('table', tuple(tensors), tuple(ops), tuple(range(0, len(tensors), 2)),
+               (len(tensors) - 1,))  # fmt: skip
+
+
+def features(form: str, shape: Shape, kept: int) -> np.ndarray:
+  """How often each loop of a form's kernel runs."""
+  n, cout, groups, rest = shape.pixels, shape.cout, shape.cin // 4, shape.cin % 4
+  place, depth = n * shape.places, shape.places * shape.cin
+  if form == 'dense':
+    blocks = math.ceil(n / 2) * math.ceil(cout / 2)
+    return np.array([1, n, place, place * shape.cin, n * cout, blocks, blocks * (depth // 4),
+                     blocks * (depth % 4)])  # fmt: skip
+  blocks = n // 4 + n % 4
+  return np.array([1, n, place, place * groups, place * rest, n * cout, blocks * cout,
+                   blocks * kept, blocks * kept * groups, blocks * kept * rest])  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Measured rows of one core. Raises UsageError where a form has none."""
+
+  rows: tuple[Row, ...]
+
+  def __post_init__(self):
+    require(len({row.core for row in self.rows}) == 1, 'a table holds the rows of one core')
+
+  @property
+  def forms(self) -> list[str]:
+    """Those of `sparse` that have rows."""
+    return sorted({row.form for row in self.rows} - {'dense'})
+
+  @functools.cached_property
+  def costs(self) -> dict[str, np.ndarray]:
+    """Form -> instructions of each of its loops, fitted to relative errors."""
+    found = {}
+    for form in {row.form for row in self.rows}:
+      rows = [row for row in self.rows if row.form == form]
+      x = np.array([features(form, r.shape, r.kept) / r.instructions for r in rows])
+      scale = x.max(0)
+      found[form] = optimize.nnls(x / scale, np.ones(len(rows)))[0] / scale
+    return found
+
+  @functools.cached_property
+  def lines(self) -> dict[tuple[str, Shape], np.ndarray]:
+    """(form, shape) -> [points, 2] of kept and instructions, rising, where there are two."""
+    found = {}
+    for row in self.rows:
+      found.setdefault((row.form, row.shape), []).append((row.kept, row.instructions))
+    return {key: np.array(sorted(points)) for key, points in found.items() if len(points) > 1}
+
+  def instructions(self, form: str, shape: Shape, kept: int) -> float:
+    """The count of a shape: interpolated where it is in the table, else from the loops' costs."""
+    line = self.lines.get((form, shape))
+    if line is not None and line[0, 0] <= kept <= line[-1, 0]:
+      return float(np.interp(kept, *line.T))
+    require(form in self.costs, f'the table has no rows of {form!r}; it has {sorted(self.costs)}')
+    return float(features(form, shape, kept) @ self.costs[form])
+
+  def best(self, shape: Shape, kept: int) -> tuple[float, str]:
+    """The least count over forms, and its form; a layer of which all is kept may be dense."""
+    return min((self.instructions(form, shape, kept), form) for form in sorted(self.costs))
+
+  def error(self, rows) -> tuple[float, float]:
+    """(mean, largest) relative error on rows, by the costs of loops alone."""
+    found = [abs(features(r.form, r.shape, r.kept) @ self.costs[r.form] / r.instructions - 1)
+             for r in rows]  # fmt: skip
+    return float(np.mean(found)), float(np.max(found))
+
+
+def read(path: pathlib.Path = TABLE) -> Table:
+  """The table of a file of rows; the one that comes along is of a Cortex-M4."""
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  return Table(tuple(Row(**{**line, 'shape': Shape(*line['shape'])}) for line in lines))
+
+
+def write(rows, path: pathlib.Path):
+  """A file that `read` reads."""
+  path.write_text(''.join(json.dumps(row._asdict()) + '\n' for row in rows))

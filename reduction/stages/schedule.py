@@ -1,0 +1,131 @@
+"""The fastest net within a board's memory and an accuracy (Han et al., DTMM, INFOCOM 2024)."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from reduction import prune, tree
+from reduction.errors import UsageError, did_you_mean, require
+from reduction.mcu import latency
+from reduction.mcu.from_flax import convert
+from reduction.net import Net, over_replicas
+from reduction.prune import channels, select
+from reduction.prune import schedule as solver
+from reduction.prune.importance import KINDS
+from reduction.run import Run, Stage
+from reduction.stages import budget
+from reduction.stages.filterlet import scored
+from reduction.train import check_schedule, fit
+from reduction.update import classified
+from reduction.update import optimizer as build_optimizer
+
+HOW = dict(solve=solver.solve, anneal=solver.anneal)
+
+
+class Search(NamedTuple):
+  """The settings of `schedule`, checked; as there."""
+
+  losses: tuple
+  limits: dict
+  tolerance: float
+  score: str
+  examples: int
+  how: str
+  objective: str
+  tx: object
+  timing: dict
+
+
+def schedule(
+  *, losses: tuple[float, ...], steps: int, batch: int, optimizer: dict, flash: int = 0,
+  ram: int = 0, tolerance: float = 0.01, score: str = 'taylor', examples: int = 1_024,
+  how: str = 'solve', objective: str = 'instructions', every: int = 100,
+) -> Stage:  # fmt: skip
+  """Chooses filters and filterlets of every layer, trains on, and returns the fastest good net.
+
+  losses: shares of all importance that may go, rising; each is a round of its own from the net that
+  came. Among those that keep a validation accuracy at most `tolerance` below it, the one with the
+  least objective, 'instructions' (of `mcu.latency`) or 'bytes', is returned. flash, ram: bytes of
+  constants and of the arena, 0: as many as it takes. how: 'solve' or 'anneal' (the paper's).
+  score, examples, steps, batch, optimizer, every: as for `filterlet`. Rows: a 'schedule' for each
+  loss that some choice keeps; raises UsageError, naming the limit, where none does.
+  """
+  check_schedule(steps=steps, batch=batch, every=every)
+  require(losses and all(a < b for a, b in zip((0.0, *losses), losses)), f'{losses=} must rise')
+  for name, value, known in (
+    ('score', score, KINDS), ('how', how, HOW), ('objective', objective, ('instructions', 'bytes'))
+  ):  # fmt: skip
+    require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
+  require(min(flash, ram) >= 0, f'{flash=} and {ram=} must not be negative')
+  limits = {name: most for name, most in (('bytes', flash), ('ram', ram)) if most}
+  timing = dict(steps=steps, batch=batch, every=every)
+  search = Search(tuple(losses), limits, tolerance, score, examples, how, objective,
+                  build_optimizer(**optimizer), timing)  # fmt: skip
+  return lambda net, run: choose(search, net, run)
+
+
+def choose(search: Search, net: Net, run: Run) -> Net:
+  """The stage."""
+  require(len(run.data.validation.y), 'schedule chooses by the validation split: give it one')
+  splits = jax.device_put(run.data.splits())
+  one = tree.map(lambda w: w[0], net)
+  found = channels.structure(net.module, one.params, one.stats, run.data.train.x[:1])
+  whole = prune.all_kept(net.params) if net.masks is None else net.masks
+  net = net.replace(masks=whole)
+  judge = over_replicas(classified(net.module), (0, 0, None))
+  accuracy = lambda net, part: np.asarray(judge(net.params, net.stats, splits[part])['accuracy'])
+  dense = float(accuracy(net, 'validation').mean())
+  names = [leaf.removeprefix('params/') for leaf in found.convs]
+  scores = scored(search, net, run)
+  graph = convert(net, run.data.train.x[:64])
+  limits = dict(search.limits, loss=search.losses[-1])
+  made = budget.budget(graph, found, scores, latency.read(), limits, budget.Setting())
+  _first(search, made)  # raises where not even the largest loss fits
+
+  def step(carry, index: int, run: Run):
+    loss = search.losses[index]
+    try:
+      choice = _choice(search, made, loss)
+    except UsageError:  # memory asks for more to go
+      return carry, None
+    masks = _masks(choice, made, found, scores, whole)
+    _, best = fit(net.replace(masks=masks), run, splits, search.tx, **search.timing)
+    now = net.replace(params=best.params, stats=best.stats, masks=masks)
+    seen = accuracy(now, 'validation')
+    enough = float(seen.mean()) >= dense - search.tolerance
+    cost = choice.costs[search.objective]
+    run.log(
+      kind='schedule', summary=True, seeds=run.seeds, loss=loss, how=search.how, enough=enough,
+      predicted_instructions=round(choice.costs['instructions']),
+      predicted_bytes=round(choice.costs['bytes']), kept=prune.kept(masks, names),
+      validation_accuracy=seen, test_accuracy=accuracy(now, 'test'), steps=search.timing['steps'],
+    )  # fmt: skip
+    if not enough or cost >= float(carry['cost']):
+      return carry, None
+    held = dict(params=now.params, stats=now.stats, masks=now.masks)
+    return dict(best=held, cost=jnp.float32(cost)), None
+
+  held = dict(params=net.params, stats=net.stats, masks=net.masks)
+  first = dict(best=held, cost=jnp.float32(math.inf))
+  last, _ = run.fold('losses', step, first, len(search.losses))
+  return channels.shrunk(net.replace(**last['best']), found)
+
+
+def _choice(search: Search, made, loss: float):
+  limits = dict(made.problem.limits, loss=loss)
+  return HOW[search.how](made.problem._replace(limits=limits, objective=search.objective))
+
+
+def _masks(choice, made, found, scores, whole):
+  widths, shares, _ = budget.told(made, found, choice)
+  return tree.map(jnp.asarray, select.by_layer(scores, whole, found, widths, shares))
+
+
+def _first(search: Search, made):
+  try:
+    _choice(search, made, search.losses[-1])
+  except UsageError as error:
+    raise UsageError(f'{error}, or let more importance go: losses={search.losses}') from error

@@ -1,0 +1,104 @@
+"""The scheduler as a stage, on digits: limits hold in the emitted C, and what cannot be is said."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from reduction import models, prune, stages, tree
+from reduction.errors import UsageError
+from reduction.mcu import from_flax, latency, sparse
+from reduction.mcu.emit import emit
+from reduction.mcu.narrow import narrowed
+from reduction.mcu.plan import plan
+from reduction.net import create
+from reduction.prune import channels, schedule, select
+from reduction.run import Run
+from reduction.stages import budget
+
+pytest.importorskip('jinja2', reason='writing C needs jinja2')
+TRAIN = dict(
+  steps=20, batch=60, every=20, optimizer=dict(name='adam', learning_rate=3e-3), examples=256
+)
+SETTING = budget.Setting()
+
+
+@pytest.fixture(scope='module')
+def made(digits):
+  """(residual net [1], run, its graph, structure, scores)."""
+  run = Run(digits, (0,))
+  net = create(models.resnet(layers=8, width=8), run.key('init', 0), digits.train.x[:1])
+  graph = from_flax.convert(net, digits.train.x[:32])
+  one = tree.map(lambda w: w[0], net)
+  found = channels.structure(net.module, one.params, one.stats, digits.train.x[:1])
+  return net, run, graph, found, prune.magnitude(net.params)
+
+
+def test_bytes_and_memory_of_a_choice_are_those_of_the_c(made):
+  """Of a residual net, whose sums the authors' model counts as 0 bytes once a filter goes."""
+  net, _, graph, found, scores = made
+  limits = dict(bytes=9_000, ram=3_400, loss=0.5)
+  problem = budget.budget(graph, found, scores, latency.read(), limits, SETTING)
+  choice = schedule.solve(problem.problem)
+  assert choice.costs['bytes'] <= 9_000 and any(choice.groups)
+  widths, shares, forms = budget.told(problem, found, choice)
+  masks = select.by_layer(scores, prune.all_kept(net.params), found, widths, shares)
+  small = channels.shrunk(net.replace(masks=tree.map(np.asarray, masks)), found)
+  after = from_flax.convert(small, made[1].data.train.x[:32])
+  ops, left = [], iter(forms)
+  for op in after.ops:
+    form = next(left) if op.kind == 'conv' else 'dense'
+    ops.append(op if form == 'dense' else sparse.as_form(op, form))
+  stored = dataclasses.replace(after, ops=tuple(ops))
+  counts = [len(op.weights) for op in after.ops if op.kind == 'conv']
+  assert plan(stored).peak == plan(narrowed(graph, counts, forms)).peak <= 3_400
+  # filterlets whose codes round to 0 are not stored: never more than was said
+  assert (
+    0.97 * choice.costs['bytes'] <= emit(stored, plan(stored)).constants <= choice.costs['bytes']
+  )
+
+
+def test_a_residual_net_that_loses_filters_takes_less_memory(made):
+  """Not none: the authors' model rounds the sum's output to 0 bytes once beta is above 0."""
+  _, _, graph, found, _ = made
+  dense = ['dense'] * len(found.convs)
+  whole = [len(op.weights) for op in graph.ops if op.kind == 'conv']
+  assert plan(narrowed(graph, whole, dense)).peak == plan(graph).peak
+  half = plan(narrowed(graph, [n // 2 for n in whole], dense)).peak
+  assert plan(graph).peak * 0.45 <= half <= plan(graph).peak * 0.6
+
+
+def test_the_stage_keeps_its_limits_and_what_it_predicts(digits):
+  run = Run(digits, (0, 1))
+  net = create(models.vgg(layers=(8, 'pool', 12, 8)), run.key('init', 0), digits.train.x[:1])
+  limits = dict(flash=1_800, ram=1_500)
+  small = stages.schedule(losses=(0.01, 0.4), tolerance=1.0, **limits, **TRAIN)(
+    net, run.child('schedule')
+  )
+  (row,) = [r for r in run.rows if r['kind'] == 'schedule']  # a hundredth does not fit
+  assert row['loss'] == 0.4 and row['predicted_bytes'] <= 1_800
+  stages.microcontroller(board='stm32f412', sparse='instructions')(small, run.child('c'))
+  total = next(r for r in run.rows if r['kind'] == 'microcontroller')
+  assert total['arena'] <= 1_500 and total['same_in_c'] in (True, None)
+  assert 0.95 * row['predicted_bytes'] <= total['constants'] <= 1_800
+  if total['instructions']:
+    layers = [r for r in run.rows if r['kind'] == 'layer' and r['op'] in ('conv', 'dense')]
+    counted = sum(r['instructions'] for r in layers)
+    assert row['predicted_instructions'] == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize(
+  'limits, says', [(dict(flash=100), 'passes bytes by'), (dict(ram=100), 'passes ram by')]
+)
+def test_what_cannot_be_names_the_limit(digits, limits, says):
+  run = Run(digits, (0,))
+  net = create(models.vgg(layers=(8, 'pool', 12, 8)), run.key('init', 0), digits.train.x[:1])
+  with pytest.raises(UsageError, match=says):
+    stages.schedule(losses=(0.9,), **limits, **TRAIN)(net, run.child('schedule'))
+
+
+def test_wrong_settings_are_refused():
+  with pytest.raises(UsageError, match='must rise'):
+    stages.schedule(losses=(0.2, 0.1), **TRAIN)
+  with pytest.raises(UsageError, match=r"how='annealing'.*Did you mean 'anneal'"):
+    stages.schedule(losses=(0.1,), how='annealing', **TRAIN)
