@@ -38,6 +38,9 @@ NAMES = {
   'qat': ('at',),
   'cell': ('at', 'net', *POINT),
   'preflight': ('at',),
+  'choice': ('at', 'budget'),
+  'space': ('at', 'budget', 'resolution', 'width'),
+  'cdf': ('at', 'budget', 'space', 'quantile'),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

@@ -20,7 +20,7 @@ from reduction.search.arch import Arch, make_divisible
 from reduction.search.space import Space
 
 ABSENT, CONV, DEPTHWISE, POINTWISE, ADD, POOL, DENSE = range(7)
-OVERHEAD = 12  # bytes for each output channel: bias, multiplier, shift
+OVERHEAD = 4 + 4 + 1  # bytes for each output channel: bias, multiplier, shift
 # picojoules of a multiply-accumulate of 8-bit integers with a sum of 32 bits, and of a byte of a
 # 32-bit read from 32 KB of SRAM or from DRAM: 45 nm, Horowitz, ISSCC 2014, as quoted by Han et al.,
 # EIE, ISCA 2016, table 1
@@ -126,7 +126,11 @@ def weights(ops: Ops) -> np.ndarray:
 
 def macs(ops: Ops) -> np.ndarray:
   """int64 [n, ops]: multiply-accumulates of each op."""
-  return weights(ops) * np.where(ops.kind == DENSE, 1, ops.out**2)
+  return weights(ops) * _repeats(ops)
+
+
+def _repeats(ops: Ops) -> np.ndarray:
+  return np.where(ops.kind == DENSE, 1, ops.out**2)
 
 
 def _bytes(ops: Ops):
@@ -205,25 +209,33 @@ def cost(ops: Ops, *, memory: str = 'planner', picojoules: dict | None = None) -
   """macs, params, flash, sram, energy_uj of networks, each [n].
 
   params: as the authors count: weights, two a normalized channel, the last layer's biases. flash:
-  bytes of int8 weights, and a bias, a multiplier and a shift of 4 bytes for each channel; code is
-  not in it. sram: bytes, by `memory` of MEMORY. energy_uj: an estimate by `picojoules`, a dict like
-  HOROWITZ: for each multiply-accumulate, each byte of activations read or written and each byte of
-  weights read once; for comparisons only.
+  bytes of the constants that `mcu.emit` writes: int8 weights and OVERHEAD for each channel; code
+  is not in it. sram: bytes, by `memory` of MEMORY. energy_uj: an estimate by `picojoules`, a dict
+  like HOROWITZ: for each multiply-accumulate, each byte of activations read or written and each
+  byte of weights read once; for comparisons only.
   """
   require(memory in MEMORY, f'{memory=} is not one of {", ".join(MEMORY)}')
   table = HOROWITZ if picojoules is None else picojoules
   require(set(table) == set(HOROWITZ), f'{picojoules=} must say {", ".join(HOROWITZ)}')
-  held, products = weights(ops), np.isin(ops.kind, (CONV, DEPTHWISE, POINTWISE, DENSE))
-  channels = np.where(products, ops.cout, 0)
-  total_macs, flash = macs(ops).sum(1), (held + OVERHEAD * channels).sum(1)
+  held, channels, basic = weights(ops), _channels(ops), limits(ops, memory)
   energy = (
-    table['mac'] * total_macs + table['sram_byte'] * moved(ops).sum(1)
-    + table['weight_byte'] * flash
+    table['mac'] * basic['macs'] + table['sram_byte'] * moved(ops).sum(1)
+    + table['weight_byte'] * basic['flash']
   )  # fmt: skip
+  params = (held + np.where(ops.kind == DENSE, 1, 2) * channels).sum(1)
+  return dict(basic, params=params, energy_uj=energy / 1e6)
+
+
+def limits(ops: Ops, memory: str = 'planner') -> dict:
+  """macs, flash and sram alone, in less time."""
+  held = weights(ops)
   return dict(
-    macs=total_macs,
-    params=(held + np.where(ops.kind == DENSE, 1, 2) * channels).sum(1),
-    flash=flash,
+    macs=(held * _repeats(ops)).sum(1),
+    flash=(held + OVERHEAD * _channels(ops)).sum(1),
     sram=MEMORY[memory](ops),
-    energy_uj=energy / 1e6,
   )
+
+
+def _channels(ops: Ops) -> np.ndarray:
+  """Output channels of ops of weights."""
+  return np.where(np.isin(ops.kind, (CONV, DEPTHWISE, POINTWISE, DENSE)), ops.cout, 0)

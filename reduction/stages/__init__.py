@@ -18,10 +18,11 @@ from reduction.stages.quantize import quantize
 from reduction.stages.salient import salient
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
+from reduction.stages.tinynas import tinynas
 from reduction.stages.tune import tune
 
 __all__ = [
   'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'folder', 'gain', 'lottery',
   'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'specialists',
-  'supermask', 'tune',
+  'supermask', 'tinynas', 'tune',
 ]  # fmt: skip

@@ -23,6 +23,7 @@ RELEASED = {  # file -> (resolution, width multiplier) of the paper's models
 
 def zoo(name):
   path = nets.DATA / f'mcunet/{name}_imagenet.json'
+  path = path if path.is_file() else nets.DATA / f'mcunet/{name}.json'
   if not path.is_file():
     pytest.skip('the MCUNet zoo is not in $REDUCTION_DATA')
   return path
