@@ -15,14 +15,37 @@ from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
 from reduction.stages.quantize import quantize
+from reduction.stages.rank import rank
 from reduction.stages.salient import salient
 from reduction.stages.specialists import specialists
+from reduction.stages.specialize import specialize
 from reduction.stages.supermask import supermask
+from reduction.stages.supernet import supernet
 from reduction.stages.tinynas import tinynas
 from reduction.stages.tune import tune
 
 __all__ = [
-  'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'folder', 'gain', 'lottery',
-  'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'specialists',
-  'supermask', 'tinynas', 'tune',
-]  # fmt: skip
+  'awq',
+  'compare',
+  'correct',
+  'distill',
+  'fedavg',
+  'fedkd',
+  'fedmd',
+  'folder',
+  'gain',
+  'lottery',
+  'microcontroller',
+  'mutual',
+  'pretrained',
+  'qat',
+  'quantize',
+  'rank',
+  'salient',
+  'specialists',
+  'specialize',
+  'supermask',
+  'supernet',
+  'tinynas',
+  'tune',
+]
