@@ -5,7 +5,8 @@ from reduction.models.convnet import convnet, vgg19
 from reduction.models.gpt import gpt
 from reduction.models.llama import llama
 from reduction.models.mlp import lenet, mlp
+from reduction.models.mobile import mobilenetv2
 from reduction.models.recommend import recommender
 from reduction.models.resnet import resnet
 
-__all__ = ['bert', 'convnet', 'gpt', 'lenet', 'llama', 'mlp', 'recommender', 'resnet', 'vgg19']
+__all__ = ['bert', 'convnet', 'gpt', 'lenet', 'llama', 'mlp', 'mobilenetv2', 'recommender', 'resnet', 'vgg19']

@@ -94,8 +94,20 @@ def _norm(x, name, train):
 
 def _conv_norm(x, width, name, train, kernel=1, stride=1):
   pad = ((kernel // 2,) * 2,) * 2
-  x = Conv(width, (kernel, kernel), (stride, stride), pad, use_bias=False, name=name)(x)
-  return _norm(x, name, train)
+  layer = Pointwise(width, name=name) if kernel == stride == 1 else Conv(
+    width, (kernel, kernel), (stride, stride), pad, use_bias=False, name=name
+  )
+  return _norm(layer(x), name, train)
+
+
+class Pointwise(nn.Module):
+  """A 1 x 1 convolution 'kernel' [1, 1, cin, width] as one product of matrices."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, x):
+    return x @ self.param('kernel', glorot, (1, 1, x.shape[-1], self.width))[0, 0]
 
 
 class Elastic(nn.Module):

@@ -19,14 +19,14 @@ SHOWN = 6  # spaces whose distributions are logged, from the best to the worst
 
 def tinynas(
   *, space: dict, boards: tuple[str, ...], samples: int = 1_000, attempts: int = 50_000,
-  code: int = 0, grid: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
+  code: int = 0, budgets: tuple[tuple[int, ...], tuple[int, ...]] = ((), ()),
   released: dict | None = None, memory: str = 'planner',
 ) -> Stage:  # fmt: skip
   """Chooses resolution and width for each board and budget; returns the net as it was.
 
   space: name and changes of `search.space.space`. boards: of `mcu.boards`, whose memory less a
   stack, and Flash less `code` bytes, are budgets. samples: networks that fit each space and budget,
-  of at most `attempts` drawn. grid: kilobytes of SRAM and of Flash, a budget for each pair.
+  of at most `attempts` drawn. budgets: kilobytes of SRAM and of Flash, a budget for each pair.
   released: board -> (resolution, width) of a published model, which is shown beside. memory: of
   `search.cost.MEMORY`. Rows: for each budget a 'choice'; for boards a 'space' for each resolution
   and width, and a 'cdf' for six spaces from the best to the worst. No data are looked at. Raises
@@ -38,9 +38,9 @@ def tinynas(
   chosen = [known.board(name) for name in boards]
   budgets = tuple(
     [Budget(b.name, b.ram - STACK, b.flash - code) for b in chosen]
-    + [Budget(f'{s} KiB, {f} KiB', 1024 * s, 1024 * f) for s in grid[0] for f in grid[1]]
+    + [Budget(f'{s} KiB, {f} KiB', 1024 * s, 1024 * f) for s in budgets[0] for f in budgets[1]]
   )
-  require(budgets, 'no board and no grid: nothing to choose for')
+  require(budgets, 'no board and no budgets: nothing to choose for')
   spaces = selection.parts(whole)
 
   def stage(net: Net, run: Run) -> Net:

@@ -9,7 +9,7 @@ SPACE = dict(name='mcunet', resolutions=(48, 96, 144), widths=(0.2, 0.5))
 
 
 def test_a_larger_board_gets_a_larger_space(fresh, tmp_path):
-  settings = dict(samples=30, attempts=2_000, grid=((64, 128), (512, 1024)))
+  settings = dict(samples=30, attempts=2_000, budgets=((64, 128), (512, 1024)))
   stage = stages.tinynas(space=SPACE, boards=('stm32f746',), released=dict(stm32f746=(144, 0.5)),
                          **settings)  # fmt: skip
   net, run = fresh()
@@ -28,6 +28,6 @@ def test_a_larger_board_gets_a_larger_space(fresh, tmp_path):
 
 
 def test_what_fits_nothing_is_said(fresh):
-  stage = stages.tinynas(space=SPACE, boards=(), grid=((4,), (64,)), samples=10)
+  stage = stages.tinynas(space=SPACE, boards=(), budgets=((4,), (64,)), samples=10)
   with pytest.raises(UsageError, match='no network of mcunet fits any of'):
     stage(*fresh())
