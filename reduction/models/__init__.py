@@ -1,6 +1,7 @@
 """Networks as functions of their settings; each returns a Flax Linen module."""
 
 from reduction.models.bert import bert
+from reduction.models.choice import choice
 from reduction.models.convnet import convnet, vgg19
 from reduction.models.gpt import gpt
 from reduction.models.llama import llama
@@ -9,4 +10,16 @@ from reduction.models.mobile import mobilenetv2
 from reduction.models.recommend import recommender
 from reduction.models.resnet import resnet
 
-__all__ = ['bert', 'convnet', 'gpt', 'lenet', 'llama', 'mlp', 'mobilenetv2', 'recommender', 'resnet', 'vgg19']
+__all__ = [
+  'bert',
+  'choice',
+  'convnet',
+  'gpt',
+  'lenet',
+  'llama',
+  'mlp',
+  'mobilenetv2',
+  'recommender',
+  'resnet',
+  'vgg19',
+]

@@ -44,6 +44,8 @@ NAMES = {
   'network': ('at', 'network'),
   'agreement': ('at',),
   'predictor': ('at',),
+  'listed': ('at', 'network'),
+  'method': ('at', 'method', 'push'),
   'choice': ('at', 'budget'),
   'space': ('at', 'budget', 'resolution', 'width'),
   'cdf': ('at', 'budget', 'space', 'quantile'),

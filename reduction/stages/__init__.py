@@ -3,6 +3,7 @@
 from reduction.stages.awq import awq
 from reduction.stages.compare import compare
 from reduction.stages.correct import correct
+from reduction.stages.darts import darts
 from reduction.stages.distill import distill
 from reduction.stages.fedavg import fedavg
 from reduction.stages.fedkd import fedkd
@@ -28,6 +29,7 @@ __all__ = [
   'awq',
   'compare',
   'correct',
+  'darts',
   'distill',
   'fedavg',
   'fedkd',
