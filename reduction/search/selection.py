@@ -19,6 +19,7 @@ QUANTILES = np.arange(21) / 20
 BLOCK = 2_000  # networks costed at a time
 LEAST = 0.01  # share that fits below which a space is given up after a few blocks
 PATIENCE = 5_000
+DRY = 10  # blocks without a new network that fits, after which no more are looked for
 
 
 class Budget(NamedTuple):
@@ -98,22 +99,23 @@ def random_fitting(
   space: Space, budget: Budget, random: np.random.Generator, count: int, *, attempts: int = 200_000,
   memory: str = 'planner',
 ) -> np.ndarray:  # fmt: skip
-  """Genes [count, genes] of random networks that fit, each once.
+  """Genes [n, genes] of random networks that fit, each once: count, or as many as are found.
 
-  Raises UsageError, with what the smallest needs, where they are not found within attempts.
+  Gives up after DRY blocks without a new one, or attempts. Raises UsageError, with what the
+  smallest needs, where none is found.
   """
   smallest = limits(ops_of(space, spaces.extremes(space)[:1]), memory)
-  kept, tried = {}, 0
-  while len(kept) < count and tried < attempts and fits(smallest, (budget,)).all():
-    genes = spaces.sample(space, random, BLOCK)
+  kept, tried, dry = {}, 0, 0
+  while len(kept) < count and tried < attempts and dry < DRY and fits(smallest, (budget,)).all():
+    genes, before = spaces.sample(space, random, BLOCK), len(kept)
     good = fits(limits(ops_of(space, genes), memory), (budget,))[0]
     kept |= {row.tobytes(): row for row in genes[good]}
-    tried += BLOCK
-  if len(kept) < count:
+    tried, dry = tried + BLOCK, 0 if len(kept) > before else dry + 1
+  if not kept:
     raise UsageError(
-      f'{len(kept)} of {tried:,} networks of {space.name} fit {budget.name} ({budget.sram:,} bytes '
-      f'of SRAM, {budget.flash:,} of Flash), {count} are wanted; the smallest takes '
-      f'{smallest["sram"][0]:,} and {smallest["flash"][0]:,}: take a smaller resolution or width'
+      f'none of {tried:,} networks of {space.name} fits {budget.name} ({budget.sram:,} bytes of '
+      f'SRAM, {budget.flash:,} of Flash); the smallest takes {smallest["sram"][0]:,} and '
+      f'{smallest["flash"][0]:,}: take a smaller resolution or width'
     )
   return np.stack(list(kept.values())[:count])
 

@@ -57,6 +57,8 @@ class Space:
       rising = all(a < b for a, b in itertools.pairwise(values))
       require(values and rising and values[0] > 0, f'{name}={values} must rise from above 0')
     require(all(k % 2 for k in self.kernels), f'kernels={self.kernels} must be odd')
+    least = self.expansions[0]
+    require(least > 1, f'an expansion of {least} leaves the layer out: begin with 2 or more')
     require(all(r % 4 == 0 for r in self.resolutions), f'{self.resolutions=} must divide by 4')
     require(self.stages, f'space {self.name!r} has no stages')
 

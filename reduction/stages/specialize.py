@@ -21,6 +21,8 @@ from reduction.search.selection import Budget
 from reduction.search.space import space as find_space
 from reduction.stages.supernet import SEEN, accuracies, check_data
 
+DRAWS = 20  # of as many networks as are wanted, until enough fit all limits
+
 
 def specialize(
   *, space: dict, board: str | None = None, sram: int = 0, flash: int = 0, macs: int = 0,
@@ -82,16 +84,18 @@ def specialize(
 def drawn(space, budget, fits, random, count) -> np.ndarray:
   """Genes [count, genes] of random networks that fit, also in what a budget does not say.
 
-  Raises UsageError where too few are found.
+  Each is there once, unless fewer are found. Raises UsageError where none is.
   """
   kept = np.empty((0, len(space.choices())), np.int64)
-  for _ in range(20):
-    more = selection.random_fitting(space, budget, random, min(count, space.count()))
+  for _ in range(DRAWS):
+    more = selection.random_fitting(space, budget, random, count)
     kept = np.unique(np.concatenate([kept, more[fits(more)]]), axis=0)
     if len(kept) >= count:
       return random.permutation(kept)[:count]
-  require(len(kept) > 1, f'{len(kept)} networks of {space.name} fit all limits: widen them')
-  return kept[random.integers(0, len(kept), count)]  # a small space: some are there twice
+    if len(more) < count:
+      break  # there are no more
+  require(len(kept) > 0, f'no network of {space.name} fits all limits: widen them')
+  return kept[random.integers(0, len(kept), count)]
 
 
 def _better(best, genes, measure):

@@ -12,7 +12,7 @@ from reduction.search import cost as c
 from reduction.search import latency
 from reduction.search import space as s
 
-SPACE = s.space('mcunet', resolutions=(32, 48), widths=(0.2, 0.3, 0.4))
+SPACE = s.space('mcunet', resolutions=(32, 48), widths=(0.2, 0.3))
 
 
 def ops(genes):
@@ -20,7 +20,7 @@ def ops(genes):
 
 
 def made_up(one):
-  """Instructions that are 7 a multiply-accumulate, 30 an output, 2 an input and 500 an op, but for absent."""
+  """7 instructions a multiply-accumulate, 2 an input, 30 an output and 500 an op that is there."""
   rows = latency.features(one)[0]
   return (rows @ [7, 2, 30, 0, 0, 500])[one.kind[0] != c.ABSENT]
 
@@ -49,8 +49,8 @@ def counted(genes):
 @pytest.mark.slow
 @pytest.mark.skipif(measure.missing() is not None, reason=f'needs {measure.missing()}')
 def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
-  genes = s.sample(SPACE, np.random.default_rng(1), 12)
-  table = latency.fit([counted(row) for row in genes[:9]])
-  for row in genes[9:]:
+  genes = s.sample(SPACE, np.random.default_rng(1), 10)
+  table = latency.fit([counted(row) for row in genes[:8]])
+  for row in genes[8:]:
     one, counts = counted(row)
     assert latency.predict(table, one)[0] == pytest.approx(sum(counts), rel=0.05)

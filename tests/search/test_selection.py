@@ -54,6 +54,8 @@ def test_networks_that_fit_are_found_once_each_or_it_says_what_the_smallest_take
   random = np.random.default_rng(0)
   genes = selection.random_fitting(TINY, ROOMY, random, 40)
   assert len(np.unique(genes, axis=0)) == 40
+  part = TINY.at(8, 1.0)
+  assert len(selection.random_fitting(part, ROOMY, random, 100)) == part.count() == 80
   with pytest.raises(UsageError, match='the smallest takes'):
     selection.random_fitting(TINY, NONE, random, 1)
   with pytest.raises(UsageError, match='no resolution 16'):

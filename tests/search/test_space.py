@@ -79,8 +79,9 @@ def test_the_released_networks_are_in_the_space_with_expansions_of_5(name, found
     s.encode(s.space('mcunet'), network)  # whose paper has 3, 4 and 6
 
 
-def test_proxyless_mobile_is_in_its_space():
-  space = s.space('proxyless')
+def test_proxyless_mobile_is_in_a_space_whose_first_stage_is_wider():
+  known = s.space('proxyless')
+  space = dataclasses.replace(known, stages=(s.Stage(32, 2, (2, 3, 4)), *known.stages[1:]))
   network = a.read(zoo('proxyless_mobile'))
   assert network.head == 1280
   assert s.decode(space, s.encode(space, network)) == network
@@ -109,6 +110,7 @@ def test_what_describes_no_network_is_refused(tmp_path, text):
   [
     (dict(kernels=(3, 4)), 'odd'), (dict(expansions=(4, 3)), 'rise'),
     (dict(resolutions=(10,)), 'divide by 4'), (dict(stages=()), 'no stages'),
+    (dict(expansions=(1, 2)), 'leaves the layer out'),
     (dict(kernel=(3,)), "no 'kernel'. Did you mean 'kernels'"),
   ],
 )  # fmt: skip

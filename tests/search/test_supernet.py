@@ -54,7 +54,7 @@ def made():
 def test_networks_taken_out_compute_what_the_supernet_does(count, made, monkeypatch):
   # XLA's own convolutions, which are compiled once a shape when called op by op
   monkeypatch.setattr(mobile, 'Conv', nn.Conv)
-  space = dataclasses.replace(ONE, head=24, expansions=(1, 2, 3))
+  space = dataclasses.replace(ONE, head=24, expansions=(2, 3, 4))
   module, params, stats, x = made(space)
   genes = np.concatenate([s.extremes(space), s.sample(space, np.random.default_rng(0), count)])
   assert len(np.unique(genes, axis=0)) > 0.8 * count
