@@ -49,6 +49,17 @@ NAMES = {
   'patched': ('at', 'model', 'patches'),
   'filterlet': ('at',),
   'schedule': ('at',),
+  'supernet': ('at', 'phase'),
+  'generation': ('at', 'step'),
+  'found': ('at', 'method'),
+  'network': ('at', 'network'),
+  'agreement': ('at',),
+  'predictor': ('at',),
+  'listed': ('at', 'network'),
+  'method': ('at', 'method', 'push'),
+  'choice': ('at', 'budget'),
+  'space': ('at', 'budget', 'resolution', 'width'),
+  'cdf': ('at', 'budget', 'space', 'quantile'),
 }
 TOLERANCE = 0.05  # relative; levels of a lottery lie 10 % to 30 % apart
 

@@ -3,6 +3,7 @@
 from reduction.stages.awq import awq
 from reduction.stages.compare import compare
 from reduction.stages.correct import correct
+from reduction.stages.darts import darts
 from reduction.stages.distill import distill
 from reduction.stages.fedavg import fedavg
 from reduction.stages.fedkd import fedkd
@@ -16,14 +17,19 @@ from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
 from reduction.stages.quantize import quantize
+from reduction.stages.rank import rank
 from reduction.stages.salient import salient
 from reduction.stages.schedule import schedule
 from reduction.stages.specialists import specialists
+from reduction.stages.specialize import specialize
 from reduction.stages.supermask import supermask
+from reduction.stages.supernet import supernet
+from reduction.stages.tinynas import tinynas
 from reduction.stages.tune import tune
 
 __all__ = [
-  'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet', 'folder', 'gain',
-  'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'schedule',
-  'specialists', 'supermask', 'tune',
+  'awq', 'compare', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet',
+  'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize',
+  'rank', 'salient', 'schedule', 'specialists', 'specialize', 'supermask', 'supernet',
+  'tinynas', 'tune',
 ]  # fmt: skip

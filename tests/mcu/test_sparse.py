@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import emit, host, interpret, measure, replay, sketch, sparse
+from reduction.mcu import emit, host, interpret, measure, replay, sketch, sparse, twin
 from reduction.mcu import plan as p
 from reduction.mcu.overlap import Style
 
@@ -73,6 +73,7 @@ def test_the_interpreter_computes_what_the_dense_layers_do():
   a, b = (interpret.interpret(g, x)[0] for g in (dense, stored))
   assert np.array_equal(a, b) and len(np.unique(a)) > 3
   assert {op.form for op in stored.ops if op.kind == 'conv'} == set(sparse.FORMATS)
+  assert np.array_equal(twin.twin(stored)(x)[0], a)
 
 
 @compiled

@@ -1,0 +1,1 @@
+"""MCUNet: Lin et al., "MCUNet: Tiny Deep Learning on IoT Devices", NeurIPS 2020."""

@@ -1,0 +1,76 @@
+"""Search on digits, whole: a supernet of 400 networks, how it ranks them, the best in a budget.
+
+Lin et al., NeurIPS 2020, stage 2, and Cai et al., Once-for-All, ICLR 2020, on scikit-learn's 8 x 8
+digits. Expected of the papers: the order of accuracies in the supernet is that of networks trained
+by themselves (here: Kendall's tau over 24 networks, with its interval), and evolution finds no
+worse a network than random search with as many evaluations.
+
+    python -m launch.run --config=configs/mcunet/digits.py --workdir=runs/search-digits
+
+Variants: 'shrinking' trains in four phases, the largest first (progressive shrinking, with learned
+kernel transforms); 'deploy' searches for 12 KB of SRAM and 16 KB of Flash, then trains, prunes,
+distills and writes int8 C; 'quick'. Joined by a comma. Time: results/digits.jsonl.
+"""
+
+from configs.mcunet import setting
+from configs.variants import split
+
+STEPS = 2_000
+
+
+def get_config(variant: str = ''):
+  """variant: of 'shrinking', 'deploy' and 'quick', joined by a comma."""
+  chosen = split(variant, ('shrinking', 'deploy', 'quick'))
+  quick = 'quick' in chosen
+  steps, every = (20, 10) if quick else (STEPS, 200)
+  c = setting.begin('Search on digits', dict(name='digits'), setting.DIGITS, steps, every)
+  limits = dict(sram=12 * 1024, flash=16 * 1024)
+  if 'shrinking' in chosen:
+    c.supernet.update(phases=('largest', 'kernel', 'depth', 'expansion'), transform=True,
+                      steps=steps // 2, every=every // 2)  # fmt: skip
+  c.specialize = dict(space=setting.DIGITS, **limits, population=20, generations=5)
+  train = dict(steps=steps, batch=64, every=every, optimizer=setting.adam(3e-3, steps))
+  if 'deploy' in chosen:
+    c.stages = ('supernet', 'specialize', 'train', 'prune', 'distill', 'microcontroller')
+    c.train = dict(train, stage='tune')
+    c.prune = dict(
+      train, stage='lottery', rounds=1 if quick else 3, rates=(('(expand|project)/kernel', 0.2),)
+    )
+    c.distill = dict(train, teachers=('train',), temperature=4.0, hard=0.1)
+    c.microcontroller = dict(board='stm32f746')
+  else:
+    c.stages = ('supernet', 'rank', 'specialize')
+    c.rank = dict(train, space=setting.DIGITS, networks=24)
+  if quick:
+    c.seeds = (0,)
+    c.supernet.random = 0
+    c.supernet.space = dict(setting.DIGITS, kernels=(1, 3), stages=((16, 4, (1, 2)),))
+    small = c.supernet.space
+    c.specialize.update(space=small, population=4, generations=1, beside=False)
+    if 'rank' in c.stages:
+      c.rank.update(space=small, networks=3)
+  c.tables = dict(
+    a_rank=dict(
+      title='Order in the supernet and by itself', kind='agreement', rows='networks',
+      values=('tau', 'tau_low', 'tau_high', 'tau_of_each', 'tau_of_macs', 'alone_least',
+              'alone_most'),
+      note="Kendall's tau-b of accuracies on test images; 95 % interval over networks.",
+    ),
+    b_found=dict(
+      title='The best network that fits', kind='found', rows='method',
+      values=('validation_accuracy', 'test_accuracy', 'macs', 'sram', 'flash', 'energy_uj'),
+      names=dict(energy_uj='energy (estimated, µJ)'),
+    ),
+  )  # fmt: skip
+  c.figures = dict(
+    evolution=dict(title='Evolution', kind='generation', x='step', y='best',
+                   x_label='generation', y_label='accuracy on validation images'),
+  )  # fmt: skip
+  return c
+
+
+def sweep():
+  """Trained at once, and by progressive shrinking; one line a seed."""
+  for variant in '', 'shrinking':
+    for seed in range(3):
+      yield {'variant': variant, 'seeds': (seed,)}

@@ -1,0 +1,1 @@
+"""Differentiable search: DARTS, ProxylessNAS, FBNet, and REINFORCE, beside the truth."""

@@ -1,0 +1,60 @@
+"""Do differentiable searches find the best network? On digits, where all 64 can be trained.
+
+Liu et al., DARTS, ICLR 2019; Cai et al., ProxylessNAS, and Wu et al., FBNet, 2019; Tan et al.,
+MnasNet (REINFORCE), 2019. The papers' spaces cannot be listed; here are three layers of four
+operations, each network trained twice. Expected: a search's network is as good as the best, to the
+noise of training; with a growing weight of expected cost ProxylessNAS chooses ever cheaper ones.
+
+    python -m launch.run --config=configs/nas/digits.py --workdir=runs/nas-digits
+
+Variant 'quick': 4 networks. Time: results/digits.jsonl.
+"""
+
+from ml_collections import config_dict
+
+from configs.variants import split
+
+OPERATIONS = ('skip', 'conv1', 'conv3', 'separable3')
+STEPS = 300
+
+
+def get_config(variant: str = ''):
+  """variant: '' or 'quick'."""
+  quick = 'quick' in split(variant, ('quick',))
+  c = config_dict.ConfigDict()
+  c.title = 'Differentiable search on digits, beside all 64 networks'
+  c.seeds = (0,) if quick else (0, 1, 2)
+  c.data = dict(name='digits')
+  c.model = dict(
+    name='choice', layers=2 if quick else 3, width=4 if quick else 8,
+    operations=('skip', 'conv1') if quick else OPERATIONS,
+  )  # fmt: skip
+  c.stages = ('darts',)
+  steps = 20 if quick else STEPS
+  c.darts = dict(
+    methods=('darts', 'reinforce') if quick else (
+      'darts', 'darts2', 'proxyless', 'fbnet', 'reinforce'),
+    steps=steps, batch=64, every=10 if quick else 50, repeats=1 if quick else 2, second=3e-3,
+    optimizer=dict(name='adam', learning_rate=3e-3, cosine=steps),
+    pushes=() if quick else (0.3, 1.0, 3.0, 10.0),
+  )  # fmt: skip
+  c.tables = dict(
+    a_methods=dict(
+      title='What each search chose', kind='method', rows=('method', 'push'),
+      values=('test_accuracy', 'behind', 'rank', 'cost', 'trained'),
+      names=dict(push='cost x {}', cost='cost (dearest 1)', trained='networks trained',
+                 behind='behind the best'),
+      note='Truth: mean test accuracy of two trainings of the chosen network; rank of 64.',
+    ),
+  )  # fmt: skip
+  c.figures = dict(
+    listed=dict(title='All networks', kind='listed', x='cost', y='test_accuracy',
+                x_label='multiply-accumulates, of the dearest', spread='none'),
+  )  # fmt: skip
+  return c
+
+
+def sweep():
+  """One line a seed."""
+  for seed in range(3):
+    yield {'seeds': (seed,)}

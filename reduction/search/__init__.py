@@ -1,0 +1,1 @@
+"""Search of architectures: spaces, exact costs, evolution, gradients, rewards."""

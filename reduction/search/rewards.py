@@ -1,0 +1,57 @@
+"""What a search maximizes where accuracy and cost are both wanted, and a policy that learns to.
+
+Tan et al., MnasNet, CVPR 2019; Williams, REINFORCE, 1992.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+SOFT = -0.07, -0.07  # alpha, beta: below and above the target; 5 % of accuracy for twice the speed
+HARD = 0.0, -1.0
+
+
+def mnas(accuracy, cost, target: float, exponents: tuple[float, float] = SOFT):
+  """accuracy * (cost / target)^w, w = alpha where cost <= target, else beta (equation 2)."""
+  alpha, beta = exponents
+  ratio = jnp.asarray(cost) / target
+  return accuracy * ratio ** jnp.where(ratio <= 1, alpha, beta)
+
+
+@functools.partial(jax.jit, static_argnames=('steps', 'samples'))
+def reinforce(key, rewards, *, steps: int, samples: int = 8, rate: float = 0.1, decay: float = 0.9):
+  """(logits [layers, operations], choices [steps, samples, layers]) of a policy that learns.
+
+  rewards: [operations] * layers, the reward of each network: what training it would give. Each step
+  draws `samples` networks, each layer by its own softmax, and goes along the gradient of log
+  probability times advantage over a moving average, by Adam.
+  """
+  shape = rewards.ndim, rewards.shape[0]
+  tx = optax.adam(rate)
+
+  def step(state, key):
+    logits, opt, baseline = state
+    drawn = jax.random.categorical(key, logits, shape=(samples, shape[0]))
+    reward = rewards[tuple(drawn.T)]
+    baseline = jnp.where(jnp.isnan(baseline), reward.mean(), baseline)
+
+    def loss(logits):
+      logs = jax.nn.log_softmax(logits)[jnp.arange(shape[0]), drawn].sum(1)
+      return -jnp.mean(logs * (reward - baseline))
+
+    updates, opt = tx.update(jax.grad(loss)(logits), opt)
+    baseline = decay * baseline + (1 - decay) * reward.mean()
+    return (optax.apply_updates(logits, updates), opt, baseline), drawn
+
+  logits = jnp.zeros(shape)
+  start = logits, tx.init(logits), jnp.array(jnp.nan)
+  (logits, _, _), drawn = jax.lax.scan(step, start, jax.random.split(key, steps))
+  return logits, drawn
+
+
+def trained(drawn) -> int:
+  """How many different networks a policy asked to be trained. drawn: int [..., layers]."""
+  return len(np.unique(np.asarray(drawn).reshape(-1, np.shape(drawn)[-1]), axis=0))

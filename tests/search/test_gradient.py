@@ -1,0 +1,94 @@
+"""Differentiable search: gates, the exact second order, rewards; by hand and in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from reduction import models, tree
+from reduction.errors import UsageError
+from reduction.models.choice import mixed
+from reduction.search import gradient as g
+from reduction.search import rewards
+
+ALPHA = jnp.array([[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]])
+
+
+def test_gates_of_each_method():
+  keys = jax.random.split(jax.random.key(0), 4_000)
+  np.testing.assert_allclose(g.gates('darts', ALPHA, None, 1.0).sum(1), 1, rtol=1e-6)
+  hard = jax.vmap(lambda k: g.gates('proxyless', ALPHA, k, 1.0))(keys)
+  np.testing.assert_allclose(jnp.sort(hard, -1)[..., -1], 1, atol=1e-6)
+  np.testing.assert_allclose(hard.sum(-1), 1, atol=1e-6)
+  np.testing.assert_allclose(hard.mean(0), jax.nn.softmax(ALPHA), atol=0.03)
+  cold = jax.vmap(lambda k: g.gates('fbnet', ALPHA, k, 1e-3))(keys)
+  np.testing.assert_allclose(cold.mean(0), jax.nn.softmax(ALPHA), atol=0.03)  # Gumbel-max
+
+
+def test_proxyless_gradient_is_equation_4():
+  """dL/d alpha_i = sum_j dL/d g_j p_j (delta_ij - p_i)."""
+  slopes = jnp.array([[1.0, -2.0, 3.0], [0.5, 0.0, 1.0]])
+  weighted = lambda a: jnp.sum(slopes * g.gates('proxyless', a, jax.random.key(1), 1.0))
+  found = jax.grad(weighted)(ALPHA)
+  p = jax.nn.softmax(ALPHA)
+  want = p * slopes - p * (p * slopes).sum(1, keepdims=True)
+  np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+
+
+def test_second_order_is_exact_on_quadratic_losses():
+  """train = |w - A a|^2 / 2, valid = |w|^2 / 2 + c.a: w' = w - r (w - A a), d/da = r A' w' + c."""
+  a_matrix = jnp.array([[1.0, 2.0], [0.0, -1.0]])
+  c, w, a, rate = jnp.array([0.3, -0.2]), jnp.array([1.0, -3.0]), jnp.array([0.5, 2.0]), 0.1
+  train = lambda w, a: jnp.sum((w - a_matrix @ a) ** 2) / 2
+  valid = lambda w, a: jnp.sum(w**2) / 2 + c @ a
+  ahead = w - rate * (w - a_matrix @ a)
+  np.testing.assert_allclose(g.unrolled(train, valid, w, a, rate), rate * a_matrix.T @ ahead + c,
+                             rtol=1e-5)  # fmt: skip
+  np.testing.assert_allclose(g.unrolled(train, valid, w, a, 0.0), c)
+
+
+def test_the_expected_cost_is_the_mean_over_drawn_networks():
+  table = jnp.array([[1.0, 5.0, 2.0], [0.0, 3.0, 7.0]])
+  drawn = jax.random.categorical(jax.random.key(0), ALPHA, shape=(20_000, 2))
+  costs = table[jnp.arange(2), drawn].sum(1)
+  assert abs(float(costs.mean()) - float(g.expected(ALPHA, table))) < 0.08
+  assert g.chosen(ALPHA).tolist() == [1, 0]
+
+
+def test_one_gate_a_layer_is_the_net_of_that_operation():
+  module = models.choice(operations=('skip', 'conv1'), layers=2, width=4)
+  x = jnp.array(np.random.default_rng(0).normal(size=(3, 4, 4, 1)), jnp.float32)
+  variables = jax.jit(module.init)(jax.random.key(0), x)
+  params, stats = variables['params'], variables['batch_stats']
+  gates = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+  run = jax.jit(lambda p: mixed(module, p, stats, x, gates))
+  other = dict(params, layer1_conv1=tree.map(lambda w: w + 1, params['layer1_conv1']))
+  np.testing.assert_array_equal(run(params), run(other))  # which layer 1 does not take
+  used = dict(params, layer2_conv1=tree.map(lambda w: w + 1, params['layer2_conv1']))
+  assert float(jnp.abs(run(params) - run(used)).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+  'cost, soft, hard',
+  [(50.0, 0.7 * 2**0.07, 0.7), (100.0, 0.7, 0.7), (200.0, 0.7 * 2**-0.07, 0.35)],
+)
+def test_mnasnet_s_rewards(cost, soft, hard):
+  assert float(rewards.mnas(0.7, cost, 100.0)) == pytest.approx(soft)
+  assert float(rewards.mnas(0.7, cost, 100.0, rewards.HARD)) == pytest.approx(hard)
+
+
+def test_reinforce_finds_the_best_of_a_table():
+  table = np.random.default_rng(0).uniform(0.5, 0.6, (4, 4, 4))
+  table[2, 1, 3] = 0.9
+  table[2, 1], table[2, :, 3] = table[2, 1] + 0.1, table[2, :, 3] + 0.1  # neighbors are good too
+  logits, drawn = rewards.reinforce(jax.random.key(0), jnp.array(table), steps=300)
+  assert tuple(g.chosen(logits).tolist()) == np.unravel_index(table.argmax(), table.shape)
+  assert 1 < rewards.trained(drawn) <= 64
+
+
+def test_settings_that_are_none_are_refused():
+  module = models.choice(operations=('skip', 'conv1'))
+  with pytest.raises(UsageError, match='darts, fbnet, proxyless'):
+    g.bilevel(module, None, 'dart')
+  with pytest.raises(UsageError, match="Did you mean 'conv1'"):
+    models.choice(operations=('skip', 'con1'))
