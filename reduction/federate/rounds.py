@@ -46,11 +46,12 @@ def share_out(plan: Plan, data, keys) -> list[list[np.ndarray]]:
 
 
 def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -> tuple:
-  """(the last carry, what each cohort keeps [R, c, ...] or its store): a fold of run, 'rounds'.
+  """(the last carry, for each cohort the clients whose own states are here and these): a fold.
 
   module: of the shared model. shared: dict(params, stats, masks, step) [R, ...], and what the
-  methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Rows: a 'round'
-  every `plan.every` rounds, with its bytes of all clients, ranks, losses and scores.
+  methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Own states are trees
+  [R, c, ...] or a store. Rows: a 'round' every `plan.every` rounds, with its bytes of all clients,
+  ranks, losses and scores. `network.serving` and `network.working` make functions like this one.
   """
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
   data, watched = jax.device_put((tuple(splits['train']), splits['validation']))
@@ -68,8 +69,9 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
       run.log(kind='round', step=number + 1, seeds=run.seeds, **told, **held)
     return carry, sent
 
-  carry, sent = run.fold('rounds', one, carry, plan.rounds)
-  return carry, [store or own for store, own in zip(stores, carry['own'])], sent
+  carry, _ = run.fold('rounds', one, carry, plan.rounds)
+  kept = [store or own for store, own in zip(stores, carry['own'])]
+  return carry, [(cohort.ids, own) for cohort, own in zip(cohorts, kept)]
 
 
 def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
@@ -124,7 +126,7 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
     ]
     rows, arrived = (np.stack(x) for x in zip(*chosen))
     kept = parts.stores[i] or carry['own'][i]
-    update, kept, losses = _train(parts, cohort, carry['shared'], kept, rows, number, run)
+    update, kept, losses = train(parts, cohort, carry['shared'], kept, rows, number, run)
     own.append({} if isinstance(kept, Store) else kept)
     where.append(cohort.ids[rows])
     for values, new in (arrives, arrived), (updates, update), (told, losses):
@@ -139,12 +141,12 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
   return carry, row | heard | ranks, sent
 
 
-def _train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
+def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
   """(updates [R, m, ...], what is kept, told [R, m]) of the clients rows [R, m] of a cohort."""
   plan, updates, told = parts.plan, [], []
   group = min(plan.group or rows.shape[1], rows.shape[1])
   mesh = at_clients.along_clients(run.mesh, group)
-  train = over_replicas(
+  program = over_replicas(
     at_clients.training(cohort.method, run.data.augment, 'auto', mesh), (0, 0, None, 0, 0, 0, 0),
     how='vmap' if mesh else 'auto',
   )  # fmt: skip
@@ -158,7 +160,7 @@ def _train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
     ]  # fmt: skip
     indices, valid = (np.stack(x) for x in zip(*drawn))
     own = at_clients.take(kept, cohort.first, these, run.seeds)
-    update, own, losses = train(
+    update, own, losses = program(
       shared, own, parts.data, cohort.ids[these], indices, valid, keys
     )
     kept = at_clients.put(kept, these, run.seeds, own)
