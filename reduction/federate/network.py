@@ -51,7 +51,8 @@ def serving(ask: Callable[[dict[int, Frame]], Iterator[tuple[int, Frame]]], conf
 
   ask: greetings by client -> answers with the client whom the network says each comes from, as long
   as it is worth waiting. config: a digest of what clients must have too. The plan's `failing` is
-  left to the network. Rows: a 'round' each, and a 'refusal' for each answer that was not taken.
+  left to the network. Rows: a 'round' each, a 'refusal' for each answer that was not taken, and a
+  'closing'.
   """
 
   def learn(plan, cohorts, module, shared, run, *, step=plain, state=None):
@@ -216,7 +217,7 @@ def working(wait: Callable[[], tuple[Frame, Callable[[Frame], None]]], client: i
 
   wait: () -> the next greeting and what takes its answer. A round is committed, with a run that
   saves at every index, before it is answered: a client that is killed goes on where it was, and one
-  that the server asks again says the same again. Rows: a 'round' each.
+  that the server asks again says the same again. Rows: a 'round' each, and a 'closed'.
   """
 
   def learn(plan, cohorts, module, shared, run, *, step=plain, state=None):
@@ -249,7 +250,8 @@ def working(wait: Callable[[], tuple[Frame, Callable[[Frame], None]]], client: i
       return carry, None
 
     carry, _ = run.fold('rounds', one, first(plan, alone, like, shared), plan.rounds)
-    head, _, message, _ = line.next(plan.rounds, carry, say, like)
+    head, _, message, size = line.next(plan.rounds, carry, say, like)
+    run.log(kind='closed', down_bytes=size)
     carry = dict(carry, shared=heard(plan, carry, head, message, like))
     line.answer(lambda: ({}, b''))
     line.flush()
@@ -361,7 +363,7 @@ class Line:
 
 
 def read(head: dict, agreed: dict) -> dict:
-  """The head of a greeting. Raises DataError for what it lacks or where it is not what is agreed."""
+  """The head of a greeting. Raises DataError for what it lacks and what was agreed otherwise."""
   for name, kind in HEAD.items():
     if type(head.get(name)) is not kind:
       raise DataError(f'a greeting has {name}={str(head.get(name))[:40]!r}, not {kind.__name__}')

@@ -24,7 +24,8 @@ METHODS = 'average', 'scaffold'
 def fedavg(
   *, federation: dict, optimizer: dict, method: str = 'average', proximal: float = 0.0,
   student: dict | None = None, server_optimizer: dict | None = None, frozen: str = '',
-  thin: float = 0.0, layers: str = 'fc|conv|inner', inherits: dict | None = None, learn=rounds.learn,
+  thin: float = 0.0, layers: str = 'fc|conv|inner', inherits: dict | None = None,
+  learn=rounds.learn,
 ) -> Stage:  # fmt: skip
   """Clients train the net on their own data; the server averages what changed.
 

@@ -1,97 +1,18 @@
 """A server and clients that exchange bytes: the simulator's bits, and whatever may go wrong."""
 
 import functools
-import queue
 import threading
 
 import numpy as np
 import pytest
 
-from reduction import models, stages, tree
+from reduction import models, tree
 from reduction.errors import DataError, UsageError
 from reduction.federate import network
 from reduction.federate.message import Letter, pack, unpack
 from reduction.net import create
 from reduction.run import Run
-
-ADAM = dict(name='adam', learning_rate=5e-3)
-STUDENT, TEACHER = dict(name='mlp', widths=(16,)), dict(name='mlp', widths=(40,))
-FEDERATION = dict(
-  rounds=3, batch=32, epochs=1, partition=dict(name='dirichlet', clients=3, alpha=1)
-)
-
-
-def fedkd(learn=None, **federation):
-  given = dict(learn=learn) if learn else {}
-  return stages.fedkd(
-    federation=dict(FEDERATION, **federation), teachers=(TEACHER, dict(TEACHER, widths=(24,))),
-    student=STUDENT, optimizer=ADAM, lesson=dict(pairs=(dict(student='fc1', teacher='fc1'),)),
-    **given,
-  )  # fmt: skip
-
-
-def fedavg(learn=None, **federation):
-  given = dict(learn=learn) if learn else {}
-  return stages.fedavg(
-    federation=dict(FEDERATION, **federation), optimizer=ADAM, student=STUDENT, **given
-  )
-
-
-def done(stage, digits, workdir=None):
-  """(what the stage made of a fresh net, the run)"""
-  run = Run(digits, (0,), workdir, save_every=0)
-  net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
-  return stage(net, run.child('fed')), run
-
-
-class Wire:
-  """Clients in threads; ask passes frames to them and back. frames: all that ever passed."""
-
-  def __init__(self, clients):
-    self.boxes = {client: queue.Queue() for client in clients}
-    self.frames, self.change = [], lambda client, greeting, answer: answer
-
-  def wait(self, client):
-    frame, answers = self.boxes[client].get(timeout=30)
-    return frame, answers.put
-
-  def ask(self, greetings):
-    waiting = []
-    for client, frame in greetings.items():
-      answers = queue.Queue()
-      self.frames.append((client, frame))
-      if client in self.boxes:
-        self.boxes[client].put((frame, answers))
-        waiting.append((client, frame, answers))
-    for client, frame, answers in waiting:
-      answer = answers.get(timeout=30)
-      self.frames.append((client, answer))
-      answer = self.change(client, frame, answer)
-      if answer is not None:
-        yield client, answer
-
-
-def networked(make, digits, clients=(0, 1, 2), change=None, **federation):
-  """(net, run of the server, {client: (its net, its run)}, wire)"""
-  wire, found = Wire(clients), {}
-  wire.change = change or wire.change
-
-  def work(client):
-    learn = network.working(functools.partial(wire.wait, client), client, 'c')
-    found[client] = done(make(learn, **federation), digits)
-
-  threads = [threading.Thread(target=work, args=(client,)) for client in clients]
-  for thread in threads:
-    thread.start()
-  net, run = done(make(network.serving(wire.ask, 'c'), **federation), digits)
-  for thread in threads:
-    thread.join(120)
-  assert found.keys() == set(clients)
-  return net, run, found, wire
-
-
-def rows(run, kind):
-  return [row for row in run.rows if row['kind'] == kind]
+from tests.networks import Wire, done, fedavg, fedkd, networked, rows
 
 
 @pytest.fixture(scope='module')
@@ -210,7 +131,7 @@ def test_a_server_that_asks_again_hears_the_same(digits):
   thread = threading.Thread(target=work)
   thread.start()
   net, _ = done(fedavg(network.serving(twice, 'c'), **one), digits)
-  thread.join(120)
+  thread.join(200)
   assert heard[0] == heard[1] and heard[2] == heard[3] and heard[0] != heard[2]
   alone, _ = done(fedavg(**one), digits)
   for a, b in zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True):
