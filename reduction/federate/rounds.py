@@ -1,5 +1,6 @@
 """Rounds of a federation: who takes part, what they train, what travels, what comes out."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -131,6 +132,9 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
     where.append(cohort.ids[rows])
     for values, new in (arrives, arrived), (updates, update), (told, losses):
       values.append(new)
+  if parts.plan.spectra and number in (0, parts.plan.rounds - 1):
+    for found in spectra(joined(updates), parts.plan.spectra):
+      run.log(kind='spectrum', summary=True, step=number + 1, seeds=run.seeds, **found)
   names = set.intersection(*(set(losses) for losses in told))
   losses = joined([{name: one[name] for name in names} for one in told])
   row = {name: np.asarray(losses[name]).mean(1) for name in sorted(names)}
@@ -167,6 +171,29 @@ def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
     updates.append(update)
     told.append(losses)
   return joined(updates), kept, joined(told)
+
+
+def spectra(updates, most: int) -> Iterator[dict]:
+  """Rows of the singular values of each matrix of updates [R, m, ...], means over clients.
+
+  matrix: its name; index: from 1 to at most `most`; share [R]: of the largest singular value; held
+  [R]: share of the energy that the values up to this one hold. Updates that are not finite are left
+  out: their singular values are never found.
+  """
+  for name, x in updates.items():
+    if x.ndim < 4:
+      continue
+    x = np.asarray(x).reshape(*x.shape[:2], -1, x.shape[-1])
+    fine = np.isfinite(x).all((2, 3))
+    values = np.linalg.svd(np.where(fine[..., None, None], x, 0.0), compute_uv=False)
+    share = values / np.maximum(values[..., :1], 1e-30)
+    held = np.cumsum(values**2, -1) / np.maximum((values**2).sum(-1, keepdims=True), 1e-30)
+    mean = lambda y, fine=fine: (y * fine[..., None]).sum(1) / np.maximum(fine.sum(1), 1)[:, None]
+    share, held = mean(share), mean(held)
+    for i in range(min(most, values.shape[-1])):
+      yield dict(
+        matrix=name.removeprefix('params/'), index=i + 1, share=share[:, i], held=held[:, i]
+      )
 
 
 def joined(parts: list):

@@ -25,6 +25,7 @@ NAMES = {
   'histogram': ('at', 'layer', 'weight'),
   'tune': ('at',),
   'pretrained': ('at',),
+  'spectrum': ('at', 'step', 'matrix', 'index'),
   'teacher': ('at',),
   'distill': ('at',),
   'correct': ('at',),
