@@ -13,6 +13,7 @@ import time
 
 os.environ.update(FLWR_TELEMETRY_ENABLED='0', FLWR_DISABLE_UPDATE_CHECK='1')
 os.environ.update(RAY_USAGE_STATS_ENABLED='0', RAY_DEDUP_LOGS='0', JAX_PLATFORMS='cpu')
+os.environ |= {'RAY_worker_niceness': '0'}  # else actors give way to all that runs beside them
 PIXELS, CLASSES = 64, 10
 
 

@@ -33,6 +33,7 @@ NAMES = {
   'specialists': ('at',),
   'system': ('at', 'net'),
   'gain': ('at',),
+  'versus': ('at', 'net'),
   'folder': ('at',),
   'quantized': ('at', 'linear', 'net', *POINT),
   'salient': ('at',),

@@ -19,9 +19,10 @@ from reduction.stages.salient import salient
 from reduction.stages.specialists import specialists
 from reduction.stages.supermask import supermask
 from reduction.stages.tune import tune
+from reduction.stages.versus import versus
 
 __all__ = [
   'awq', 'compare', 'correct', 'distill', 'fedavg', 'fedkd', 'fedmd', 'folder', 'gain', 'lottery',
   'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize', 'salient', 'specialists',
-  'supermask', 'tune',
+  'supermask', 'tune', 'versus',
 ]  # fmt: skip

@@ -99,7 +99,7 @@ def carried(digits, tmp_path_factory):
     (logs / f'{name}').mkdir()
   listener, path = superlink.listening(homes[4])
   server, nodes, found = superlink.Server(address, keys / 'server', homes[4], logs / '4'), [], {}
-  proxy = Proxy(address)
+  proxy, others = Proxy(address), [server.link]
 
   def work(client, node):
     learn = network.working(node.wait, client, 'c')
@@ -112,10 +112,11 @@ def carried(digits, tmp_path_factory):
         nodes.append(
           superlink.Node(to, keys / f'{i}', homes[i], logs / f'{i}', 3600 if i < 3 else 0)
         )
-      plain = superlink.Process(
-        'flower-supernode', ['--insecure', '--superlink', address, '--port', free().split(':')[1]],
-        homes[3], logs / 'plain.log',
-      )  # fmt: skip
+      plain = superlink.Process('flower-supernode', [
+        '--insecure', '--superlink', address, '--max-wait-time', '5', '--host', '127.0.0.1',
+        '--port', free().split(':')[1],
+      ], homes[3], logs / 'plain.log')  # fmt: skip
+      others.append(plain)
       threads = [threading.Thread(target=work, args=(i, nodes[i]), daemon=True) for i in (0, 1)]
       threads.append(threading.Thread(target=lie, args=(nodes[2],), daemon=True))
       for thread in threads:
@@ -129,7 +130,7 @@ def carried(digits, tmp_path_factory):
       ends = dict(stranger=str(stranger.value), plain=plain.child.wait(60), said=plain.why())
     yield dict(net=net, run=run, clients=found, proxy=proxy, **ends)
   finally:
-    for process in (*(node.process for node in nodes), server.link):
+    for process in (*(node.process for node in nodes), *others):
       process.end(grace=5)
     for home in homes:
       shutil.rmtree(home, ignore_errors=True)
