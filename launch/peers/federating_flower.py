@@ -50,7 +50,7 @@ def trainer():
 _trainers = []  # one a process, as one would write it for Ray's actors
 
 
-def apps(settings, rounds, seen):
+def apps(settings, clients, rounds, seen):
   """(server, client) of a simulation; seen: takes the time after each round."""
   from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
   from flwr.clientapp import ClientApp
@@ -79,7 +79,9 @@ def apps(settings, rounds, seen):
   @server.main()
   def main(grid, context):
     del context
-    strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=1, min_train_nodes=1)
+    strategy = FedAvg(
+      fraction_evaluate=0.0, min_available_nodes=clients, min_train_nodes=clients
+    )
     strategy.start(
       grid=grid, initial_arrays=ArrayRecord(parameters(settings['widths'])), num_rounds=rounds,
       evaluate_fn=lambda number, arrays: seen.append(time.perf_counter()),
@@ -93,7 +95,7 @@ def simulated(settings, clients, rounds) -> dict:
   from flwr.simulation import run_simulation
 
   seen = []
-  server, client = apps(settings, rounds + 1, seen)
+  server, client = apps(settings, clients, rounds + 1, seen)
   resources = dict(client_resources=dict(num_cpus=1, num_gpus=0.0))
   run_simulation(server, client, num_supernodes=clients, backend_config=resources)
   return dict(seconds=seen[-1] - seen[1], rounds=rounds)
