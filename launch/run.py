@@ -50,8 +50,11 @@ def check(config: dict):
   report.check(config)
 
 
-def build(config: dict, data_dir: str | None = None) -> Job:
-  """The job of a canonical config; every wrong value raises UsageError here."""
+def build(config: dict, data_dir: str | None = None, learn=None) -> Job:
+  """The job of a canonical config; every wrong value raises UsageError here.
+
+  learn: how federations learn, of `federate.network`; None simulates them here.
+  """
   from reduction import data, models, opened, stages
   from reduction.config import call
   from reduction.errors import require
@@ -70,15 +73,20 @@ def build(config: dict, data_dir: str | None = None) -> Job:
     start = functools.partial(create, module)
   steps = {}
   for name in config['stages']:
-    given = dict(data_dir=data_dir, source=found)
+    given = dict(data_dir=data_dir, source=found, learn=learn)
     steps[name] = call(stages, config[name], name, key='stage', **given)
   seeds = config['seeds']
   require(len(set(seeds)) == len(seeds) > 0, f'seeds={seeds} must differ')
   return Job(call(data, config['data'], 'data', **offered), module, start, chain(**steps))
 
 
-def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=None):
-  """Runs a canonical config in workdir, on a mesh of devices or one; returns the finished Run."""
+def run(
+  config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=None, learn=None, **more
+):
+  """Runs a canonical config in workdir, on a mesh of devices or one; returns the finished Run.
+
+  learn: see `build`; more: of the `Run`.
+  """
   from launch import preflight
   from reduction import signals
   from reduction.config import claim, claim_data
@@ -94,7 +102,7 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
   with signals.noted():
     check(config)
     foreseen = preflight.told(config, data_dir)  # before anything large is opened
-    data, module, start, stage = build(config, data_dir)
+    data, module, start, stage = build(config, data_dir, learn)
     words = getattr(module, 'vocabulary', 0)
     allowed = (data.classes, 0) if words else (data.classes,)  # 0: vectors of texts
     require(
@@ -119,7 +127,7 @@ def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None, mesh=N
       if first():  # which alone writes
         sinks = stack.enter_context(contextlib.closing(Sinks(workdir, progress.line)))
         stack.enter_context(_session(workdir))
-      told = dict(measure=_measure(data), sinks=sinks, progress=progress)
+      told = dict(measure=_measure(data), sinks=sinks, progress=progress, **more)
       run_ = Run(data, config['seeds'], workdir, mesh, **told)
       if foreseen:
         run_.log(**foreseen)

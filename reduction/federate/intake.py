@@ -8,46 +8,57 @@ import numpy as np
 from reduction import tree
 from reduction.errors import DataError, UserError
 from reduction.federate.codecs.codec import Codec
-from reduction.federate.message import Letter, unpack
+from reduction.federate.message import Letter, body, unpack
 
 HEAVIEST = 2**31  # examples that a client may say it has
 
 
 class Expected(NamedTuple):
-  """What a round takes. clients: who may send; sizes: bytes of a message at most; longest: the norm
-  of an update at most, 0 for any; like: {name: shape} of an update."""
+  """What a round takes. clients: who may send; size: bytes of a message at most; longest: the norm
+  of an update at most, 0 for any; like: {name: shape} of an update; nonce: what a message must
+  carry, '' for any that was not used before."""
 
   round: int
   clients: frozenset
   size: int
   longest: float
   like: dict
+  nonce: str = ''
 
 
 class Taken(NamedTuple):
   """What was taken in a round and why the rest was not. refused: client, or None where nobody
-  known sent it, -> reasons, in the order of arrival; nonces: of all rounds."""
+  known sent it, -> reasons, in the order of arrival; nonces: of all rounds; sizes: bytes of the
+  numbers that came."""
 
   updates: dict[int, dict]
   weights: dict[int, float]
   refused: dict
   nonces: frozenset
+  sizes: dict[int, int]
 
   @classmethod
   def nothing(cls, nonces=frozenset()) -> 'Taken':
     """The start of a round."""
-    return cls({}, {}, {}, frozenset(nonces))
+    return cls({}, {}, {}, frozenset(nonces), {})
 
 
-def take(taken: Taken, data: bytes, codec: Codec, expected: Expected) -> Taken:
+def take(
+  taken: Taken, data: bytes, codec: Codec, expected: Expected, sender: int | None = None
+) -> Taken:
   """taken with one more message, decoded, or with the reason why not; never raises for its content.
+
+  sender: the client whom the network says that it comes from, whatever the message says.
   """
-  client = None
+  client = sender
   try:
     if len(data) > expected.size:
       raise DataError(f'{len(data):,} bytes, at most {expected.size:,} are taken')
     letter, message = unpack(data, expected.like)
-    client = letter.client if letter.client in expected.clients else None
+    if sender is None and letter.client in expected.clients:
+      client = letter.client
+    if sender not in (None, letter.client):
+      raise DataError(f'client {sender} sends for client {letter.client}')
     check(letter, taken, expected)
     if not all(np.isfinite(x).all() for parts in message.values() for x in parts.values()):
       raise DataError('numbers that are not finite')
@@ -61,6 +72,7 @@ def take(taken: Taken, data: bytes, codec: Codec, expected: Expected) -> Taken:
   return taken._replace(
     updates={**taken.updates, client: update}, nonces=taken.nonces | {letter.nonce},
     weights={**taken.weights, client: float(letter.weight)},
+    sizes={**taken.sizes, client: body(data)},
   )  # fmt: skip
 
 
@@ -74,6 +86,8 @@ def check(letter: Letter, taken: Taken, expected: Expected):
     raise DataError(f'client {letter.client} sent twice')
   if letter.nonce in taken.nonces:
     raise DataError(f'nonce {letter.nonce[:40]!r} was used before')
+  if expected.nonce and letter.nonce != expected.nonce:
+    raise DataError(f'nonce {letter.nonce[:40]!r} is none of this round')
   if not (math.isfinite(letter.weight) and 0 < letter.weight <= HEAVIEST):
     raise DataError(f'weight {letter.weight:g} must be above 0 and at most {HEAVIEST:,}')
 

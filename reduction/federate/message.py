@@ -2,8 +2,8 @@
 
 b'RFED1\\n', the length of the manifest as four bytes (little endian), the manifest as JSON, the
 body. The manifest: who sends (client, round, nonce, weight) and for each tensor [name, kind, rank].
-Shapes are not in it: they are those of the receiver's own model. Factors U [P, K] and V [K, Q] are
-cut to their rank; whole matrices, vectors and integers follow as they are, float32.
+Shapes are not in it: they are those of the receiver's own model. Factors U [P, K] and V [K, Q]
+travel cut to their rank; whole matrices, vectors and integers follow as they are, float32.
 """
 
 import json
@@ -78,6 +78,12 @@ def unpack(data: bytes, like: dict) -> tuple[Letter, dict]:
   return letter, message
 
 
+def body(data: bytes) -> int:
+  """Bytes of the numbers of a message that `unpack` takes: all but its letter and manifest."""
+  at = len(MAGIC) + 4
+  return len(data) - at - struct.unpack('<I', data[len(MAGIC) : at])[0]
+
+
 def _manifest(text: bytes) -> tuple[Letter, list]:
   try:
     found = json.loads(text)
@@ -117,7 +123,10 @@ def _tensor(kind, k, shape, pieces) -> dict:
   if kind == 'integers':
     return dict(scale=floats(pieces[0])[0], integers=_unbits(pieces[1], k, shape))
   rows = math.prod(shape[:-1])
-  return dict(u=floats(pieces[0]).reshape(rows, k), v=floats(pieces[1]).reshape(k, shape[-1]))
+  most = min(rows, shape[-1])  # of one shape whatever the rank: decoding compiles once
+  u, v = np.zeros((rows, most), np.float32), np.zeros((most, shape[-1]), np.float32)
+  u[:, :k], v[:k] = floats(pieces[0]).reshape(rows, k), floats(pieces[1]).reshape(k, shape[-1])
+  return dict(u=u, v=v)
 
 
 def _floats(x) -> bytes:

@@ -1,8 +1,8 @@
 """How labelled data are shared out to clients.
 
 Each factory returns split(y, owners, rng) -> a list of sorted int arrays, the examples of each
-client; y: int [n], owners: int [n] or None, who made each example. No example has two clients, each
-client has at least one.
+client; y: int [n], owners: int [n] or None, who made each example. No example has two clients but
+by `own`, each client has at least one.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 from reduction.errors import UsageError, require
 
-__all__ = ['dirichlet', 'iid', 'natural', 'quantity', 'shards']
+__all__ = ['dirichlet', 'iid', 'natural', 'own', 'quantity', 'shards']
 TRIES = 100  # draws until every client has its least
 
 Split = Callable[[np.ndarray, np.ndarray | None, np.random.Generator], list[np.ndarray]]
@@ -100,6 +100,12 @@ def natural(*, clients: int) -> Split:
     return [np.flatnonzero(client[inverse] == i) for i in range(clients)]
 
   return split
+
+
+def own(*, clients: int) -> Split:
+  """All that is there is each client's own: for networks, where every party has data of its own."""
+  _check(clients)
+  return lambda y, owners, rng: [np.arange(len(y))] * clients
 
 
 def _check(clients, least=1):

@@ -1,5 +1,6 @@
 """Rounds of a federation: who takes part, what they train, what travels, what comes out."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -46,11 +47,12 @@ def share_out(plan: Plan, data, keys) -> list[list[np.ndarray]]:
 
 
 def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -> tuple:
-  """(the last carry, what each cohort keeps [R, c, ...] or its store): a fold of run, 'rounds'.
+  """(the last carry, for each cohort the clients whose own states are here and these): a fold.
 
   module: of the shared model. shared: dict(params, stats, masks, step) [R, ...], and what the
-  methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Rows: a 'round'
-  every `plan.every` rounds, with its bytes of all clients, ranks, losses and scores.
+  methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Own states are trees
+  [R, c, ...] or a store. Rows: a 'round' every `plan.every` rounds, with its bytes of all clients,
+  ranks, losses and scores. `network.serving` and `network.working` make functions like this one.
   """
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
   data, watched = jax.device_put((tuple(splits['train']), splits['validation']))
@@ -68,8 +70,9 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
       run.log(kind='round', step=number + 1, seeds=run.seeds, **told, **held)
     return carry, sent
 
-  carry, sent = run.fold('rounds', one, carry, plan.rounds)
-  return carry, [store or own for store, own in zip(stores, carry['own'])], sent
+  carry, _ = run.fold('rounds', one, carry, plan.rounds)
+  kept = [store or own for store, own in zip(stores, carry['own'])]
+  return carry, [(cohort.ids, own) for cohort, own in zip(cohorts, kept)]
 
 
 def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
@@ -124,11 +127,14 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
     ]
     rows, arrived = (np.stack(x) for x in zip(*chosen))
     kept = parts.stores[i] or carry['own'][i]
-    update, kept, losses = _train(parts, cohort, carry['shared'], kept, rows, number, run)
+    update, kept, losses = train(parts, cohort, carry['shared'], kept, rows, number, run)
     own.append({} if isinstance(kept, Store) else kept)
     where.append(cohort.ids[rows])
     for values, new in (arrives, arrived), (updates, update), (told, losses):
       values.append(new)
+  if parts.plan.spectra and number in (0, parts.plan.rounds - 1):
+    for found in spectra(joined(updates), parts.plan.spectra):
+      run.log(kind='spectrum', summary=True, step=number + 1, seeds=run.seeds, **found)
   names = set.intersection(*(set(losses) for losses in told))
   losses = joined([{name: one[name] for name in names} for one in told])
   row = {name: np.asarray(losses[name]).mean(1) for name in sorted(names)}
@@ -139,12 +145,12 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
   return carry, row | heard | ranks, sent
 
 
-def _train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
+def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
   """(updates [R, m, ...], what is kept, told [R, m]) of the clients rows [R, m] of a cohort."""
   plan, updates, told = parts.plan, [], []
   group = min(plan.group or rows.shape[1], rows.shape[1])
   mesh = at_clients.along_clients(run.mesh, group)
-  train = over_replicas(
+  program = over_replicas(
     at_clients.training(cohort.method, run.data.augment, 'auto', mesh), (0, 0, None, 0, 0, 0, 0),
     how='vmap' if mesh else 'auto',
   )  # fmt: skip
@@ -158,13 +164,36 @@ def _train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
     ]  # fmt: skip
     indices, valid = (np.stack(x) for x in zip(*drawn))
     own = at_clients.take(kept, cohort.first, these, run.seeds)
-    update, own, losses = train(
+    update, own, losses = program(
       shared, own, parts.data, cohort.ids[these], indices, valid, keys
     )
     kept = at_clients.put(kept, these, run.seeds, own)
     updates.append(update)
     told.append(losses)
   return joined(updates), kept, joined(told)
+
+
+def spectra(updates, most: int) -> Iterator[dict]:
+  """Rows of the singular values of each matrix of updates [R, m, ...], means over clients.
+
+  matrix: its name; index: from 1 to at most `most`; share [R]: of the largest singular value; held
+  [R]: share of the energy that the values up to this one hold. Updates that are not finite are left
+  out: their singular values are never found.
+  """
+  for name, x in updates.items():
+    if x.ndim < 4:
+      continue
+    x = np.asarray(x).reshape(*x.shape[:2], -1, x.shape[-1])
+    fine = np.isfinite(x).all((2, 3))
+    values = np.linalg.svd(np.where(fine[..., None, None], x, 0.0), compute_uv=False)
+    share = values / np.maximum(values[..., :1], 1e-30)
+    held = np.cumsum(values**2, -1) / np.maximum((values**2).sum(-1, keepdims=True), 1e-30)
+    mean = lambda y, fine=fine: (y * fine[..., None]).sum(1) / np.maximum(fine.sum(1), 1)[:, None]
+    share, held = mean(share), mean(held)
+    for i in range(min(most, values.shape[-1])):
+      yield dict(
+        matrix=name.removeprefix('params/'), index=i + 1, share=share[:, i], held=held[:, i]
+      )
 
 
 def joined(parts: list):

@@ -147,19 +147,53 @@ def exchange(codec: Codec, how: Rules, step):
 
   def run(shared, server, updates, senders, weights, arrives, progress, key):
     fine = jax.vmap(lambda u, w: sound(u, w, how.longest))(updates, weights) & arrives
-    void = fine.sum() < how.least
     change, new, wire, state, told = travel(
       codec, how, step, shared, server, _safe(updates, fine, how), senders, weights, fine, progress,
       key,
     )  # fmt: skip
     new = tree.map(lambda a, b: jnp.where(_like(fine, a), a, b), new, senders)
-    shared_new = moved(shared, change)
-    shared, server = tree.select(
-      ~void, (shared_new, dict(wire=wire, step=state)), (shared, server)
-    )
+    shared, server, void = concluded(shared, server, change, wire, state, fine, how)
     return shared, server, tree.select(~void, new, senders), dict(told, fine=fine, void=void)
 
   return run
+
+
+@functools.lru_cache(maxsize=64)
+def settlement(codec: Codec, how: Rules, step):
+  """One replicate's end of a round whose updates came over a network, decoded already.
+
+  (shared, server, updates [m, ...], weights [m], fine [m], progress, key) -> (shared, server, the
+  message that says what changed, void). Updates that are not fine are zeros.
+  """
+  check(codec, how, step)
+
+  def run(shared, server, updates, weights, fine, progress, key):
+    keys = jax.random.split(key, len(weights) + 2)
+    got = jax.vmap(lambda u: clipped(u, how.clip))(updates)
+    change, wire, state, message = answered(
+      codec, how, step, shared, server, got, weights, fine, progress, keys
+    )
+    shared, server, void = concluded(shared, server, change, wire, state, fine, how)
+    return shared, server, message, void
+
+  return run
+
+
+@functools.lru_cache(maxsize=64)
+def dispatch(codec: Codec, how: Rules):
+  """One client's message: (update, what it keeps, progress, key) -> (message, what it keeps)."""
+
+  def run(update, state, progress, key):
+    return codec.encode(clipped(update, how.clip), state, progress, key)
+
+  return run
+
+
+def concluded(shared, server, change, wire, state, fine, how: Rules):
+  """(shared, server, void) after a change, or as they were where too few updates are fine."""
+  void = fine.sum() < how.least
+  new = moved(shared, change), dict(wire=wire, step=state)
+  return *tree.select(~void, new, (shared, server)), void
 
 
 def check(codec: Codec, how: Rules, step):
@@ -198,11 +232,20 @@ def _apart(codec, how, step, shared, server, updates, senders, weights, fine, pr
 
   # one after another: a decomposition has no use for others beside it
   got, new, up, ranks = jax.lax.map(send, (updates, senders, keys[2:], fine))
+  change, wire, state, message = answered(
+    codec, how, step, shared, server, got, weights, fine, progress, keys
+  )
+  told = dict(up=up, down=codec.count(message), rank=ranks)
+  return change, new, wire, state, told
+
+
+def answered(codec, how, step, shared, server, got, weights, fine, progress, keys):
+  """(what shared is to change by, what the server keeps, its message) of decoded updates got."""
+  like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in got.items()}
   update = combined(got, weights, fine, how, keys[0])
   change, state = step(shared, update, server['step'])
   message, wire = codec.encode(change, server['wire'], progress, keys[1])
-  told = dict(up=up, down=codec.count(message), rank=ranks)
-  return codec.decode(message, like), new, wire, state, told
+  return codec.decode(message, like), wire, state, message
 
 
 def _together(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
@@ -216,11 +259,22 @@ def _together(codec, how, step, shared, server, updates, senders, weights, fine,
 
 def moved(shared, change) -> dict:
   """shared plus the change by name, on the weights that its masks keep."""
-  parts = {name: dict(tree.named(shared[name])) for name in shared if name not in ('masks', 'step')}
-  for name, value in change.items():
-    part, leaf = name.split('/', 1)
-    parts[part][leaf] = parts[part][leaf] + value
-  new = {name: tree.unflatten(shared[name], list(flat.values())) for name, flat in parts.items()}
+  before = named(shared)
+  return placed(shared, {name: before[name] + value for name, value in change.items()})
+
+
+def named(shared) -> dict:
+  """{'params/fc1/kernel': array} of all that clients and the server may change of shared."""
+  parts = [name for name in shared if name not in ('masks', 'step')]
+  return {f'{part}/{leaf}': x for part in parts for leaf, x in tree.named(shared[part])}
+
+
+def placed(shared, values: dict) -> dict:
+  """shared with the values of these names, on the weights that its masks keep."""
+  all_of, new = named(shared) | values, {}
+  for part in (name for name in shared if name not in ('masks', 'step')):
+    flat = [x for name, x in all_of.items() if name.startswith(f'{part}/')]
+    new[part] = tree.unflatten(shared[part], flat)
   return dict(shared, **dict(new, params=tree.keep(new['params'], shared['masks'])))
 
 

@@ -28,6 +28,7 @@ class Plan(NamedTuple):
   every: int
   group: int
   disk: bool
+  spectra: int
   epsilon: float | None
 
 
@@ -41,7 +42,7 @@ def read(federation: dict) -> Plan:
 def plan(
   *, rounds: int, batch: int, partition: dict, codec: dict | None = None,
   rules: dict | None = None, epochs: float = 1.0, share: float = 1.0, failing: float = 0.0,
-  every: int = 1, group: int = 0, disk: bool = False,
+  every: int = 1, group: int = 0, disk: bool = False, spectra: int = 0,
 ) -> Plan:  # fmt: skip
   """A Plan, checked.
 
@@ -51,13 +52,15 @@ def plan(
   clients, who take part in a round; failing: the chance that an update never arrives. every: rounds
   between rows. group: so many clients are trained at once, 0 all; 1 is one after another, with one
   client's state in memory. disk: what clients keep lies in a store of the run, for states that do
-  not fit in memory.
+  not fit in memory. spectra: so many singular values of each matrix of the updates of the first and
+  of the last round become rows.
   """
   for name, value in dict(rounds=rounds, batch=batch, epochs=epochs, every=every).items():
     require(value > 0, f'{name}={value} must be above 0')
   require(0 < share <= 1, f'{share=} must lie in (0, 1]')
   require(0 <= failing < 1, f'{failing=} must lie in [0, 1)')
-  require(group >= 0, f'{group=} must not be negative')
+  for name, value in dict(group=group, spectra=spectra).items():
+    require(value >= 0, f'{name}={value} must not be negative')
   split, clients = call(partitions, partition, 'federation.partition'), partition['clients']
   wire, how, there = call(codecs, codec or CODEC, 'federation.codec'), server.rules(
     **(rules or {})), taking_part(clients, share)  # fmt: skip
@@ -66,7 +69,8 @@ def plan(
   private = dict(clients=clients, taking_part=there, rounds=rounds, delta=how.delta)
   epsilon = privacy.epsilon(noise=how.noise, **private) if how.noise else None
   return Plan(
-    rounds, batch, split, clients, wire, how, epochs, share, failing, every, group, disk, epsilon
+    rounds, batch, split, clients, wire, how, epochs, share, failing, every, group, disk, spectra,
+    epsilon,
   )
 
 

@@ -26,10 +26,11 @@ from reduction.stages.supermask import supermask
 from reduction.stages.supernet import supernet
 from reduction.stages.tinynas import tinynas
 from reduction.stages.tune import tune
+from reduction.stages.versus import versus
 
 __all__ = [
   'awq', 'compare', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet',
   'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize',
   'rank', 'salient', 'schedule', 'specialists', 'specialize', 'supermask', 'supernet',
-  'tinynas', 'tune',
+  'tinynas', 'tune', 'versus',
 ]  # fmt: skip

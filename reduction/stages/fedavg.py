@@ -25,6 +25,7 @@ def fedavg(
   *, federation: dict, optimizer: dict, method: str = 'average', proximal: float = 0.0,
   student: dict | None = None, server_optimizer: dict | None = None, frozen: str = '',
   thin: float = 0.0, layers: str = 'fc|conv|inner', inherits: dict | None = None,
+  learn=rounds.learn,
 ) -> Stage:  # fmt: skip
   """Clients train the net on their own data; the server averages what changed.
 
@@ -36,6 +37,7 @@ def fedavg(
   neither trained nor sent. thin: FedDropout (Caldas et al. 2018), the share of units of these
   layers that each client leaves out, drawn anew each round; only what it trains travels.
   inherits: whose weights a student starts from, as in `distill`; FedAvg of DistilBERT is that.
+  learn: the rounds, simulated here or of `federate.network`.
   Rows: a 'round' each, and a 'federated'.
   """
   plan, tx = setting.read(federation), build_optimizer(**optimizer)
@@ -73,7 +75,7 @@ def fedavg(
     if ahead:
       step, names = steps.by(ahead), tuple(rounds.sent_like(cohort, shared))
       state = over_replicas(steps.begin(ahead, names))(shared)
-    carry, _, _ = rounds.learn(plan, [cohort], net.module, shared, run, step=step, state=state)
+    carry, _ = learn(plan, [cohort], net.module, shared, run, step=step, state=state)
     net = finished(net, carry)
     report(run, plan, carry, net)
     return net

@@ -39,12 +39,13 @@ class Course(NamedTuple):
   lesson: mutual.Lesson
   frozen: str
   begins: str
+  learn: Callable
 
 
 def fedkd(
   *, federation: dict, optimizer: dict, teachers: tuple[dict, ...] = (), begins: str = '',
   teacher_optimizer: dict | None = None, student: dict | None = None, inherits: dict | None = None,
-  lesson: dict | None = None, frozen: str = '',
+  lesson: dict | None = None, frozen: str = '', learn=rounds.learn,
 ) -> Stage:  # fmt: skip
   """Trains a student that clients share, each with a teacher of its own; returns the student.
 
@@ -56,8 +57,9 @@ def fedkd(
   to round. student: a model that starts afresh, or from what inherits names, as in `distill`; None
   takes the net that comes, its masks kept. lesson: of `federate.mutual.lesson`, what the two learn
   from each other. frozen: weights of these names, in both, are neither trained nor sent (the
-  authors freeze 'embeddings'). Rows: a 'round' each, and a 'federated' with the teachers' scores,
-  which the paper uses, beside the student's.
+  authors freeze 'embeddings'). learn: the rounds, simulated here or of `federate.network`, where
+  teachers stay with their clients. Rows: a 'round' each, and a 'federated' with the scores of the
+  teachers that are here, which the paper uses, beside the student's.
   """
   tx = build_optimizer(**optimizer)
   ahead = build_optimizer(**teacher_optimizer) if teacher_optimizer else tx
@@ -67,7 +69,7 @@ def fedkd(
     tuple(call(models, teacher, f'teachers[{i}]') for i, teacher in enumerate(teachers)),
     module, heir(inherits, module),
     apart(teacher=ahead, student=tx, projections=tx), mutual.lesson(**(lesson or {})), frozen,
-    begins,
+    begins, learn,
   ))  # fmt: skip
 
 
@@ -88,16 +90,14 @@ def teach(course: Course, net: Net, run: Run) -> Net:
     ids = clients[clients % len(modules) == i]
     cohorts.append(rounds.Cohort(how, ids, own_state(course, teacher, student, x, run)))
     taught.append(teacher)
-  carry, kept, _ = rounds.learn(plan, cohorts, student.module, shared, run)
+  carry, kept = course.learn(plan, cohorts, student.module, shared, run)
   student = finished(student, carry)
-  knows = np.concatenate([
-    [judged(teacher, cohort, own, row, run) for row in range(len(cohort.ids))]
-    for teacher, cohort, own in zip(taught, cohorts, kept)
-  ])  # [C, R]
-  report(
-    run, plan, carry, student, teacher_accuracy=knows.mean(0), teacher_worst=knows.min(0),
-    teacher_best=knows.max(0),
-  )  # fmt: skip
+  knows = np.array([
+    judged(teacher, cohort, own, row, run)
+    for teacher, cohort, (ids, own) in zip(taught, cohorts, kept) for row in range(len(ids))
+  ])  # [C, R], those that are here
+  ends = dict(accuracy=np.mean, worst=np.min, best=np.max) if len(knows) else {}
+  report(run, plan, carry, student, **{f'teacher_{n}': f(knows, 0) for n, f in ends.items()})
   return student
 
 

@@ -20,7 +20,8 @@ class Codec(NamedTuple):
   together: for codecs whose messages the server averages before it decodes them, in place of encode
   and decode: (updates [m, ...], shares [m], senders [m, ...], wire) -> (update, senders, wire, up
   and down {name: bytes}); shares add up to 1, those refused have 0. serve: like -> wire, what the
-  server keeps; by default as start. mirrored: a sender receives as much as it sends.
+  server keeps; by default as start. mirrored: a sender receives as much as it sends. bits: of each
+  integer of a message that has integers.
   """
 
   start: Callable
@@ -31,6 +32,7 @@ class Codec(NamedTuple):
   together: Callable | None = None
   serve: Callable | None = None
   mirrored: bool = False
+  bits: int = 8
 
 
 def stateless(like):

@@ -46,4 +46,4 @@ def quantized(*, bits: int = 8) -> Codec:
       name: -(-parts['integers'].size * bits // 8) + FLOAT for name, parts in message.items()
     }
 
-  return Codec(stateless, encode, decode, count, ADDITIVE)
+  return Codec(stateless, encode, decode, count, ADDITIVE, bits=bits)

@@ -1,0 +1,166 @@
+"""A server and clients that exchange bytes: the simulator's bits, and whatever may go wrong."""
+
+import functools
+import threading
+
+import numpy as np
+import pytest
+
+from reduction import models, tree
+from reduction.errors import DataError, UsageError
+from reduction.federate import network
+from reduction.federate.message import Letter, pack, unpack
+from reduction.net import create
+from reduction.run import Run
+from tests.networks import Wire, done, fedavg, fedkd, networked, rows
+
+
+@pytest.fixture(scope='module')
+def simulated(digits):
+  return done(fedkd(), digits)
+
+
+@pytest.fixture(scope='module')
+def federated(digits):
+  return networked(fedkd, digits)
+
+
+def test_fedkd_over_a_network_is_the_simulator_bit_for_bit(simulated, federated, same):
+  net, run, clients, _ = federated
+  assert same(net, simulated[0])
+  for student, _ in clients.values():
+    assert same(student, net)
+  shown = 'up_bytes', 'down_bytes', 'clients', 'void', 'refused', 'validation_accuracy'
+  told = lambda run: [[row[name] for name in shown] for row in rows(run, 'round')]
+  assert told(run) == told(simulated[1])
+  (here,), (there,) = rows(run, 'federated'), rows(simulated[1], 'federated')
+  for name in 'up_bytes', 'down_bytes', 'of_dense', 'test_accuracy':
+    assert here[name] == there[name]
+  known = [rows(of, 'federated')[0]['teacher_accuracy'][0] for _, of in clients.values()]
+  np.testing.assert_allclose(np.mean(known), there['teacher_accuracy'], rtol=1e-6)
+
+
+def test_no_frame_holds_a_teacher(federated):
+  _, _, _, wire = federated
+  shared = {'params/fc1/kernel', 'params/fc1/bias', 'params/out/kernel', 'params/out/bias'}
+  student = 64 * 16 + 16 + 16 * 10 + 10
+  seen = 0
+  for _, (head, data) in wire.frames:
+    assert set(head) <= set(network.HEAD)
+    if not data:
+      continue
+    seen += 1
+    like = {n: np.zeros(s) for n, s in zip(sorted(shared), [16, (64, 16), 10, (16, 10)])}
+    letter, message = unpack(data, like)  # of these tensors and no others
+    assert set(message) == shared and len(data) <= 4 * student + 1_000
+    assert isinstance(letter, Letter)
+  assert seen == 3 * 3 * 2 + 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('settings', [
+  dict(codec=dict(name='quantized', bits=5)), dict(codec=dict(name='low_rank', feedback=True)),
+  dict(share=0.67, rules=dict(clip=0.5, combine='median')),
+])  # fmt: skip
+def test_other_settings_are_the_simulator_too(settings, digits, same):
+  alone, run = done(fedavg(**settings), digits)
+  net, there, _, _ = networked(fedavg, digits, **settings)
+  assert same(net, alone)
+  assert rows(run, 'federated')[0]['up_bytes'] == rows(there, 'federated')[0]['up_bytes']
+
+
+def lies(client, greeting, answer):
+  """What a liar, numbered 2, and a man in the middle make of answers of three rounds."""
+  head, number = greeting[0], greeting[0]['round']
+  if client != 2 or number == 3:
+    return answer
+  like = {'params/fc1/kernel': np.zeros((64, 16)), 'params/fc1/bias': np.zeros(16),
+          'params/out/kernel': np.zeros((16, 10)), 'params/out/bias': np.zeros(10)}  # fmt: skip
+  letter, message = unpack(answer[1], like)
+  if number == 0:  # not a number
+    message['params/fc1/bias'] = dict(dense=np.full(16, np.nan))
+  letter = [letter, letter._replace(client=1), letter._replace(round=0)][number]
+  return head and {}, pack(message, letter)
+
+
+def test_a_liar_is_refused_and_counted_and_the_round_goes_on(digits):
+  net, run, _, _ = networked(fedavg, digits, change=lies)
+  found = [(row['step'], row['client'], row['reason']) for row in rows(run, 'refusal')]
+  assert [one[:2] for one in found] == [(1, 2), (2, 2), (3, 2)]
+  for (_, _, reason), says in zip(found, ('not finite', 'sends for client 1', 'of round 0 in')):
+    assert says in reason
+  assert [row['clients'] for row in rows(run, 'round')] == [[2], [2], [2]]
+  assert [row['refused'] for row in rows(run, 'round')] == [[1], [1], [1]]
+  assert all(np.isfinite(x).all() for x in tree.leaves(net.params))
+
+
+def test_who_does_not_answer_is_missed_and_gets_the_whole_student_again(digits):
+  away = lambda client, greeting, answer: (
+    None if client == 1 and greeting[0]['round'] == 0 else answer
+  )
+  _, run, _, wire = networked(fedavg, digits, change=away)
+  kinds = [head['kind'] for client, (head, _) in wire.frames if client == 1 and 'kind' in head]
+  assert kinds == ['whole', 'whole', 'change', 'change']
+  assert 'did not answer in time' in rows(run, 'refusal')[0]['reason']
+  assert [row['clients'] for row in rows(run, 'round')] == [[2], [3], [3]]
+
+
+def test_rounds_that_nobody_answers_change_nothing(digits):
+  net, run, _, _ = networked(fedavg, digits, clients=())
+  fresh = create(models.mlp(widths=(16,)), run.key('init', 0), digits.train.x[:1])
+  assert [row['void'] for row in rows(run, 'round')] == [[1]] * 3
+  for a, b in zip(tree.leaves(net.params), tree.leaves(fresh.params), strict=True):
+    assert np.array_equal(a, b)
+
+
+def test_a_server_that_asks_again_hears_the_same(digits):
+  """A server that died before it saved a round greets for it again, with another nonce."""
+  wire, heard = Wire((0,)), []
+  one = dict(partition=dict(name='iid', clients=1), rounds=2)
+
+  def twice(greetings):
+    for client, frame in greetings.items():
+      for _ in range(2 if frame[0]['round'] < 2 else 1):
+        heard.extend(answer for _, answer in wire.ask({client: frame}))
+      yield client, heard[-1]
+
+  def work():
+    learn = network.working(functools.partial(wire.wait, 0), 0, 'c')
+    done(fedavg(learn, **one), digits)
+
+  thread = threading.Thread(target=work)
+  thread.start()
+  net, _ = done(fedavg(network.serving(twice, 'c'), **one), digits)
+  thread.join(200)
+  assert heard[0] == heard[1] and heard[2] == heard[3] and heard[0] != heard[2]
+  alone, _ = done(fedavg(**one), digits)
+  for a, b in zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True):
+    assert np.array_equal(a, b)
+
+
+HEAD = dict(where='fed', config='c', round=0, row=0, of=1, kind='whole', step=0, heard=0)
+
+
+@pytest.mark.parametrize('head, says', [
+  (dict(HEAD, config='d'), "config='d', this client 'c'"), (dict(HEAD, where='x'), "where='x'"),
+  (dict(HEAD, round='0'), "round='0', not int"), (dict(HEAD, kind='new'), 'no known kind'),
+  (dict(HEAD, of=2**40), 'no known kind'), ({}, 'where='),
+])  # fmt: skip
+def test_a_greeting_that_is_none_is_refused(head, says):
+  assert network.read(HEAD, dict(where='fed', config='c')) == HEAD
+  with pytest.raises(DataError, match=says):
+    network.read(head, dict(where='fed', config='c'))
+
+
+def test_what_a_network_does_not_carry_is_refused(digits):
+  serve = network.serving(lambda greetings: iter(()), 'c')
+  for settings, says in (
+    (dict(codec=dict(name='power', rank=2)), 'power and sketch'),
+    (dict(rules=dict(secure=2, weights='uniform')), 'secure aggregation has no packed'),
+  ):
+    with pytest.raises(UsageError, match=says):
+      done(fedavg(serve, **settings), digits)
+  with pytest.raises(UsageError, match='one seed'):
+    run = Run(digits, (0, 1))
+    net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
+    fedavg(serve)(net, run)
