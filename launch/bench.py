@@ -1,7 +1,8 @@
 """Benchmarks of a config: python -m launch.bench --config=configs/bench/lenet.py [--out=rows.jsonl]
 
-`config.benches` names functions of `launch.benchmarks`; each has its settings beside it. Nothing
-here fails because something was slow: it prints what it measured.
+`config.benches` names functions of `launch.benchmarks`; each has its settings beside it.
+`config.figures` are drawn when the rows are reported. Nothing here fails because something was
+slow: it prints what it measured.
 """
 
 import json
@@ -23,10 +24,12 @@ flags.DEFINE_string('peer_python', sys.executable, 'The Python that has the peer
 def build(config: dict) -> dict:
   """name -> bench, in order; every wrong value raises UsageError here."""
   from launch import benchmarks
+  from reduction import report
   from reduction.config import call
   from reduction.errors import require
 
-  known = {'title', 'benches', *config['benches']}
+  known = {'title', 'benches', 'figures', *config['benches']}
+  report.check(config)
   for key in config:
     require(key in known, f'config.{key} is no part of a benchmark, nor in config.benches')
   for name in config['benches']:
