@@ -25,14 +25,12 @@ def get_config(variant: str = ''):
   c.benches = ('chatting',)
   c.chatting = dict(
     model='stories260k' if quick else 'smollm2',
-    prompt=8 if quick else 128,
-    answer=8 if quick else 64,
+    prompt=8 if quick else 64,
+    answer=8 if quick else 32,
     group=64,
     threads=2,
-    repeats=1 if quick else 15,
-    kinds=('INT4',) if quick else (
-      'INT4', 'INT4, A8', 'INT4, INT8 memory', 'INT4, blocks apart',
-    ),
+    repeats=1 if quick else 9,
+    kinds=('INT4',) if quick else ('INT4', 'INT4, A8', 'INT4, blocks apart'),
     peer=not quick,
-  )  # fmt: skip
+  )
   return c
