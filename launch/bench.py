@@ -1,8 +1,8 @@
 """Benchmarks of a config: python -m launch.bench --config=configs/bench/lenet.py [--out=rows.jsonl]
 
 `config.benches` names functions of `launch.benchmarks`; each has its settings beside it, and
-`config.tables` says how rows stand in tables, as in the config of a run. Nothing here fails because
-something was slow: it prints what it measured.
+`config.tables` and `config.figures` say how rows are reported, as in the config of a run. Nothing
+here fails because something was slow: it prints what it measured.
 """
 
 import json
@@ -29,7 +29,7 @@ def build(config: dict) -> dict:
   from reduction.errors import require
 
   report.check(config)
-  known = {'title', 'benches', 'tables', *config['benches']}
+  known = {'title', 'benches', 'figures', 'tables', *config['benches']}
   for key in config:
     require(key in known, f'config.{key} is no part of a benchmark, nor in config.benches')
   for name in config['benches']:

@@ -30,10 +30,12 @@ flags.DEFINE_integer('inputs', 16, 'Bits of what packed layers multiply on a CPU
 flags.DEFINE_multi_string('stop', [], 'A string that ends an answer; may be given several times.')
 TRIED = 'The quick brown fox jumps over the lazy dog, and then it goes home.'
 COMMANDS = '/reset', '/stats', '/exit'
+GREETING = '/reset forgets, /stats tells the pace, /exit ends; Ctrl-C stops an answer'
 
 
 def conversation():
   """The conversation of the flags; every wrong value raises UsageError here."""
+  from launch import preflight
   from reduction.chat.conversation import Conversation
   from reduction.chat.manners import manners
   from reduction.chat.runtime import Runtime
@@ -48,6 +50,7 @@ def conversation():
   found = language_model(FLAGS.model, FLAGS.data_dir)
   speaks = manners(found.files(), found.config)
   require(FLAGS.inputs in (8, 16), f'--inputs={FLAGS.inputs} must be 16 or 8')
+  room(found.net, FLAGS.context, FLAGS.memory, preflight.memory())
   runtime = Runtime(found.net, context=FLAGS.context, stored=FLAGS.memory, head=FLAGS.head)
   if FLAGS.inputs == 8:
     change = runtime.round_inputs(found.encode(TRIED)[: runtime.context - 1])
@@ -55,6 +58,24 @@ def conversation():
   return Conversation(
     runtime, speaks, found.encode, found.decode, how=how, seed=FLAGS.seed, most=FLAGS.tokens,
     stops=tuple(FLAGS.stop), system=FLAGS.system,
+  )  # fmt: skip
+
+
+def room(net, context: int | None, stored: str, there: int | None):
+  """Raises UsageError where a model and its memory take more bytes than are there, if known."""
+  import jax
+
+  from reduction.errors import require
+  from reduction.models import memory
+
+  tokens = net.module.positions if context is None else max(1, context)
+  kept = jax.eval_shape(lambda: memory.empty(net.module, 1, tokens, stored))
+  needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((net.params, kept)))
+  less = ['a smaller --context', *(['--memory=int8'] if stored != 'int8' else [])]
+  require(
+    there is None or needed < there,
+    f'the model and {tokens:,} tokens take {needed / 1e9:.1f} GB, and {(there or 0) / 1e9:.1f} are '
+    f'there; {" or ".join(less)} takes less, or name a packed model',
   )  # fmt: skip
 
 
@@ -70,6 +91,8 @@ def main(argv):
     import readline  # lines can be edited and called back
 
     readline.set_history_length(1000)
+  if sys.stdin.isatty():
+    print(GREETING)
   converse(talk, _lines())
 
 
@@ -83,6 +106,7 @@ def converse(talk, lines):
       return
     if line == '/reset':
       talk.reset()
+      print('forgotten')
     elif line == '/stats':
       print(told(talk.runtime))
     elif line.startswith('/'):

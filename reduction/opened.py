@@ -60,7 +60,7 @@ def language_model(path: str, data_dir=None) -> Opened:
   these become floats. Raises MissingInput, DataError or UsageError, in one line, for what is no
   such model.
   """
-  found = _find(path, data_dir)
+  found = find(path, data_dir)
   kind = next((k for ends, k in ENDINGS.items() if found.name.endswith(ends)), _folder)
   config, tensors, (encode, decode), files = kind(found)
   of = family(config)
@@ -115,7 +115,7 @@ def outline(path: str, data_dir=None) -> tuple[Net, dict]:
 
   Raises MissingInput, DataError or UsageError, in one line, for what is no such model.
   """
-  found = _find(path, data_dir)
+  found = find(path, data_dir)
   read = next((r for ends, r in CONFIGS.items() if found.name.endswith(ends)), huggingface.config)
   config = read(found)
   of = family(config)
@@ -148,7 +148,8 @@ ENDINGS = {'.gguf': _gguf, '.bin': _llama2c}
 CONFIGS = {'.gguf': lambda path: gguf.config(gguf.read(path)), '.bin': llama2c.config}
 
 
-def _find(path, data_dir) -> Path:
+def find(path, data_dir=None) -> Path:
+  """Where a model is that a path or a name in the data directory means. Raises MissingInput."""
   root = folders.data_dir(data_dir)
   places = [Path(path).expanduser(), *([root / path, root / 'models' / path] if root else [])]
   for place in places:
@@ -161,6 +162,3 @@ def _find(path, data_dir) -> Path:
     f'no model in {", ".join(map(str, places))}; name a folder with config.json, a .gguf file or a '
     'llama2.c .bin file'
   )
-
-
-__all__ = ['language_model']

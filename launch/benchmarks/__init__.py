@@ -1,5 +1,7 @@
 """Benchmarks by name: each takes its settings and returns `bench(session) -> (rows, tables)`."""
 
+from launch.benchmarks.by_rows import by_rows
+from launch.benchmarks.chatting import chatting
 from launch.benchmarks.deployed import ablated, accounted, architectures, patched, shipped
 from launch.benchmarks.federating import encoding, federating
 from launch.benchmarks.filterlets import filterlets
@@ -13,7 +15,7 @@ from launch.benchmarks.training import training
 from launch.benchmarks.twin import twin
 
 __all__ = [
-  'ablated', 'accounted', 'architectures', 'encoding', 'federating', 'filterlets', 'imports',
-  'packed', 'patched', 'pictures', 'quantized_layers', 'quantized_model', 'roofline', 'shipped',
-  'teaching', 'training', 'twin',
+  'ablated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding', 'federating',
+  'filterlets', 'imports', 'packed', 'patched', 'pictures', 'quantized_layers',
+  'quantized_model', 'roofline', 'shipped', 'teaching', 'training', 'twin',
 ]  # fmt: skip

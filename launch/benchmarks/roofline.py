@@ -130,8 +130,8 @@ def parts(name: str, sizes: Sizes) -> list[dict]:
   ]  # fmt: skip
 
 
-def rounded(net):
-  """The net with the kernels of its blocks in 4 bits, in groups of 64."""
+def rounded(net, group: int = 64):
+  """The net with the kernels of its blocks in 4 bits, in groups of so many rows."""
   import numpy as np
 
   from reduction import tree
@@ -142,7 +142,7 @@ def rounded(net):
 
   def packed(path, w):
     block = path.startswith('layer') and path.endswith('/kernel')
-    return quantize(np.asarray(w), Scheme(4, 64), dtype=np.float16) if block else w
+    return quantize(np.asarray(w), Scheme(4, group), dtype=np.float16) if block else w
 
   return Net(Served(net.module), tree.map_named(packed, net.params))
 

@@ -13,7 +13,7 @@ from reduction.chat.sampling import Sampling, drawn
 from reduction.errors import require
 from reduction.kernels import int4
 from reduction.kernels.int4_cpu import CpuWeight
-from reduction.models import memory
+from reduction.models import memory, stacked
 from reduction.models.decoder import checked
 from reduction.models.served import Served
 from reduction.net import Net
@@ -29,19 +29,25 @@ class Runtime:
 
   context: tokens of the longest text, None for all that the model has places for. stored: how the
   memory is kept, see `memory.empty`. head: bits of the last layer, and of the words where these are
-  the same; None leaves them as they are. tokens: what it remembers. Raises UsageError for a context
-  that the model has not and for another head.
+  the same; None leaves them as they are. at_once: a token goes through all blocks in one native
+  call where these are as `models.stacked` says. tokens: what it remembers. Raises UsageError for a
+  context that the model has not and for another head.
   """
 
   def __init__(
-    self, net: Net, *, context: int | None = None, stored: str = 'float32', head: int | None = None
-  ):
+    self, net: Net, *, context: int | None = None, stored: str = 'float32',
+    head: int | None = None, at_once: bool = True,
+  ):  # fmt: skip
     most = net.module.positions
     self.context = most if context is None else context
     require(1 < self.context <= most, f'{context=} must be above 1 and at most {most}')
     self.module, self.params = resident(net, head)
-    self._like = jax.tree.structure(self.params)
     self.memory = memory.empty(net.module, 1, self.context, stored)
+    self.places = memory.places(self.memory)
+    if at_once and stacked.fits(self.module, self.params, stored):
+      self.params = stacked.stacked(self.module, self.params)
+      self.memory = stacked.remembered(self.memory)
+    self._like = jax.tree.structure(self.params)
     self.tokens: list[int] = []
     self.times = dict(read=0, read_s=0.0, wrote=0, wrote_s=0.0)  # of the last text
 
@@ -66,7 +72,7 @@ class Runtime:
     looked_up = ('positions',) if self.module.tied else ('positions', 'embed')
     read = [w for name, w in self.params.items() if name not in looked_up]
     size = lambda arrays: sum(x.nbytes for x in jax.tree.leaves(arrays))
-    filled = len(self.tokens) / memory.places(self.memory)
+    filled = len(self.tokens) / self.places
     return size(read) + int(filled * size(self.memory))
 
   def continued(
@@ -98,8 +104,8 @@ class Runtime:
   def _read(self, tokens, place):
     """Logits [1, vocabulary] after tokens, which stand from place on."""
     self.tokens = self.tokens[:place]
-    embed, layer, head, step, _ = programs(self.module)
-    for part in cut(len(tokens), place, memory.places(self.memory)):
+    embed, head, step, _, _ = programs(self.module)
+    for part in cut(len(tokens), place, self.places):
       now, tokens = tokens[:part], tokens[part:]
       filled = np.zeros((1, part), np.int32)
       filled[0, : len(now)] = now
@@ -108,15 +114,24 @@ class Runtime:
       else:
         x = embed(self.params, filled, place)
         for i in range(self.module.layers):
-          name = f'layer{i}'
-          x, self.memory[name] = layer(self.params[name], self.memory[name], x, place)
+          x = self._block(i, x, place)
         logits = head(self.params, x, len(now))
       place += len(now)
       self.tokens += now
     return logits
 
+  def _block(self, i, x, place):
+    """x [1, length, width] after block i, whose memory then holds these tokens."""
+    *_, layer = programs(self.module)
+    if stacked.BLOCKS in self.params:
+      x, self.memory = layer(self.params[stacked.BLOCKS], self.memory, x, place, i)
+    else:
+      name = f'layer{i}'
+      x, self.memory[name] = layer(self.params[name], self.memory[name], x, place)
+    return x
+
   def _written(self, logits, seen, how, key, most, ends):
-    *_, turn = programs(self.module)
+    *_, turn, _ = programs(self.module)
     leaves, began = jax.tree.leaves(self.params), time.perf_counter()
     for i in range(most):
       place = len(self.tokens)
@@ -181,25 +196,33 @@ def cut(count: int, place: int, places: int) -> list[int]:
 
 @functools.lru_cache(maxsize=4)
 def programs(module):
-  """(embed, layer, head, step, turn), compiled.
+  """(embed, head, step, turn, layer), compiled.
 
   Prompts are read block by block, by one program for each length: embed(params, tokens, place),
-  layer(params, memory, x, place), head(params, x, count) -> logits after the first count. A token
-  goes through all blocks in one: step(params, memory, token [1, 1], place) -> (logits, memory).
+  layer(params, memory, x, place) with those of a block, or, where the blocks are in one, with
+  these and the number of the block, head(params, x, count) -> logits after the first count. A token
+  goes through all blocks at once: step(params, memory, token [1, 1], place) -> (logits, memory).
   turn(leaves, memory, logits, seen, key, i, place, how, like) -> (token [1], seen, logits, memory)
   draws the token first; leaves: of params, whose structure is `like`, a list of hundreds, which a
   call takes sooner than a tree.
   """
-  embed, layer, head = memory.parts(module)
+  embed, block, head = memory.parts(module)
+
+  def layer(params, kept, x, place, *i):
+    return stacked.layer(module, params, kept, x, place, *i) if i else block(params, kept, x, place)
 
   def last(params, x, count):
     return head(params, jax.lax.dynamic_slice_in_dim(x, count - 1, 1, 1))[:, 0]
 
   def step(params, kept, token, place):
-    x, new = embed(params, token, place), dict(kept)
-    for i in range(module.layers):
-      name = f'layer{i}'
-      x, new[name] = layer(params[name], kept[name], x, place)
+    x = embed(params, token, place)
+    if stacked.BLOCKS in params:
+      x, new = stacked.token(module, params[stacked.BLOCKS], kept, x, place)
+    else:
+      new = dict(kept)
+      for i in range(module.layers):
+        name = f'layer{i}'
+        x, new[name] = block(params[name], kept[name], x, place)
     return last(params, x, 1), new
 
   def turn(leaves, kept, logits, seen, key, i, place, how, *, like):
@@ -209,10 +232,10 @@ def programs(module):
 
   return (
     jax.jit(embed),
-    jax.jit(layer, donate_argnums=1),
     jax.jit(last),
     jax.jit(step, donate_argnums=1),
     jax.jit(turn, static_argnames='like', donate_argnums=(1, 2, 3)),
+    jax.jit(layer, donate_argnums=1),
   )
 
 

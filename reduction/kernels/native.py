@@ -22,10 +22,14 @@ from reduction import cache
 from reduction.errors import require
 
 FOLDER = pathlib.Path(__file__).parent / 'cpu'
-TARGETS = dict(reduction_packed_product='PackedProduct', reduction_read='ReadAll')
+TARGETS = dict(
+  reduction_packed_product='PackedProduct', reduction_read='ReadAll',
+  reduction_decoder='DecoderToken',
+)  # fmt: skip
 FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-march=native', '-ffp-contract=fast', '-w'
 SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA
 THREADS = 'REDUCTION_THREADS'  # of a product; by default all of XLA's
+PATIENCE = 600  # seconds that a compiler may take: some 30 where it runs alone
 LOG = logging.getLogger(__name__)
 
 
@@ -78,9 +82,9 @@ def _built() -> pathlib.Path:
   folder.mkdir(parents=True, exist_ok=True, mode=0o700)
   with tempfile.TemporaryDirectory(dir=folder) as unfinished:
     made = pathlib.Path(unfinished) / path.name
-    source, include = FOLDER / 'packed.cc', f'-I{jax.ffi.include_dir()}'
-    command = [compiler, *FLAGS, include, str(source), '-o', str(made)]
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    include, files = f'-I{jax.ffi.include_dir()}', map(str, sorted(FOLDER.glob('*.cc')))
+    command = [compiler, *FLAGS, include, *files, '-o', str(made)]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
     os.replace(made, path)
   return path
 

@@ -196,7 +196,7 @@ def test_inputs_in_8_bits_are_near_and_said_to_be():
     params[path] = quantize(params[path], Scheme(4, 64))
   runtime = Runtime(Net(Served(module), tree.nest(params)))
   assert 0 < runtime.round_inputs([1, 2, 3]) < 0.02 and not runtime.tokens
-  assert runtime.params['layer0']['mlp']['up']['kernel'].eight
+  assert runtime.params['layers'].gates.eight
   assert len(list(runtime.continued([1, 2], GREEDY, KEY, most=3))) == 3
   with pytest.raises(UsageError, match='inputs in 8 bits need the native kernel'):
     Runtime(net('llama')).round_inputs([1])

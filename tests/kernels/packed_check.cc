@@ -40,7 +40,7 @@ double Worst(bool half, int64_t rows, int64_t columns, int size, int64_t count) 
   std::vector<float> x(count * rows), y(count * columns);
   for (auto& v : x) v = int(generator() % 2001) / 1000.0f - 1;
   packed::Weight w{data.data(), scale, half, zero.data(), columns, groups, size};
-  packed::Rows<X> made(x.data(), count, rows, w);
+  packed::Rows<X> made(x.data(), count, rows, w, kBits), plain(x.data(), count, rows, w, 8);
   packed::Columns<kBits, X>(made, w, 0, columns, y.data());
   double most = 0, worst = 0;
   for (int64_t m = 0; m < count; ++m) {
@@ -48,7 +48,7 @@ double Worst(bool half, int64_t rows, int64_t columns, int size, int64_t count) 
       double sum = 0;
       for (int64_t k = 0; k < groups * size; ++k) {
         int64_t g = k / size, at = n * groups + g;
-        double q = double(made.q[m * made.length + k]) * made.by[m * groups + g];
+        double q = double(plain.q[m * made.length + k]) * made.by[m * made.padded + g];
         sum += q * numbers[at] * (Code(&data[n * bytes], k, kBits) - zero[at]);
       }
       most = std::max(most, std::fabs(sum));

@@ -111,6 +111,22 @@ def test_a_weight_is_filled_little_and_shared_out_evenly(count, rows, columns):
   assert deep // 128 % parts == 0 and (parts == 1 or count <= int4_gpu.SPLIT)
 
 
+@pytest.mark.parametrize('dtype, near', [('float32', 1e-6), ('float16', 2e-3)])
+@pytest.mark.parametrize('bits, rows, columns, group', [(4, 300, 77, 32), (3, 1300, 131, 64)])
+def test_derivatives_go_through_the_order_of_the_kernel(
+  monkeypatch, bits, rows, columns, group, dtype, near
+):
+  monkeypatch.setattr(int4_gpu, 'matmul', int4.reference)  # the emulator's own is below
+  kernel, random = made(rows, columns, bits=bits, group=group), np.random.default_rng(1)
+  x = jnp.asarray(random.standard_normal((3, rows), np.float32), dtype)
+  by, weight = random.integers(-3, 4, (3, columns)), PREPACKED(kernel)
+  _, pull = jax.vjp(lambda x: int4.matmul(x, weight), x)
+  (found,) = pull(jnp.asarray(by, dtype))
+  wanted = by @ np.float64(dequantize(kernel)).T
+  assert found.dtype == x.dtype and found.shape == x.shape
+  np.testing.assert_allclose(np.float64(found), wanted, atol=near * abs(wanted).max())
+
+
 def test_one_row_of_a_layer_of_llama_keeps_an_h100_busy():
   assert [int4_gpu.split(1, 32, n) for n in (4096, 11008, 32000)] == [4, 4, 2]
   assert int4_gpu.split(64, 32, 4096) == 1
@@ -153,6 +169,7 @@ def test_the_kernel_gives_what_the_weights_give():
   rounding = dict(float32=1e-6, float16=2**-11, bfloat16=2**-8)
   for found in child('emulate_gpu', CASES, 280):
     assert found['error'] < rounding[found['dtype']], found
+    assert found['gradient'] < 4 * rounding[found['dtype']], found  # weights are rounded too
     assert not found['raced'], found
 
 

@@ -72,6 +72,25 @@ def test_words_as_the_docstring_shows_them():
   assert np.flatnonzero(high[:, 0]) == [2] and high[2, 0] == 1 << 15
 
 
+@pytest.mark.parametrize(
+  'bits, rows, columns, group, dtype, near',
+  [(4, 300, 77, 32, 'float16', 2e-3), (3, 300, 131, 64, 'float32', 1e-6)],
+)
+def test_derivatives_go_through_a_frozen_weight(
+  monkeypatch, bits, rows, columns, group, dtype, near
+):
+  own, random = int4_tpu.matmul, np.random.default_rng(1)
+  monkeypatch.setattr(int4_tpu, 'matmul', lambda *args: own(*args, interpret=True))
+  kernel = made(rows, columns, bits=bits, group=group)
+  x = jnp.asarray(random.standard_normal((3, rows), np.float32), dtype)
+  by, weight, w = random.integers(-3, 4, (3, columns)), PREPACKED(kernel), dequantize(kernel)
+  y, pull = jax.vjp(lambda x: int4.matmul(x, weight), x)
+  (found,) = pull(jnp.asarray(by, dtype))
+  for one, wanted in (y, np.float64(x) @ np.float64(w)), (found, by @ np.float64(w).T):
+    assert one.dtype == x.dtype
+    np.testing.assert_allclose(np.float64(one), wanted, atol=near * abs(wanted).max())
+
+
 @pytest.mark.parametrize('zero', [0, 15, 16])
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32'])
 def test_a_scale_and_its_zero_point_share_a_word(zero, dtype):

@@ -6,11 +6,12 @@ import signal
 import jax
 import pytest
 
-from launch.chat import converse, say
+from launch.chat import converse, room, say
 from reduction.chat.conversation import Conversation
 from reduction.chat.manners import manners
 from reduction.chat.runtime import Runtime
 from reduction.chat.sampling import Sampling
+from reduction.errors import UsageError
 from reduction.opened import language_model
 
 
@@ -53,13 +54,23 @@ def test_commands_and_errors_leave_the_conversation_going(talk, capsys):
   lines = ['/stats', '/help', 'the film', '/stats', '', 'a ' * 70, 'was', '/reset', 'the film']
   converse(talk, [*lines, '/exit', 'never asked'])
   shown = capsys.readouterr().out.splitlines()
-  nothing, unknown, first, stats, wrong, second, again = shown
+  nothing, unknown, first, stats, wrong, second, forgotten, again = shown
   assert nothing == 'nothing was answered yet'
   assert unknown == '/help is none of /reset, /stats, /exit'
   assert stats.startswith('2 tokens read in ') and 'of 64 places are filled' in stats
   assert wrong.startswith('error: the prompt has ') and 'the context 64' in wrong
-  assert again == first != second
+  assert forgotten == 'forgotten' and again == first != second
   assert len(talk.messages) == 2
+
+
+def test_no_room_is_one_line(decoder):
+  net = language_model('tiny', decoder).net
+  weights = 4 * (50 * 32 + 32 + 2 * (2 * 32 + 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48))
+  kept = 4 * (2 * 2 * 128 * 2 * 8)  # layers, keys and values, places, heads, units
+  room(net, None, 'float32', weights + kept + 100)
+  with pytest.raises(UsageError, match='the model and 64 tokens take'):
+    room(net, None, 'float32', weights + kept - 100)
+  room(net, None, 'int8', weights + kept - 100)
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_program(talk, capsys, monkeypatch):

@@ -4,6 +4,8 @@
 
 namespace packed {
 
+constexpr int kSums = 8;
+
 struct Wide {
   uint8x16_t v[2];
 };
@@ -38,6 +40,8 @@ inline Codes EightBits(const uint8_t* at) {
   return {{{vld1q_u8(at), vld1q_u8(at + 16)}, {vld1q_u8(at + 32), vld1q_u8(at + 48)}}};
 }
 
+inline void Arrange(int16_t*) {}
+
 struct Ints {
   int32x4_t v[2];
 };
@@ -70,6 +74,7 @@ inline Ints Dot(Ints sum, Codes codes, const int16_t* x) {
 struct Floats {
   float32x4_t v[2];
 };
+inline Floats First(const float* x) { return {{vld1q_f32(x), vld1q_f32(x + 4)}}; }
 inline Floats Fma(Ints a, float by, Floats c) {
   for (int i = 0; i < 2; ++i) c.v[i] = vfmaq_n_f32(c.v[i], vcvtq_f32_s32(a.v[i]), by);
   return c;
@@ -85,6 +90,11 @@ inline void EightFloats(const uint16_t* bits, float* to) {
   float16x8_t halves = vreinterpretq_f16_u16(vld1q_u16(bits));
   vst1q_f32(to, vcvt_f32_f16(vget_low_f16(halves)));
   vst1q_f32(to + 4, vcvt_high_f32_f16(halves));
+}
+inline void EightBytes(const uint8_t* bytes, float* to) {
+  uint16x8_t words = vmovl_u8(vld1_u8(bytes));
+  vst1q_f32(to, vcvtq_f32_u32(vmovl_u16(vget_low_u16(words))));
+  vst1q_f32(to + 4, vcvtq_f32_u32(vmovl_high_u16(words)));
 }
 
 }  // namespace packed

@@ -2,62 +2,24 @@
 
 #include "packed.h"
 
-#include <atomic>
-#include <condition_variable>
-#include <memory>
-#include <mutex>
-
-#include "xla/ffi/api/ffi.h"
+#include "team.h"
 
 namespace ffi = xla::ffi;
 
 namespace {
 
 constexpr int64_t kAlone = 1 << 16;  // bytes that one thread reads sooner than another is woken
-constexpr int kSpins = 4000;         // looks at the others before this thread sleeps: some 10 us
-
-// Runs work(begin, end) over parts of 0..count, on this thread and up to threads - 1 of the pool's
-// (0: all). Waits for parts, not for tasks: a task that starts late finds nothing left and touches
-// nothing.
-template <typename Work>
-void Parallel(ffi::ThreadPool& pool, int64_t threads, int64_t count, Work work) {
-  struct State {
-    std::atomic<int64_t> next{0}, done{0};
-    std::mutex mutex;
-    std::condition_variable all;
-  };
-  threads = threads > 0 ? std::min(threads, pool.num_threads()) : pool.num_threads();
-  // whole lots of columns that a block takes, several for each thread
-  int64_t part = std::max<int64_t>(16, (count / (4 * threads) + 3) / 4 * 4);
-  int64_t parts = (count + part - 1) / part;
-  if (threads == 1 || parts == 1) return work(int64_t{0}, count);
-  auto state = std::make_shared<State>();
-  auto run = [state, part, parts, count, work] {
-    for (int64_t i; (i = state->next++) < parts;) {
-      work(i * part, std::min(count, (i + 1) * part));
-      if (++state->done == parts) {
-        std::lock_guard<std::mutex> lock(state->mutex);
-        state->all.notify_one();
-      }
-    }
-  };
-  for (int64_t i = 1; i < std::min(threads, parts); ++i) pool.Schedule(decltype(run)(run));
-  run();
-  for (int i = 0; i < kSpins && state->done < parts; ++i) {
-  }
-  std::unique_lock<std::mutex> lock(state->mutex);
-  state->all.wait(lock, [&] { return state->done == parts; });
-}
 
 template <typename X>
 void Multiply(ffi::ThreadPool& pool, int64_t threads, const float* x, int64_t count, int64_t rows,
               const packed::Weight& w, int64_t bits, float* y) {
-  packed::Rows<X> made(x, count, rows, w);
+  packed::Rows<X> made(x, count, rows, w, bits);
   auto columns = bits == 4 ? packed::Columns<4, X> : packed::Columns<3, X>;
   if constexpr (sizeof(X) > 1) columns = bits == 8 ? packed::Columns<8, X> : columns;
   if (w.columns * w.groups * w.size * bits / 8 * count < kAlone) threads = 1;
-  Parallel(pool, threads, w.columns,
-           [&](int64_t begin, int64_t end) { columns(made, w, begin, end, y); });
+  team::Team(pool, threads).Run(w.columns, 16, [&](int64_t begin, int64_t end) {
+    columns(made, w, begin, end, y);
+  });
 }
 
 ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ffi::U8> data,
@@ -83,7 +45,8 @@ ffi::Error Read(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> data, ffi::ResultBuff
   const uint64_t* words = reinterpret_cast<const uint64_t*>(data.typed_data());
   std::atomic<uint64_t> total{0};
   constexpr int64_t kWords = 512;
-  Parallel(pool, threads, data.element_count() / 8 / kWords, [&](int64_t begin, int64_t end) {
+  team::Team team(pool, threads);
+  team.Run(data.element_count() / 8 / kWords, 16, [&](int64_t begin, int64_t end) {
     uint64_t sums[16] = {};
     for (int64_t i = begin * kWords; i < end * kWords; i += 16) {
       for (int j = 0; j < 16; ++j) sums[j] += words[i + j];

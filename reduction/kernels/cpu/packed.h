@@ -39,19 +39,9 @@
 
 namespace packed {
 
-constexpr int Longest(int64_t bits) { return bits == 8 ? 2048 : 32768; }
+constexpr int64_t kAhead = 4096;  // bytes that are asked for before they are needed
 
-// The sum of products of floats, in 8 parts so that it takes no longer than reading.
-inline float Product(const float* a, const float* b, int64_t count) {
-  float parts[8] = {}, sum = 0;
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    for (int j = 0; j < 8; ++j) parts[j] += a[i + j] * b[i + j];
-  }
-  for (; i < count; ++i) sum += a[i] * b[i];
-  for (float part : parts) sum += part;
-  return sum;
-}
+constexpr int Longest(int64_t bits) { return bits == 8 ? 2048 : 32768; }
 
 struct Weight {
   const uint8_t* data;  // [columns, groups * size * bits / 8]
@@ -62,45 +52,84 @@ struct Weight {
   int size;
 };
 
-// The scales of one column as floats [groups].
-inline void Scales(const Weight& w, int64_t column, float* to) {
-  if (!w.half) {
-    std::memcpy(to, (const float*)w.scale + column * w.groups, w.groups * sizeof(float));
-    return;
+// The scales and zero points of eight groups from `group` on of a column, those of the next column
+// where it has no more, 0 where there is none.
+inline void EightGroups(const Weight& w, int64_t column, int64_t group, float* scale, float* zero) {
+  int64_t at = column * w.groups + group, left = std::min<int64_t>(w.columns * w.groups - at, 8);
+  int64_t step = w.half ? 2 : 4;
+  const char* scales = (const char*)w.scale + at * step;
+  const uint8_t* zeros = w.zero + at;
+  char some_scales[32] = {};
+  uint8_t some_zeros[8] = {};
+  if (left < 8) {
+    scales = (const char*)std::memcpy(some_scales, scales, left * step);
+    zeros = (const uint8_t*)std::memcpy(some_zeros, zeros, left);
   }
-  const uint16_t* from = (const uint16_t*)w.scale + column * w.groups;
-  int64_t g = 0;
-  for (; g + 8 <= w.groups; g += 8) EightFloats(from + g, to + g);
-  for (; g < w.groups; ++g) to[g] = Float16(from[g]);
+  if (w.half) {
+    EightFloats((const uint16_t*)scales, scale);
+  } else {
+    std::memcpy(scale, scales, 32);
+  }
+  EightBytes(zeros, zero);
+}
+
+// The largest |x|, 0 of none; in parts, which a compiler makes one vector of.
+inline float Most(const float* x, int64_t size) {
+  float parts[16] = {}, most = 0;
+  int64_t k = 0;
+  for (; k + 16 <= size; k += 16) {
+    for (int j = 0; j < 16; ++j) {
+      float here = std::fabs(x[k + j]);
+      parts[j] = parts[j] > here ? parts[j] : here;
+    }
+  }
+  for (; k < size; ++k) most = std::max(most, std::fabs(x[k]));
+  for (float part : parts) most = std::max(most, part);
+  return most;
+}
+
+// The codes of 64 rows.
+template <int kBits>
+inline auto Unpacked(const uint8_t* at) {
+  if constexpr (kBits == 8) {
+    return EightBits(at);
+  } else if constexpr (kBits == 4) {
+    return FourBits(at);
+  } else {
+    return ThreeBits(at);
+  }
 }
 
 // Rows of x in integers X, made once for all columns.
 template <typename X>
 struct Rows {
-  std::vector<X> q;         // [count, groups * size], 0 where rows fill the last group up
-  std::vector<float> by;    // [count, groups]
-  std::vector<float> sums;  // [count, groups], by times the sum of q
+  std::vector<X> q;         // [count, groups * size], 0 where rows fill the last group up; 64 by 64
+                            // as `Arrange` puts them
+  int64_t padded;           // groups, rounded up to a multiple of 8
+  std::vector<float> by;    // [count, padded]
+  std::vector<float> sums;  // [count, padded], by times the sum of q
   int64_t count, length;
 
-  // x: [count, rows]
-  Rows(const float* x, int64_t count, int64_t rows, const Weight& w)
-      : q(count * w.groups * w.size), by(count * w.groups), sums(by.size()), count(count),
-        length(w.groups * w.size) {
+  // x: [count, rows]; bits: of the codes that they meet
+  Rows(const float* x, int64_t count, int64_t rows, const Weight& w, int64_t bits)
+      : q(count * w.groups * w.size), padded((w.groups + 7) / 8 * 8), by(count * padded),
+        sums(by.size()), count(count), length(w.groups * w.size) {
     for (int64_t m = 0; m < count; ++m) {
       for (int64_t g = 0; g < w.groups; ++g) {
         int64_t from = g * w.size, some = std::min<int64_t>(w.size, rows - from);
-        Round(x + m * rows + from, some, m * w.groups + g, &q[m * length + from]);
+        Round(x + m * rows + from, some, m * padded + g, &q[m * length + from]);
       }
+    }
+    if constexpr (sizeof(X) > 1) {
+      for (int64_t i = 0; bits < 8 && i < count * length; i += 64) Arrange(&q[i]);
     }
   }
 
  private:
   void Round(const float* x, int64_t size, int64_t group, X* codes) {
     constexpr float kMost = std::is_same_v<X, int8_t> ? 127 : 32767;
-    float most = 0;
-    for (int64_t k = 0; k < size; ++k) most = std::max(most, std::fabs(x[k]));
-    float step = most > 0 ? most / kMost : 1, inverse = 1 / step;
-    int64_t sum = 0;
+    float most = Most(x, size), step = most > 0 ? most / kMost : 1, inverse = 1 / step;
+    int32_t sum = 0;
     for (int64_t k = 0; k < size; ++k) {
       float shifted = x[k] * inverse + 0x1.8p23f;  // its lowest bits are the nearest integer
       int32_t bits;
@@ -113,36 +142,48 @@ struct Rows {
   }
 };
 
-// M rows of x from `row` on times N columns of w from `column` on. y: [rows, columns]. scratch:
-// (N M + 1) groups floats.
+// M rows of x from `row` on times N columns of w from `column` on. y: [rows, columns]. factors:
+// scratch [N, M, padded], what the sum of a group is multiplied by.
 template <int kBits, typename X, int M, int N>
 inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column, float* y,
-                  float* scratch) {
+                  float* factors) {
   int64_t groups = w.groups, bytes = int64_t(w.size) * kBits / 8, stride = groups * bytes;
+  int64_t ahead = std::max(kAhead, N * stride);
   const uint8_t* data = w.data + column * stride;
   const X* q = x.q.data() + row * x.length;
-  float offset[N][M], *factors = scratch + groups;  // [N, M, groups]: what a sum is multiplied by
-  for (int n = 0; n < N; ++n) {
-    const uint8_t* zero = w.zero + (column + n) * groups;
-    Scales(w, column + n, scratch);
-    for (int m = 0; m < M; ++m) {
-      const float* by = x.by.data() + (row + m) * groups;
-      for (int64_t g = 0; g < groups; ++g) factors[(n * M + m) * groups + g] = scratch[g] * by[g];
+  // What the zero points take away, in parts, comes first. Loops are unrolled so that sums stay in
+  // registers: through memory, a group would wait for the one before.
+  Floats total[N][M];
+  PACKED_UNROLL for (int n = 0; n < N; ++n) {
+    float offset[M][8];
+    PACKED_UNROLL for (int m = 0; m < M; ++m) {
+      for (int j = 0; j < 8; ++j) offset[m][j] = 0;
     }
-    for (int64_t g = 0; g < groups; ++g) scratch[g] *= zero[g];
-    for (int m = 0; m < M; ++m) {
-      offset[n][m] = Product(scratch, x.sums.data() + (row + m) * groups, groups);
+    for (int64_t g = 0; g < x.padded; g += 8) {
+      float scale[8], zero[8], factor[8];
+      EightGroups(w, column + n, g, scale, zero);
+      for (int j = 0; j < 8; ++j) zero[j] *= scale[j];
+      PACKED_UNROLL for (int m = 0; m < M; ++m) {
+        const int64_t at = (row + m) * x.padded + g;
+        const float *by = &x.by[at], *sums = &x.sums[at];
+        for (int j = 0; j < 8; ++j) factor[j] = scale[j] * by[j];
+        for (int j = 0; j < 8; ++j) offset[m][j] -= zero[j] * sums[j];
+        std::memcpy(factors + (n * M + m) * x.padded + g, factor, 32);
+      }
     }
+    PACKED_UNROLL for (int m = 0; m < M; ++m) total[n][m] = First(offset[m]);
   }
-  Floats total[N][M] = {};
   for (int64_t g = 0; g < groups; ++g, data += bytes, q += w.size) {
-    // the same place of the next columns: what is nearer is on its way
-    PACKED_UNROLL for (int n = 0; n < N; ++n) __builtin_prefetch(data + (n + N) * stride);
-    Ints part[N][M] = {};
+    // what follows so far behind, of these columns and then of the next
+    PACKED_UNROLL for (int n = 0; n < N; ++n) __builtin_prefetch(data + n * stride + ahead);
+    Ints part[N][M];
+    PACKED_UNROLL for (int n = 0; n < N; ++n) {
+      PACKED_UNROLL for (int m = 0; m < M; ++m) part[n][m] = Ints{};
+    }
     for (int k = 0; k < w.size; k += 64) {
       PACKED_UNROLL for (int n = 0; n < N; ++n) {
         const uint8_t* at = data + n * stride + k * kBits / 8;
-        Codes codes = kBits == 8 ? EightBits(at) : kBits == 4 ? FourBits(at) : ThreeBits(at);
+        auto codes = Unpacked<kBits>(at);
         PACKED_UNROLL for (int m = 0; m < M; ++m) {
           part[n][m] = Dot(part[n][m], codes, q + m * x.length + k);
         }
@@ -150,13 +191,13 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column
     }
     PACKED_UNROLL for (int n = 0; n < N; ++n) {
       PACKED_UNROLL for (int m = 0; m < M; ++m) {
-        total[n][m] = Fma(part[n][m], factors[(n * M + m) * groups + g], total[n][m]);
+        total[n][m] = Fma(part[n][m], factors[(n * M + m) * x.padded + g], total[n][m]);
       }
     }
   }
-  for (int n = 0; n < N; ++n) {
-    for (int m = 0; m < M; ++m) {
-      y[(row + m) * w.columns + column + n] = Sum(total[n][m]) - offset[n][m];
+  PACKED_UNROLL for (int n = 0; n < N; ++n) {
+    PACKED_UNROLL for (int m = 0; m < M; ++m) {
+      y[(row + m) * w.columns + column + n] = Sum(total[n][m]);
     }
   }
 }
@@ -164,8 +205,8 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column
 // Columns begin..end-1 of M rows of y.
 template <int kBits, typename X, int M>
 void Strip(const Rows<X>& x, const Weight& w, int64_t row, int64_t begin, int64_t end, float* y) {
-  constexpr int N = M > 4 ? 2 : 4;  // what fits into registers
-  std::vector<float> scratch((N * M + 1) * w.groups);
+  constexpr int N = std::max(1, std::min(4, kSums / M));
+  std::vector<float> scratch(N * M * x.padded);
   int64_t n = begin;
   for (; n + N <= end; n += N) Block<kBits, X, M, N>(x, w, row, n, y, scratch.data());
   for (; n < end; ++n) Block<kBits, X, M, 1>(x, w, row, n, y, scratch.data());

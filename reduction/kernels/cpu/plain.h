@@ -2,6 +2,8 @@
 
 namespace packed {
 
+constexpr int kSums = 4;
+
 struct Codes {
   uint8_t v[64];
 };
@@ -28,6 +30,8 @@ inline Codes EightBits(const uint8_t* at) {
   return codes;
 }
 
+inline void Arrange(int16_t*) {}
+
 struct Ints {
   int32_t v[8];
 };
@@ -40,6 +44,11 @@ inline Ints Dot(Ints sum, Codes codes, const X* x) {
 struct Floats {
   float v[8];
 };
+inline Floats First(const float* x) {
+  Floats found;
+  std::memcpy(&found, x, 32);
+  return found;
+}
 inline Floats Fma(Ints a, float by, Floats c) {
   for (int i = 0; i < 8; ++i) c.v[i] += a.v[i] * by;
   return c;
@@ -59,6 +68,9 @@ inline float Float16(uint16_t bits) {
 }
 inline void EightFloats(const uint16_t* bits, float* to) {
   for (int i = 0; i < 8; ++i) to[i] = Float16(bits[i]);
+}
+inline void EightBytes(const uint8_t* bytes, float* to) {
+  for (int i = 0; i < 8; ++i) to[i] = bytes[i];
 }
 
 }  // namespace packed

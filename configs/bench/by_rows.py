@@ -1,0 +1,36 @@
+"""W8A8 where compute binds, W4A16 where memory does (Lin et al., AWQ, MLSys 2024, section 4.1):
+time of a product by rows of x, and where the lines cross.
+
+Expected: with one row W4A16 takes the least, since it reads the fewest bytes; with many rows
+whoever multiplies fastest. On a CPU that is float32, whose products XLA has tuned, rather than
+W8A8, whose it has not. Measured: configs/bench/results/by_rows.jsonl.
+
+    python -m launch.bench --config=configs/bench/by_rows.py [--out=rows.jsonl]
+    python -m launch.report configs/bench/results/by_rows.jsonl --html=page.html
+"""
+
+from ml_collections import config_dict
+
+from configs.variants import split
+
+
+def get_config(variant: str = ''):
+  """variant: '' or 'quick'."""
+  quick = bool(split(variant, ('quick',)))
+  c = config_dict.ConfigDict()
+  c.title = 'Time by rows'
+  c.benches = ('by_rows',)
+  counts = (1, 64) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
+  c.by_rows = dict(
+    shape=(128, 64) if quick else (2048, 2048),
+    rows_of_x=counts,
+    group=64 if quick else 128,
+    bytes=1 if quick else 64_000_000,
+    repeats=1 if quick else 5,
+  )
+  c.figures = dict(by_rows=dict(
+    title='Time of a product by rows of x', kind='by_rows', x='count', x_scale='log',
+    x_ticks=counts, x_label='rows of x', y='s', y_scale='log', y_label='seconds', lines='product',
+    dashed=('W4A8',),
+  ))  # fmt: skip
+  return c

