@@ -140,12 +140,15 @@ ORDERS = (
 
 def _greedy(chains, order, align: int):
   """[(chain, offset)]: each chain in turn at the lowest offset where it meets no placed one."""
-  placed = []
+  placed, ends = [], []
   for chain in sorted(chains, key=order):
+    first, last = min(p.first for p in chain), max(p.last for p in chain)
+    beside = [one for one, (a, b) in zip(placed, ends) if a <= last and first <= b]
     taken = sorted(
       (at + q.at - p.at - p.size, at + q.at + q.size - p.at)
-      for other, at in placed for p, q in conflicts(chain, other)
+      for other, at in beside for p, q in conflicts(chain, other)
     )  # fmt: skip
+    ends.append((first, last))
     offset = 0
     for start, stop in taken:  # offsets strictly between are forbidden
       if start < offset < stop:

@@ -33,6 +33,12 @@ def test_what_does_not_fit_is_shown_then_refused(launch, tmp_path):
   assert 'te_vww on nrf52832' in done.out and 'in all' in done.out  # the table
   says = 'its arena of 77,046 bytes is 13,558 more than 65,536 less a stack of 2,048'
   assert says in done.err and 'the largest layer is' in done.err
+
+
+@pytest.mark.slow
+def test_patches_make_the_arena_fit(launch, tmp_path):
+  nets.shipped('te_vww')
+  out, model = tmp_path / 'c', nets.SHIPPED['te_vww']
   small = launch(
     f'--model={model}', f'--out={out}', '--board=nrf52832', '--patches=4', module='launch.deploy'
   )
