@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import signal
 import socket
@@ -13,7 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from reduction.errors import MissingInput, TryAgain
+from reduction import signals
+from reduction.errors import DataError, Interrupted, MissingInput, TryAgain
 from reduction.federate import frames
 from reduction.federate.network import Frame
 
@@ -161,7 +163,7 @@ def asking(line: socket.socket, nodes: dict[int, int], patience: float) -> Calla
     asked.append(True)
     try:
       frames.send(line, head, b''.join(bodies.values()))
-      while (data := frames.receive(line)) is not None:
+      while (data := heard(line)) is not None:
         head, body = frames.parted(data)
         if head['node'] is None:
           return
@@ -171,6 +173,19 @@ def asking(line: socket.socket, nodes: dict[int, int], patience: float) -> Calla
     raise TryAgain("the SuperLink's run has ended; run the same line again")
 
   return ask
+
+
+def heard(line: socket.socket) -> bytes | None:
+  """The next frame; a signal ends the wait for it."""
+  while not select.select([line], [], [], 1)[0]:
+    stop_if_told()
+  return frames.receive(line)
+
+
+def stop_if_told():
+  """Raises Interrupted where this process was told to end."""
+  if number := signals.received():
+    raise Interrupted(128 + number)
 
 
 def opened(data: bytes) -> Frame:
@@ -207,18 +222,14 @@ class Node:
     A SuperNode that ends is started again for `patience` seconds after it was last served: the
     server may not have started yet, or may start anew. Raises TryAgain after that.
     """
-    from reduction import signals
-    from reduction.errors import Interrupted
-
     while True:
-      if number := signals.received():
-        raise Interrupted(128 + number)
+      stop_if_told()
       if self.process.ended():
         if time.monotonic() > self.until:
           raise TryAgain(f'the SuperNode has ended: {self.process.why()}')
         time.sleep(1)
         self.process = self._start()
-      with contextlib.suppress(TimeoutError):
+      with contextlib.suppress(TimeoutError, DataError):  # half a greeting of an app that died
         line, _ = self.listener.accept()
         line.settimeout(None)
         data = frames.receive(line)

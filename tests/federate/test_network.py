@@ -164,3 +164,43 @@ def test_what_a_network_does_not_carry_is_refused(digits):
     run = Run(digits, (0, 1))
     net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
     fedavg(serve)(net, run)
+
+
+def test_a_client_and_a_server_that_die_go_on_where_they_were(digits, tmp_path):
+  """The client in round 2 with the greeting in its hand, the server before it sends that of 3."""
+  wire, one = Wire((0,)), dict(partition=dict(name='iid', clients=1))
+  died = []
+
+  def wait():
+    frame, reply = wire.wait(0)
+    if frame[0]['round'] == 1 and 'client' not in died:
+      died.append('client')
+      wire.boxes[0].put((frame, reply.__self__))  # Flower's node asks the next process
+      raise RuntimeError('client')
+    return frame, reply
+
+  def ask(greetings):
+    if greetings[0][0]['round'] == 2 and 'server' not in died:
+      died.append('server')
+      raise RuntimeError('server')
+    return wire.ask(greetings)
+
+  def work():
+    learn = network.working(wait, 0, 'c')
+    with pytest.raises(RuntimeError, match='client'):
+      done(fedavg(learn, **one), digits, tmp_path / 'client')
+    done(fedavg(learn, **one), digits, tmp_path / 'client')
+
+  thread = threading.Thread(target=work, daemon=True)
+  thread.start()
+  learn = network.serving(ask, 'c')
+  with pytest.raises(RuntimeError, match='server'):
+    done(fedavg(learn, **one), digits, tmp_path / 'server')
+  net, run = done(fedavg(learn, **one), digits, tmp_path / 'server')
+  thread.join(200)
+  assert died == ['client', 'server'] and not rows(run, 'refusal')
+  alone, there = done(fedavg(**one), digits)
+  for a, b in zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True):
+    assert np.array_equal(a, b)
+  told = lambda run: [row['up_bytes'] for row in rows(run, 'round')]
+  assert told(run) == told(there)
