@@ -12,6 +12,12 @@
 
 #include "packed.h"
 
+namespace packed {
+
+PACKED_COLUMNS(extern template);  // packed.cc has them: they take a compiler longest
+
+}  // namespace packed
+
 namespace decoder {
 
 // A packed weight of every block: columns of one, then of the next.

@@ -6,6 +6,12 @@
 
 namespace ffi = xla::ffi;
 
+namespace packed {
+
+PACKED_COLUMNS(template);
+
+}  // namespace packed
+
 namespace {
 
 constexpr int64_t kAlone = 1 << 16;  // bytes that one thread reads sooner than another is woken

@@ -5,7 +5,7 @@
 //   3 bits  16 bytes: byte j holds the low two bits of rows j, j + 16, j + 32 and j + 48 from its
 //           lowest on, then 8 bytes: the high bits, one after another
 //   8 bits  64 bytes
-// so that a shift and a mask give neighboring rows: 64 weights of 4 bits take two masks and a shift.
+// so that a shift and a mask give neighboring rows: 64 weights of 4 bits take two masks, one shift.
 // A code c of group g stands for (c - zero[g]) scale[g].
 //
 // Each group of each row of x is rounded to integers, x = by q with by = max |x| / most, and the
@@ -221,6 +221,16 @@ void Columns(const Rows<X>& x, const Weight& w, int64_t begin, int64_t end, floa
   for (; row + 2 <= x.count; row += 2) Strip<kBits, X, 2>(x, w, row, begin, end, y);
   for (; row < x.count; ++row) Strip<kBits, X, 1>(x, w, row, begin, end, y);
 }
+
+// All that there are, PACKED_COLUMNS(template) defines and PACKED_COLUMNS(extern template) names.
+#define PACKED_COLUMNS(declared)                                                              \
+  declared void Columns<3, int8_t>(const Rows<int8_t>&, const Weight&, int64_t, int64_t, float*); \
+  declared void Columns<4, int8_t>(const Rows<int8_t>&, const Weight&, int64_t, int64_t, float*); \
+  declared void Columns<3, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t,    \
+                                    float*);                                                  \
+  declared void Columns<4, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t,    \
+                                    float*);                                                  \
+  declared void Columns<8, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t, float*)
 
 }  // namespace packed
 
