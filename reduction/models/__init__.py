@@ -7,8 +7,9 @@ from reduction.models.llama import llama
 from reduction.models.mlp import lenet, mlp
 from reduction.models.recommend import recommender
 from reduction.models.resnet import resnet, resnet12
+from reduction.models.yolo import yolo
 
 __all__ = [
   'bert', 'convnet', 'gpt', 'lenet', 'llama', 'mlp', 'recommender', 'resnet', 'resnet12', 'vgg',
-  'vgg11', 'vgg19',
+  'vgg11', 'vgg19', 'yolo',
 ]  # fmt: skip
