@@ -147,7 +147,10 @@ def structure(net, x):
   return channels.structure(net.module, one.params, one.stats, x[:1])
 
 
-@pytest.fixture(scope='module', params=NETS)
+SLOW = pytest.param('resnet', marks=pytest.mark.slow)  # ten seconds of compiling
+
+
+@pytest.fixture(scope='module', params=['vgg', SLOW, 'convnet'])
 def prunable(request):
   """(net [2], images, its structure), with moving statistics that are not the first ones."""
   x = np.random.default_rng(0).uniform(0, 1, (4, 8, 8, 3)).astype(np.float32)

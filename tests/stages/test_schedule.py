@@ -68,6 +68,7 @@ def test_a_residual_net_that_loses_filters_takes_less_memory(made):
   assert plan(graph).peak * 0.45 <= half <= plan(graph).peak * 0.6
 
 
+@pytest.mark.slow
 def test_the_stage_keeps_its_limits_and_what_it_predicts(digits):
   run = Run(digits, (0, 1))
   net = create(models.vgg(layers=(8, 'pool', 12, 8)), run.key('init', 0), digits.train.x[:1])
