@@ -3,7 +3,10 @@
 SmolLM2-135M-Instruct as published in Q4_1: llama.cpp runs the file as it is, blocks in 4 bits in
 groups of 32, words in 8; ours has the blocks rounded again, in groups of 64, words in 8. Wanted:
 decode at least llama.cpp's, on the same two threads. 'INT4, blocks apart' is what the native call
-for all blocks replaced. Measured: configs/bench/results/chatting.jsonl.
+for all blocks replaced. Two threads need a machine to themselves: beside other work llama.cpp's
+wait for each other in a loop and come to a stop, so compare there with
+--config.chatting.threads=1: configs/bench/results/chatting.jsonl, whose prompts ours read on all of
+XLA's threads.
 
     python -m launch.bench --config=configs/bench/chatting.py [--out=rows.jsonl]
 

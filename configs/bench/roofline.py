@@ -6,8 +6,8 @@ attention moves 134 MB of weights and 0.2 MB of activations a token, the MLP 271
 
     python -m launch.bench --config=configs/bench/roofline.py [--out=rows.jsonl]
 
-Llama-2-7B and 70B from their sizes alone, SmolLM2-135M also measured. Variant 'sizes': no model is
-run; 'quick' is the same.
+Llama-2-7B and 70B from their sizes alone, SmolLM2-135M also measured:
+configs/bench/results/roofline.jsonl. Variant 'sizes': no model is run; 'quick' is the same.
 """
 
 from ml_collections import config_dict
