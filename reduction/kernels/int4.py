@@ -21,7 +21,7 @@ from reduction.kernels.int4_tpu import TpuWeight
 from reduction.qtensor import QTensor, Scheme, dequantize, pack, packed, unpack
 
 FEW = 8  # rows of x; with more, weights become floats once and are multiplied as such
-NATIVE = 32  # the same for the native kernel
+NATIVE = 128  # the same for the native kernel, which measures even at 256
 LOG = logging.getLogger(__name__)
 Weight = QTensor | CpuWeight | GpuWeight | TpuWeight
 OWN = {  # the file of a weight's kernel, and the most rows of x that it multiplies best
