@@ -52,8 +52,8 @@ def counted(space, genes):
 @pytest.mark.skipif(measure.missing() is not None, reason=f'needs {measure.missing()}')
 def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
   space = dataclasses.replace(ONE, stages=ONE.stages[:3])
-  genes = s.sample(space, np.random.default_rng(1), 6)
-  table = latency.fit([counted(space, row) for row in genes[:5]])
-  for row in genes[5:]:
+  genes = s.sample(space, np.random.default_rng(1), 8)
+  table = latency.fit([counted(space, row) for row in genes[:7]])
+  for row in genes[7:]:
     one, counts = counted(space, row)
     assert latency.predict(table, one)[0] == pytest.approx(sum(counts), rel=0.05)
