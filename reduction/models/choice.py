@@ -8,13 +8,13 @@ import jax
 
 from reduction.errors import did_you_mean, require
 from reduction.kernels.depthwise import depthwise
-from reduction.models.layers import BatchNorm, Conv, Dense, glorot, max_pool
+from reduction.models.layers import BatchNorm, Conv, Dense, glorot
 
 OPERATIONS = ('skip', 'conv1', 'conv3', 'conv5', 'separable3', 'separable5')
 
 
 class Choice(nn.Module):
-  """A convolution 'stem', `layers` mixtures with poolings between them, the mean, then 'out'.
+  """A convolution 'stem', `layers` mixtures with means of 2 x 2 between them, the mean, then 'out'.
 
   operations: of OPERATIONS, all from width to width channels. A convolution is followed by a
   normalization and relu; a separable one is depthwise, then 1 x 1.
@@ -35,7 +35,9 @@ class Choice(nn.Module):
     x = self._normal(Conv(self.width, (3, 3), use_bias=False, name='stem')(x), 'stem', train)
     for i in range(self.layers):
       if i:
-        x = max_pool(x)
+        n, h, w, c = x.shape
+        # a mean: a maximum's gradient looks for equal values, which a sum computed again may miss
+        x = x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
       outputs = [self._operation(x, kind, f'layer{i + 1}_{kind}', train)
                  for kind in self.operations]  # fmt: skip
       weights = [1.0] * len(outputs) if gates is None else gates[i]

@@ -13,6 +13,7 @@ from reduction.search import latency
 from reduction.search import space as s
 
 SPACE = s.space('mcunet', resolutions=(32, 48), widths=(0.2, 0.3))
+ONE = SPACE.at(32, 0.2)  # whose networks share shapes
 
 
 def ops(genes):
@@ -39,18 +40,20 @@ def test_what_is_a_sum_of_the_features_is_predicted_exactly():
     latency.predict(table, c.ops_of_arch(other))
 
 
-def counted(genes):
+def counted(space, genes):
   """(ops, instructions of each) of a network on the emulated Cortex-M4."""
-  network = s.decode(SPACE, genes)
+  network = s.decode(space, genes)
   graph = zoo.build(a.description(network), 'net', network.resolution)
-  return ops(genes), measure.measure(emit.emit(graph, plan.plan(graph))).layers
+  found = measure.measure(emit.emit(graph, plan.plan(graph))).layers
+  return c.ops_of_arch(network), found
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(measure.missing() is not None, reason=f'needs {measure.missing()}')
 def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
-  genes = s.sample(SPACE, np.random.default_rng(1), 10)
-  table = latency.fit([counted(row) for row in genes[:8]])
-  for row in genes[8:]:
-    one, counts = counted(row)
+  space = dataclasses.replace(ONE, stages=ONE.stages[:3])
+  genes = s.sample(space, np.random.default_rng(1), 8)
+  table = latency.fit([counted(space, row) for row in genes[:7]])
+  for row in genes[7:]:
+    one, counts = counted(space, row)
     assert latency.predict(table, one)[0] == pytest.approx(sum(counts), rel=0.05)
