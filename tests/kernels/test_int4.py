@@ -148,7 +148,8 @@ def test_what_has_no_native_kernel_stays_as_it_is():
     _, kernel = made(128, 8, **scheme)
     assert int4.prepacked(kernel) is kernel
   weight = int4.prepacked(made(128, 8, bits=4, group=64)[1])
-  assert int4.form(1, weight) is int4_cpu.matmul and int4.form(33, weight) is int4.reference
+  assert int4.form(int4.NATIVE, weight) is int4_cpu.matmul
+  assert int4.form(int4.NATIVE + 1, weight) is int4.reference
 
 
 @NATIVE
