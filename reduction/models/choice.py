@@ -5,6 +5,7 @@ Liu et al., DARTS, ICLR 2019; Cai et al., ProxylessNAS, ICLR 2019; Wu et al., FB
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from reduction.errors import did_you_mean, require
 from reduction.kernels.depthwise import depthwise
@@ -76,3 +77,16 @@ def mixed(module: Choice, params, stats, x, gates, train: bool = False):
     return module.apply(variables, x, train=False, gates=gates)
   output, new = module.apply(variables, x, train=True, gates=gates, mutable=['batch_stats'])
   return output, new['batch_stats']
+
+
+def costs(module: Choice, shape) -> np.ndarray:
+  """float32 [layers, operations]: multiply-accumulates, the dearest network's sum 1."""
+  table = np.zeros((module.layers, len(module.operations)))
+  for i in range(module.layers):
+    pixels = (shape[0] >> i) * (shape[1] >> i)
+    for j, kind in enumerate(module.operations):
+      area = int(kind[-1]) ** 2 if kind != 'skip' else 0
+      w = module.width
+      each = area * w + w * w if kind.startswith('separable') else area * w * w
+      table[i, j] = pixels * each
+  return (table / table.max(1).sum()).astype(np.float32)

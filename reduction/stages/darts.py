@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from reduction.errors import require
-from reduction.models.choice import Choice, mixed
+from reduction.models.choice import Choice, costs, mixed
 from reduction.net import Net, create, over_replicas
 from reduction.run import Run, Stage
 from reduction.search import gradient, rewards
@@ -78,19 +78,6 @@ def darts(
     return net
 
   return stage
-
-
-def costs(module: Choice, shape) -> np.ndarray:
-  """float32 [layers, operations]: multiply-accumulates, the dearest network's sum 1."""
-  table = np.zeros((module.layers, len(module.operations)))
-  for i in range(module.layers):
-    pixels = (shape[0] >> i) * (shape[1] >> i)
-    for j, kind in enumerate(module.operations):
-      area = int(kind[-1]) ** 2 if kind != 'skip' else 0
-      w = module.width
-      each = area * w + w * w if kind.startswith('separable') else area * w * w
-      table[i, j] = pixels * each
-  return (table / table.max(1).sum()).astype(np.float32)
 
 
 def listed(module: Choice, paths, table, setting: Setting, run: Run) -> np.ndarray:

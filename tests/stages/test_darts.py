@@ -5,9 +5,9 @@ import pytest
 
 from reduction import models, stages
 from reduction.errors import UsageError
+from reduction.models.choice import costs
 from reduction.net import create
 from reduction.run import Run
-from reduction.stages.darts import costs
 
 MODULE = models.choice(operations=('skip', 'conv3'), layers=2, width=4)
 SETTINGS = dict(steps=60, batch=50, every=30, optimizer=dict(name='adam', learning_rate=1e-2))
