@@ -162,3 +162,6 @@ def find(path, data_dir=None) -> Path:
     f'no model in {", ".join(map(str, places))}; name a folder with config.json, a .gguf file or a '
     'llama2.c .bin file'
   )
+
+
+__all__ = ['language_model']

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import resource
 import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -15,6 +16,7 @@ os.environ.setdefault('XLA_FLAGS', FLAGS)
 CACHE = pathlib.Path(os.environ.setdefault(
   'JAX_COMPILATION_CACHE_DIR', str(pathlib.Path(tempfile.gettempdir()) / f'reduction-{os.getuid()}')
 ))  # fmt: skip
+LARGE = 2 * 2**20  # KiB
 CACHE.mkdir(mode=0o700, exist_ok=True)  # it holds executables: for this user alone
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 
@@ -47,6 +49,14 @@ def no_pickles():
   """Fails a test in which the project opened one, whatever caught the error."""
   yield
   assert not pickles.opened
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_more_than_needed():
+  """Lets compiled programs go after each file once the process has grown large."""
+  yield
+  if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > LARGE:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')
