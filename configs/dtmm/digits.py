@@ -54,9 +54,7 @@ def get_config(variant: str = ''):
     return c
   three = tuple(m for m in setting.METHODS[::-1] if m in ('filterlet', 'filter', 'weight'))
   methods = setting.METHODS[::-1] if 'all' in variants else three
-  setting.add(c, ('filterlet',) if quick else methods, levels, **training)
-  c.figures = dict(methods=setting.figure('digits'))
-  c.tables = dict(methods=setting.table())
+  setting.add(c, ('filterlet',) if quick else methods, levels, data='digits', **training)
   c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='bytes')
   c.stages = (*c.stages, 'deploy')
   return c

@@ -22,11 +22,21 @@ def name(structure: str) -> str:
   return 'n_of_m' if ':' in structure else structure
 
 
-def add(c, methods: tuple, levels: tuple, **training):
-  """The stages of methods, each from the same trained net, behind those that c has."""
+def add(c, methods: tuple, levels: tuple, *, data: str, **training):
+  """The stages of methods, each from the same trained net, behind those that c has; all of them on
+  one picture, and in a table."""
   for method in methods:
     c[name(method)] = stage(method, levels, **training)
   c.stages = (*c.stages, *map(name, methods))
+  c.figures = dict(methods=figure(data))
+  c.tables = dict(methods=table())
+
+
+def seeds():
+  """The picture and the scheduler, a line a seed."""
+  for variant in '', 'schedule':
+    for seed in (0, 1, 2):
+      yield {'variant': variant, 'seeds': (seed,)}
 
 
 def figure(data: str) -> dict:

@@ -60,14 +60,10 @@ def get_config(variant: str = ''):
     c.stages = (*c.stages, 'before', 'schedule', 'deploy')
     return c
   setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
-              LEVELS[1:2] if quick else LEVELS, **training)  # fmt: skip
-  c.figures = dict(methods=setting.figure('CIFAR-10'))
-  c.tables = dict(methods=setting.table())
+              LEVELS[1:2] if quick else LEVELS, data='CIFAR-10', **training)  # fmt: skip
   return c
 
 
 def sweep():
   """The picture and the scheduler, a line a seed."""
-  for variant in '', 'schedule':
-    for seed in (0, 1, 2):
-      yield {'variant': variant, 'seeds': (seed,)}
+  yield from setting.seeds()

@@ -42,6 +42,25 @@ class ConvNet(nn.Module):
     return self.clone(filters=filters)
 
 
+def convolved(layers: tuple[int | str, ...], x: jax.Array, train: bool) -> jax.Array:
+  """x through 3 x 3 convolutions of so many filters, 'conv1'..., and poolings, inside a module."""
+  count = 0
+  for width in layers:
+    if width == POOL:
+      x = max_pool(x)
+      continue
+    count += 1
+    x = Conv(width, (3, 3), use_bias=False, name=f'conv{count}')(x)
+    x = nn.relu(BatchNorm(use_running_average=not train, name=f'norm{count}')(x))
+  return x
+
+
+def narrower(layers: tuple[int | str, ...], widths: dict[str, int]) -> tuple[int | str, ...]:
+  """layers with other numbers of filters: {'conv3': 20}."""
+  names = iter(f'conv{i + 1}' for i in range(len(layers)))
+  return tuple(w if w == POOL else widths.get(next(names), w) for w in layers)
+
+
 class VGG(nn.Module):
   """3 x 3 convolutions with batch normalization and relu, poolings, the mean, then 'out'.
 
@@ -55,22 +74,13 @@ class VGG(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """x: [n, h, w, channels] -> logits [n, classes]."""
-    count = 0
-    for width in self.layers:
-      if width == POOL:
-        x = max_pool(x)
-        continue
-      count += 1
-      x = Conv(width, (3, 3), use_bias=False, name=f'conv{count}')(x)
-      x = nn.relu(BatchNorm(use_running_average=not train, name=f'norm{count}')(x))
+    x = convolved(self.layers, x, train)
     x = x.reshape(len(x), -1) if self.flat else x.mean((1, 2))
     return Dense(self.classes, name='out')(x)
 
   def narrowed(self, widths: dict[str, int]) -> 'VGG':
     """The same with other numbers of filters: {'conv3': 20}."""
-    names = iter(f'conv{i + 1}' for i in range(len(self.layers)))
-    layers = tuple(w if w == POOL else widths.get(next(names), w) for w in self.layers)
-    return self.clone(layers=layers)
+    return self.clone(layers=narrower(self.layers, widths))
 
 
 def convnet(

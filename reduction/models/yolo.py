@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 
 from reduction.errors import require
-from reduction.models.convnet import POOL
-from reduction.models.layers import BatchNorm, Conv, max_pool
+from reduction.models.convnet import POOL, convolved, narrower
+from reduction.models.layers import Conv
 
 LAYERS = (16, 16, POOL, 32, 32, POOL, 64, 64, POOL, 128, 128, 128, POOL)
 
@@ -19,21 +19,12 @@ class Yolo(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
     """x: [n, h, w, channels] -> [n, h / 16, w / 16, 5 + kinds], as `detection` reads them."""
-    count = 0
-    for width in self.layers:
-      if width == POOL:
-        x = max_pool(x)
-        continue
-      count += 1
-      x = Conv(width, (3, 3), use_bias=False, name=f'conv{count}')(x)
-      x = nn.relu(BatchNorm(use_running_average=not train, name=f'norm{count}')(x))
+    x = convolved(self.layers, x, train)
     return Conv(5 + self.kinds, (1, 1), name='out')(x)
 
   def narrowed(self, widths: dict[str, int]) -> 'Yolo':
     """The same with other numbers of filters: {'conv3': 20}."""
-    names = iter(f'conv{i + 1}' for i in range(len(self.layers)))
-    layers = tuple(w if w == POOL else widths.get(next(names), w) for w in self.layers)
-    return self.clone(layers=layers)
+    return self.clone(layers=narrower(self.layers, widths))
 
 
 def yolo(*, width: int = 16, kinds: int = 1) -> Yolo:
