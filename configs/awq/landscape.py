@@ -20,8 +20,8 @@ on any text that is it predicts badly, so that its perplexity may even fall as i
 is compared is therefore how far its predictions move, on 64 passages of 256 tokens: the mean of
 KL(float || quantized) over tokens, which is 0 for the same net and above for every other. AWQ and
 GPTQ are defined for groups; per tensor, AWQ's clipping is chosen column by column for a step that
-all share. Its 44 cells take six minutes of a CPU's core. Variant 'quick': one granularity, 4
-passages. Nets trained in few bits have a table in configs/awq/trained.py.
+all share. Its 44 cells take six minutes of a CPU's core. Variant 'quick': one granularity, no
+GPTQ, 4 passages. Nets trained in few bits have a table in configs/awq/trained.py.
 """
 
 from ml_collections import config_dict
@@ -49,7 +49,7 @@ def get_config(variant: str = ''):
   c.weights = dict(
     stage='compare',
     baseline=dict(net='rtn'),
-    methods=setting.methods('rtn', 'gptq', 'awq'),
+    methods=setting.methods('rtn', *(() if quick else ('gptq',)), 'awq'),
     grid=dict(bits=BITS[1:2] if quick else BITS, group=groups),
   )
   c.inputs = dict(
