@@ -54,12 +54,16 @@ def all_kept(params) -> Masks:
   return tree.map(lambda w: jnp.ones(w.shape, bool), params)
 
 
-def apply(module: nn.Module, params, stats, x, train: bool = False, rngs=None):
-  """`module.apply` with both collections. In training returns (output, new stats)."""
+def apply(module: nn.Module, params, stats, x, train: bool = False, rngs=None, **given):
+  """`module.apply` with both collections. In training returns (output, new stats).
+
+  given: what the module takes beside x.
+  """
   variables = {'params': params, **({'batch_stats': stats} if stats else {})}
   if not train:
-    return module.apply(variables, x, train=False)
-  output, new = module.apply(variables, x, train=True, rngs=rngs, mutable=['batch_stats'])
+    return module.apply(variables, x, train=False, **given)
+  how = dict(train=True, rngs=rngs, mutable=['batch_stats'])
+  output, new = module.apply(variables, x, **how, **given)
   return output, new.get('batch_stats', {})
 
 

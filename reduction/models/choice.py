@@ -10,6 +10,7 @@ import numpy as np
 from reduction.errors import did_you_mean, require
 from reduction.kernels.depthwise import depthwise
 from reduction.models.layers import BatchNorm, Conv, Dense, glorot
+from reduction.net import apply
 
 OPERATIONS = ('skip', 'conv1', 'conv3', 'conv5', 'separable3', 'separable5')
 
@@ -72,11 +73,7 @@ def choice(
 
 def mixed(module: Choice, params, stats, x, gates, train: bool = False):
   """Logits of the net with gates; in training (logits, new stats)."""
-  variables = {'params': params, 'batch_stats': stats}
-  if not train:
-    return module.apply(variables, x, train=False, gates=gates)
-  output, new = module.apply(variables, x, train=True, gates=gates, mutable=['batch_stats'])
-  return output, new['batch_stats']
+  return apply(module, params, stats, x, train, gates=gates)
 
 
 def costs(module: Choice, shape) -> np.ndarray:

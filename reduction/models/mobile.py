@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from reduction.errors import require
 from reduction.kernels.depthwise import depthwise, reference
 from reduction.models.layers import BatchNorm, Conv, Dense, glorot
+from reduction.net import apply
 
 
 class Depthwise(nn.Module):
@@ -175,11 +176,7 @@ class Elastic(nn.Module):
 
 def forward(module: Elastic, params, stats, x, genes, train: bool = False):
   """Logits of the network of genes; in training (logits, new stats)."""
-  variables = {'params': params, 'batch_stats': stats}
-  if not train:
-    return module.apply(variables, x, train=False, genes=genes)
-  output, new = module.apply(variables, x, train=True, genes=genes, mutable=['batch_stats'])
-  return output, new['batch_stats']
+  return apply(module, params, stats, x, train, genes=genes)
 
 
 MOBILENET_V2 = (  # expansion, channels, blocks, stride (table 2 of the paper)

@@ -88,6 +88,11 @@ class Method(NamedTuple):
     rounds = self.rounding != 'nearest' or self.activations != 'none'
     return rounds or (not planned and (self.scales != 'none' or self.clip))
 
+  def looks_at_sums(self, planned: bool) -> bool:
+    """Whether all that it needs to see are statistics of the inputs of the float model."""
+    more = self.tokens or self.sequential or self.activations != 'none'
+    return self.looks(planned) and not more
+
 
 def rounded(
   kernel, linear: str, method: Method, seen: Statistics | None = None, kept=None

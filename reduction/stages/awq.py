@@ -76,8 +76,7 @@ def awq(
     _, outs = run.fold('blocks', one_block, states, len(names))
     return _put_together(net, run, zip(names, outs), inputs, method)
 
-  alone = method.tokens or method.sequential or method.activations != 'none'
-  if method.looks(bool(plan)) and follows == 'float' and not alone:
+  if follows == 'float' and method.looks_at_sums(bool(plan)):
     stage.needs = Needs(batch, held)
   stage.method = method
   stage.preflight = functools.partial(preflight, method=method, batch=batch, held=held)

@@ -52,14 +52,11 @@ def quantize(
 
   def stage(net: Net, run: Run) -> Net:
     require(not isinstance(net.module, Served), 'the net is quantized already')
-    count = min(examples, len(run.data.train.x)) // batch
-    require(count > 0, f'{batch=} is more than the {len(run.data.train.x)} training examples')
-    order = jax.random.permutation(run.key('data')[0], len(run.data.train.x))
-    chosen = run.data.train.x[np.sort(np.asarray(order)[: count * batch])]
-    batches = np.split(chosen, count)
+    batches = _batches(run, examples, batch)
     params = tree.keep(net.params, net.masks)
     first = tree.map(lambda w: w[0], params)
-    inputs = [i for i in find(net.module, first, chosen[:1]) if any(map(method.takes, i.linears))]
+    found = find(net.module, first, batches[0][:1])
+    inputs = [one for one in found if any(map(method.takes, one.linears))]
     require(inputs, f'{type(net.module).__name__} has no linear to quantize, or all match {skip=}')
     names = [f'seed{seed}' for seed in run.seeds]
     given = plans.read_parts(plan, names, inputs, first) if plan else None
@@ -71,8 +68,8 @@ def quantize(
         for t in (params, net.masks)
       )
       found = quantized(
-        net.module, mine, batches, inputs, method, held=int(held * count), seen=_seen(batches[0]),
-        masks=masks, plan=None if given is None else given.get(names[r], {}),
+        net.module, mine, batches, inputs, method, held=int(held * len(batches)), masks=masks,
+        seen=_seen(batches[0]), plan=None if given is None else given.get(names[r], {}),
       )  # fmt: skip
       small, error = kept.arrays(tree.nest(found.params)), tree.nest(found.error)
       return carry, dict(params=small, error=error, plan=found.plan)
@@ -83,6 +80,15 @@ def quantize(
     return _put_together(net, run, outs, inputs, method)
 
   return stage
+
+
+def _batches(run, examples: int, batch: int) -> list:
+  """So many training examples, the same for every seed, in whole batches."""
+  x = run.data.train.x
+  count = min(examples, len(x)) // batch
+  require(count > 0, f'{batch=} is more than the {len(x)} training examples')
+  order = np.asarray(jax.random.permutation(run.key('data')[0], len(x)))
+  return np.split(x[np.sort(order[: count * batch])], count)
 
 
 def _put_together(net, run, outs, inputs, method) -> Net:

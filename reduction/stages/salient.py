@@ -45,7 +45,7 @@ def salient(
 
   def stage(net: Net, run: Run, seen: Seen | None = None) -> Net:
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
-    layer, inputs = parts(net.module)[1], block_inputs(net)
+    inputs = block_inputs(net)
 
     def one_block(params, sums, i, run):
       flat, told = {n: w.astype(jnp.float32) for n, w in tree.named(params)}, []
@@ -63,16 +63,7 @@ def salient(
         flat[f'{linear}/kernel'] = new
       return dict(params=tree.nest(flat), told=np.array(told, np.float32).sum(0))
 
-    def looked(params, batches, i, run):
-      return one_block(params, calibrate(layer, params, batches, inputs), i, run)
-
-    def known(carry, i, run):
-      return carry, one_block(language.block(net, f'layer{i}'), plans.joined(*seen(i)), i, run)
-
-    if seen is None:
-      outs = language.walked(net, run.data.train.x, run, looked, batch=batch)
-    else:
-      _, outs = run.fold('blocks', known, jnp.zeros(()), net.module.layers)
+    outs = _over_blocks(net, run, one_block, inputs, seen, batch)
     up, rows, changed, groups, grown = sum(np.asarray(out['told']) for out in outs)
     more = {} if scaled is None else dict(changed=changed / groups, growth=grown / groups)
     run.log(kind='salient', summary=True, seeds=run.seeds, really_kept=up / rows, **more)
@@ -81,6 +72,21 @@ def salient(
 
   stage.needs = Needs(batch, 0.0)
   return stage
+
+
+def _over_blocks(net, run, change, inputs, seen: Seen | None, batch: int):
+  """What change(params, statistics, i, run) gives for each block; seen: statistics, if known."""
+  layer = parts(net.module)[1]
+
+  def looked(params, batches, i, run):
+    return change(params, calibrate(layer, params, batches, inputs), i, run)
+
+  def known(carry, i, run):
+    return carry, change(language.block(net, f'layer{i}'), plans.joined(*seen(i)), i, run)
+
+  if seen is None:
+    return language.walked(net, run.data.train.x, run, looked, batch=batch)
+  return run.fold('blocks', known, jnp.zeros(()), net.module.layers)[1]
 
 
 @functools.partial(jax.jit, static_argnames=('scheme', 'dtype'))

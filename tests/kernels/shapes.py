@@ -19,16 +19,15 @@ def weight(prepacked, bits, group, rows, columns):
   return jax.eval_shape(prepacked, canonical)
 
 
-def right_where_it_runs(bits: int, kind: type):
-  """Products on the accelerator that is here, whose weights are of a kind."""
+def off_where_it_runs(bits: int):
+  """(type of the weight, relative error) of products on the accelerator that is here."""
   random = np.random.default_rng(0)
   w = jnp.asarray(random.standard_normal((1000, 300), np.float32) + 0.3)
   for group in 32, 64, 128, 192, 'channel':
     kernel = quantize(w, Scheme(bits, group), dtype=jnp.float16)
     packed_ = int4.prepacked(kernel)
-    assert isinstance(packed_, kind)
     for count in 1, 8, 16, 64, 200:
       x = jnp.asarray(random.standard_normal((count, 1000), np.float32), jnp.bfloat16)
       wanted = np.float64(x) @ np.float64(dequantize(kernel))
       found = np.float64(jax.jit(int4.matmul)(x, packed_))
-      assert abs(found - wanted).max() < 0.01 * abs(wanted).max(), (group, count)
+      yield type(packed_), abs(found - wanted).max() / abs(wanted).max()
