@@ -3,8 +3,8 @@
 Lin et al., NeurIPS 2020, whose ImageNet figures (70.7 % in 512 KB of SRAM and 2 MB of Flash, where
 MobileNetV2 scaled to fit has 3 to 11 points less) are not comparable. Expected: the evolved network
 is no worse than the best of as many random ones and than MobileNetV2 scaled to the same SRAM. Not
-run yet: it is for a GPU (592,704 networks of 1.6 to 7.7 M multiply-accumulates, 3 x 20,000
-steps of 4 networks each).
+run yet: it is for a GPU (592,704 networks of 1.6 to 7.7 M multiply-accumulates, 3 x 8,000
+steps of 4 networks each, 23 epochs).
 
     python -m launch.run --config=configs/mcunet/cifar.py --workdir=runs/cifar --data_dir=DATA
 
@@ -17,7 +17,7 @@ of which that MobileNetV2 takes 49,350 and 132,626 bytes.
 from configs.mcunet import setting
 from configs.variants import split
 
-STEPS = 20_000  # 57 epochs of 45K images, batch 128
+STEPS = 8_000  # 23 epochs of 45K images, batch 128
 LIMITS = dict(sram=50 * 1024, flash=136 * 1024)
 
 

@@ -1,6 +1,7 @@
 """A network for a device out of a supernet: evolution under its memory, beside random search."""
 
 import json
+import math
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from reduction.search.cost import cost, ops_of
 from reduction.search.rank import tau
 from reduction.search.selection import Budget
 from reduction.search.space import space as find_space
-from reduction.stages.supernet import SEEN, accuracies, check_data
+from reduction.stages.supernet import BESIDE, SEEN, accuracies, check_data
 
 DRAWS = 20  # of as many networks as are wanted, until enough fit all limits
 
@@ -68,9 +69,9 @@ def specialize(
     if beside:
       count = population + generations * (population - max(1, round(parents * population)))
       others = drawn(whole, budget, fits, random, count)
-      step = lambda best, i, run: (_better(best, others[i : i + 1], measure), None)
+      step = lambda best, i, run: (_better(best, others[i * BESIDE :][:BESIDE], measure), None)
       start = dict(genes=others[0], score=np.full((), -1.0))
-      best, _ = run.fold('random', step, start, count)
+      best, _ = run.fold('random', step, start, math.ceil(count / BESIDE))
       _log(whole, net, run, 'random', best['genes'], float(best['score']))
     arch = description(spaces.decode(whole, genes[0]))
     if run.workdir:
@@ -99,8 +100,9 @@ def drawn(space, budget, fits, random, count) -> np.ndarray:
 
 
 def _better(best, genes, measure):
-  score = measure(genes)[0]
-  return dict(genes=genes[0], score=np.asarray(score)) if score > best['score'] else best
+  scores = measure(genes)
+  i = scores.argmax()
+  return dict(genes=genes[i], score=np.asarray(scores[i])) if scores[i] > best['score'] else best
 
 
 def _predictor(space, budget, fits, random, count, measure, run):
