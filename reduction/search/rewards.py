@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from reduction.errors import require
+
 SOFT = -0.07, -0.07  # alpha, beta: below and above the target; 5 % of accuracy for twice the speed
 HARD = 0.0, -1.0
+HOW = dict(soft=SOFT, hard=HARD)
 
 
 def mnas(accuracy, cost, target: float, exponents: tuple[float, float] = SOFT):
@@ -19,6 +22,14 @@ def mnas(accuracy, cost, target: float, exponents: tuple[float, float] = SOFT):
   alpha, beta = exponents
   ratio = jnp.asarray(cost) / target
   return accuracy * ratio ** jnp.where(ratio <= 1, alpha, beta)
+
+
+def rewarded(accuracy: np.ndarray, costs: dict, *, cost: str, target: float, how: str = 'soft'):
+  """`mnas` of accuracies [n] by one of costs, each [n]; how: 'soft' or 'hard', as in the paper."""
+  require(how in HOW, f'{how=} is not one of {", ".join(HOW)}')
+  require(cost in costs, f'{cost=} is not one of {", ".join(costs)}')
+  require(target > 0, f'{target=} must be above 0')
+  return np.asarray(mnas(accuracy, costs[cost], target, HOW[how]), np.float64)
 
 
 @functools.partial(jax.jit, static_argnames=('steps', 'samples'))
