@@ -100,16 +100,3 @@ def choice(
 def mixed(module: Choice, params, stats, x, gates, train: bool = False):
   """Logits of the net with gates; in training (logits, new stats)."""
   return apply(module, params, stats, x, train, gates=gates)
-
-
-def costs(module: Choice, shape) -> np.ndarray:
-  """float32 [layers, operations]: multiply-accumulates, the dearest network's sum 1."""
-  table = np.zeros((module.layers, len(module.operations)))
-  for i in range(module.layers):
-    pixels = (shape[0] >> i) * (shape[1] >> i)
-    for j, kind in enumerate(module.operations):
-      area = size_of(kind) ** 2
-      w = module.width
-      each = area * w + w * w if kind.startswith('separable') else area * w * w
-      table[i, j] = pixels * each
-  return (table / table.max(1).sum()).astype(np.float32)

@@ -1,7 +1,9 @@
 """The truth of a small space of mixtures: each of its networks, trained by itself."""
 
 import functools
+import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,32 @@ import optax
 
 from reduction.models.choice import Choice, mixed
 from reduction.net import create, over_replicas
+from reduction.search import latency
+from reduction.search.cost import macs
+from reduction.search.paths import costs
 from reduction.train import train
 from reduction.update import classified, sgd, start
 
 BLOCK = 16  # networks trained beside each other
+
+
+COSTS = {
+  'macs': lambda ops: macs(ops).sum(1),
+  'instructions': lambda ops: latency.predict(latency.read(), ops),
+}
+
+
+class Truth(NamedTuple):
+  """paths: int [n, layers]. accuracy: [n], the mean. once: [n], of the first training. cost: [n].
+
+  table: [layers, operations], of an operation; cost and table of the dearest network's.
+  """
+
+  paths: np.ndarray
+  accuracy: np.ndarray
+  once: np.ndarray
+  cost: np.ndarray
+  table: np.ndarray
 
 
 @functools.lru_cache(maxsize=32)
@@ -61,3 +85,21 @@ def _score(module):
     return jnp.mean(mixed(module, params, stats, x, gates).argmax(-1) == labels)
 
   return score
+
+
+def listed(module: Choice, cost: str, tx, run, *, repeats: int, **schedule) -> Truth:
+  """Trains each network of a space, `repeats` times. cost: of COSTS. Rows: a 'listed' each."""
+  count = len(module.operations)
+  paths = np.array(list(itertools.product(range(count), repeat=module.layers)))
+  table, shared = costs(module, run.data.train.x.shape[1:], COSTS[cost])
+  dearest = shared + table.max(1).sum()
+  costed = (shared + table[np.arange(module.layers), paths].sum(1)) / dearest
+  gates = np.eye(count, dtype=np.float32)[np.repeat(paths, repeats, 0)]
+  found = trained(module, gates, tx, run, **schedule).reshape(len(paths), repeats)
+  for path, accuracies, one in zip(paths, found, costed):
+    run.log(
+      kind='listed', summary=True, network=' '.join(module.operations[j] for j in path),
+      test_accuracy=accuracies.mean(), spread=np.ptp(accuracies), cost=round(float(one), 4),
+    )  # fmt: skip
+  table = (table / dearest).astype(np.float32)
+  return Truth(paths, found.mean(1), found[:, 0], costed, table)

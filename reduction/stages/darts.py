@@ -1,6 +1,5 @@
 """Differentiable search beside the truth: a space small enough to train all of its networks."""
 
-import functools
 import itertools
 from typing import Any, NamedTuple
 
@@ -9,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from reduction.errors import require
-from reduction.models.choice import Choice, costs
+from reduction.models.choice import Choice
 from reduction.net import Net, create
 from reduction.run import Run, Stage
-from reduction.search import gradient, rewards, truth
+from reduction.search import gradient, rewards
+from reduction.search.truth import COSTS, Truth, listed
 from reduction.train import check_schedule, train
 from reduction.update import classified, start
 from reduction.update import optimizer as build_optimizer
@@ -28,7 +28,6 @@ class Setting(NamedTuple):
 
   tx: Any
   schedule: dict
-  repeats: int
   held: float
   rate: float
   second: float
@@ -37,7 +36,8 @@ class Setting(NamedTuple):
 def darts(
   *, methods: tuple[str, ...], steps: int, batch: int, optimizer: dict, every: int = 100,
   repeats: int = 2, held: float = 0.5, rate: float = 3e-2, second: float = 3e-2,
-  pushes: tuple[float, ...] = (), trials: int = 100,
+  pushes: tuple[float, ...] = (), trials: int = 100, cost: str = 'macs',
+  targets: tuple[float, ...] = (),
 ) -> Stage:  # fmt: skip
   """Trains every network of the net's space, then lets searches choose; returns the net as it was.
 
@@ -45,50 +45,46 @@ def darts(
   is the truth. held: the share of training images that alpha learns from. rate: Adam's, for alpha.
   second: of the step that second-order DARTS looks ahead. pushes: weights of expected cost in the
   loss of 'proxyless', each a search. trials: steps of reinforce, 8 networks each, rewarded by the
-  truth of the first repeat. Cost: multiply-accumulates of the operations, the dearest network 1.
-  Rows: a 'listed' for each network; a 'method' for each search: its network's accuracy [R], rank
-  [R], how far behind the best [R] and cost [R].
+  truth of the first repeat. cost: of COSTS; instructions are of a Cortex-M4, by `search.latency`;
+  the dearest network has 1. targets: costs that MnasNet's rewards, soft and hard, aim at, each two
+  more searches by reinforce. Rows: a 'listed' for each network; a 'method' for each search: its
+  network's accuracy [R], rank [R], how far behind the best [R] and cost [R]; of those with a
+  target, rank and how far behind are of rewards.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   known = (*METHODS, 'reinforce')
   require(set(methods) <= set(known), f'{methods=} are not all of {", ".join(known)}')
   require(0 < held < 1 and repeats > 0, f'{held=} must lie within (0, 1), {repeats=} above 0')
+  require(cost in COSTS, f'{cost=} is not one of {", ".join(COSTS)}')
+  require(all(t > 0 for t in targets), f'{targets=} must be above 0')
   schedule = dict(steps=steps, batch=batch, every=every)
-  setting = Setting(build_optimizer(**optimizer), schedule, repeats, held, rate, second)
+  setting = Setting(build_optimizer(**optimizer), schedule, held, rate, second)
 
   def stage(net: Net, run: Run) -> Net:
     module = net.module
     require(isinstance(module, Choice), f'{type(module).__name__} has no choices: model `choice`')
-    table = costs(module, run.data.train.x.shape[1:])
-    paths = np.array(list(itertools.product(range(len(module.operations)), repeat=module.layers)))
-    known = listed(module, paths, table, setting, run)
-    report = functools.partial(_report, module, paths, table, known.mean(1), run)
+    truth = listed(module, cost, setting.tx, run, repeats=repeats, **schedule)
     searches = [(name, 0.0) for name in methods if name != 'reinforce']
     searches += [('proxyless', push) for push in pushes]
-    for (name, push), chosen in searched(module, searches, table, setting, run).items():
-      report(name, push, chosen)
+    for (name, push), found in searched(module, searches, truth.table, setting, run).items():
+      _report(module, truth, run, name, found, truth.accuracy, push=push)
     if 'reinforce' in methods:
-      rewarded = jnp.asarray(known[:, 0].reshape((len(module.operations),) * module.layers))
-      drawn = [rewards.reinforce(key, rewarded, steps=trials) for key in run.key('noise', 7)]
-      report('reinforce', 0.0, np.stack([gradient.chosen(logits) for logits, _ in drawn]),
-             trained=[rewards.trained(choices) for _, choices in drawn])  # fmt: skip
+      _reinforced(module, truth, run, trials, 'reinforce', lambda right: right)
+    for target, (how, exponents) in itertools.product(targets, rewards.HOW.items()):
+      worth = lambda right, t=target, e=exponents: np.asarray(rewards.mnas(right, truth.cost, t, e))
+      _reinforced(module, truth, run, trials, f'{how} reward', worth, target=target)
     return net
 
   return stage
 
 
-def listed(module: Choice, paths, table, setting: Setting, run: Run) -> np.ndarray:
-  """float32 [networks, repeats]: test accuracy of each network, trained by one program."""
-  gates = np.eye(len(module.operations), dtype=np.float32)[np.repeat(paths, setting.repeats, 0)]
-  found = truth.trained(module, gates, setting.tx, run, **setting.schedule)
-  found = found.reshape(len(paths), setting.repeats)
-  for i, path in enumerate(paths):
-    run.log(
-      kind='listed', summary=True, network=' '.join(module.operations[j] for j in path),
-      test_accuracy=found[i].mean(), spread=np.ptp(found[i]),
-      cost=table[np.arange(module.layers), path].sum(),
-    )  # fmt: skip
-  return found
+def _reinforced(module, truth: Truth, run, trials, name, worth, **told):
+  """REINFORCE on worth(accuracies [n]) -> rewards [n]."""
+  rewarded = jnp.asarray(worth(truth.once).reshape((len(module.operations),) * module.layers))
+  drawn = [rewards.reinforce(key, rewarded, steps=trials) for key in run.key('noise', 7)]
+  found = np.stack([gradient.chosen(logits) for logits, _ in drawn])
+  asked = [rewards.trained(choices) for _, choices in drawn]
+  _report(module, truth, run, name, found, worth(truth.accuracy), trained=asked, **told)
 
 
 def searched(module: Choice, searches, table, setting: Setting, run: Run) -> dict:
@@ -130,13 +126,12 @@ def _searched(module, table, setting, run, second, given) -> np.ndarray:
   return np.asarray(gradient.chosen(state['alpha']))
 
 
-def _report(module, paths, table, truth, run, method, push, found, **told):
-  base = len(module.operations) ** np.arange(module.layers)[::-1]
-  index = found @ base
+def _report(module, truth: Truth, run, method, found, worth, **told):
+  index = found @ len(module.operations) ** np.arange(module.layers)[::-1]
   run.log(
-    kind='method', summary=True, seeds=run.seeds, method=method, push=push,
+    kind='method', summary=True, seeds=run.seeds, method=method,
     networks=[' '.join(module.operations[j] for j in path) for path in found],
-    test_accuracy=truth[index], behind=truth.max() - truth[index],
-    rank=[int((truth > truth[i]).sum()) + 1 for i in index],
-    cost=[float(table[np.arange(module.layers), path].sum()) for path in found], **told,
+    test_accuracy=truth.accuracy[index], behind=worth.max() - worth[index],
+    rank=[int((worth > worth[i]).sum()) + 1 for i in index],
+    cost=np.round(truth.cost[index], 4), **{'push': 0.0, 'target': 0.0, **told},
   )  # fmt: skip

@@ -38,11 +38,11 @@ def specialize(
   Cortex-M4, by `search.latency`): limits too; 0: none. population, generations, parents, mutated,
   rate: of `search.evolution`; the defaults are the paper's. A network's score is its accuracy on
   validation data, the mean over seeds' supernets; with reward, the arguments of
-  `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost. beside: as many random
-  networks that fit are scored too. predicted: accuracies come from a predictor trained on so many
-  networks, and the last population is scored by the supernet; 0: always by the supernet. Rows:
-  'generation', a 'found' each for evolution and random, 'predictor'. Writes its JSON. picojoules: of
-  `search.cost.cost`, for the estimate of energy.
+  `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost. picojoules: of
+  `search.cost.cost`, what the estimate of energy is of. beside: as many random networks that fit
+  are scored too. predicted: accuracies come from a predictor trained on so many networks, and the
+  last population is scored by the supernet; 0: always by the supernet. Rows: 'generation', a
+  'found' each for evolution and random, 'predictor'. Writes its JSON.
   """
   whole = find_space(**space)
   require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
