@@ -87,6 +87,8 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, 
   elif name == 'spoken_digits':
     flags.append(f'--data_dir={spoken}')
     flags += ['--config.model.classes=4', '--config.student.student.classes=4']
+  elif name == 'spoken_words':
+    flags.append(f'--data_dir={spoken}')
   elif name in ('sst2', 'ade'):
     flags.append(f'--data_dir={texts}')
     small = dict(width=24, heads=3, inner=40, vocabulary=50, positions=64)
