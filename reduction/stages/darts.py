@@ -21,6 +21,7 @@ METHODS = {  # name -> (method of `search.gradient`, whether of second order)
   'darts': ('darts', False), 'darts2': ('darts', True), 'proxyless': ('proxyless', False),
   'fbnet': ('fbnet', False),
 }  # fmt: skip
+POLICIES = dict(reinforce=1, ppo=4)  # steps along each gradient
 
 
 class Setting(NamedTuple):
@@ -41,10 +42,10 @@ def darts(
 ) -> Stage:  # fmt: skip
   """Trains every network of the net's space, then lets searches choose; returns the net as it was.
 
-  methods: of METHODS and 'reinforce'. repeats: trainings of each network, whose mean test accuracy
+  methods: of METHODS and POLICIES. repeats: trainings of each network, whose mean test accuracy
   is the truth. held: the share of training images that alpha learns from. rate: Adam's, for alpha.
   second: of the step that second-order DARTS looks ahead. pushes: weights of expected cost in the
-  loss of 'proxyless', each a search. trials: steps of reinforce, 8 networks each, rewarded by the
+  loss of 'proxyless', each a search. trials: steps of a policy, 8 networks each, rewarded by the
   truth of the first repeat. cost: of COSTS; instructions are of a Cortex-M4, by `search.latency`;
   the dearest network has 1. targets: costs that MnasNet's rewards, soft and hard, aim at, each two
   more searches by reinforce. Rows: a 'listed' for each network; a 'method' for each search: its
@@ -52,7 +53,7 @@ def darts(
   target, rank and how far behind are of rewards.
   """
   check_schedule(steps=steps, batch=batch, every=every)
-  known = (*METHODS, 'reinforce')
+  known = (*METHODS, *POLICIES)
   require(set(methods) <= set(known), f'{methods=} are not all of {", ".join(known)}')
   require(0 < held < 1 and repeats > 0, f'{held=} must lie within (0, 1), {repeats=} above 0')
   require(cost in COSTS, f'{cost=} is not one of {", ".join(COSTS)}')
@@ -64,12 +65,12 @@ def darts(
     module = net.module
     require(isinstance(module, Choice), f'{type(module).__name__} has no choices: model `choice`')
     truth = listed(module, cost, setting.tx, run, repeats=repeats, **schedule)
-    searches = [(name, 0.0) for name in methods if name != 'reinforce']
+    searches = [(name, 0.0) for name in methods if name in METHODS]
     searches += [('proxyless', push) for push in pushes]
     for (name, push), found in searched(module, searches, truth.table, setting, run).items():
       _report(module, truth, run, name, found, truth.accuracy, push=push)
-    if 'reinforce' in methods:
-      _reinforced(module, truth, run, trials, 'reinforce', lambda right: right)
+    for name in (name for name in POLICIES if name in methods):
+      _reinforced(module, truth, run, trials, name, lambda right: right, epochs=POLICIES[name])
     for target, (how, exponents) in itertools.product(targets, rewards.HOW.items()):
       worth = lambda right, t=target, e=exponents: np.asarray(rewards.mnas(right, truth.cost, t, e))
       _reinforced(module, truth, run, trials, f'{how} reward', worth, target=target)
@@ -78,10 +79,11 @@ def darts(
   return stage
 
 
-def _reinforced(module, truth: Truth, run, trials, name, worth, **told):
-  """REINFORCE on worth(accuracies [n]) -> rewards [n]."""
+def _reinforced(module, truth: Truth, run, trials, name, worth, epochs=1, **told):
+  """A policy that learns from worth(accuracies [n]) -> rewards [n]."""
   rewarded = jnp.asarray(worth(truth.once).reshape((len(module.operations),) * module.layers))
-  drawn = [rewards.reinforce(key, rewarded, steps=trials) for key in run.key('noise', 7)]
+  drawn = [rewards.reinforce(key, rewarded, steps=trials, epochs=epochs)
+           for key in run.key('noise', 7)]  # fmt: skip
   found = np.stack([gradient.chosen(logits) for logits, _ in drawn])
   asked = [rewards.trained(choices) for _, choices in drawn]
   _report(module, truth, run, name, found, worth(truth.accuracy), trained=asked, **told)
