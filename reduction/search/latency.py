@@ -63,6 +63,11 @@ def rows(measured: list[tuple[Ops, np.ndarray]]) -> dict[tuple, float]:
   return {shape: float(np.mean(counts)) for shape, counts in seen.items()}
 
 
+def shapes(ops: Ops) -> list[tuple]:
+  """The different shapes, as of KEYS, of the ops of networks."""
+  return [tuple(one) for one in np.unique(_keys(ops)[1][ops.kind != ABSENT], axis=0).tolist()]
+
+
 def fit(shapes: dict[tuple, float]) -> Table:
   """The table of `rows`."""
   groups: dict[tuple, list] = {}

@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import pathlib
 
 import jax
 import numpy as np
@@ -29,20 +30,20 @@ def specialize(
   energy: float = 0.0, instructions: int = 0, code: int = 64 * 1024, population: int = 100,
   generations: int = 30, parents: float = 0.2, mutated: float = 0.5, rate: float = 0.1,
   beside: bool = True, predicted: int = 0, reward: dict | None = None,
-  picojoules: dict | None = None,
+  picojoules: dict | None = None, table: str | None = None,
 ) -> Stage:  # fmt: skip
   """Takes the best network that fits out of a supernet; returns it with its weights.
 
   space: that of `supernet`. board: of `mcu.boards`, whose memory less a stack and Flash less `code`
   are limits; or sram, flash in bytes. macs, energy (microjoules, estimated), instructions (of a
-  Cortex-M4, by `search.latency`): limits too; 0: none. population, generations, parents, mutated,
-  rate: of `search.evolution`; the defaults are the paper's. A network's score is its accuracy on
-  validation data, the mean over seeds' supernets; with reward, the arguments of
-  `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost. picojoules: of
-  `search.cost.cost`, what the estimate of energy is of. beside: as many random networks that fit
-  are scored too. predicted: accuracies come from a predictor trained on so many networks, and the
-  last population is scored by the supernet; 0: always by the supernet. Rows: 'generation', a
-  'found' each for evolution and random, 'predictor'. Writes its JSON.
+  Cortex-M4, or what is in `table`, a file of `search.latency`): limits too; 0: none. population,
+  generations, parents, mutated, rate: of `search.evolution`; the defaults are the paper's. A
+  network's score is its accuracy on validation data, the mean over seeds' supernets; with reward,
+  the arguments of `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost.
+  picojoules: of `search.cost.cost`, what the estimate of energy is of. beside: as many random
+  networks that fit are scored too. predicted: accuracies come from a predictor trained on so many
+  networks, and the last population is scored by the supernet; 0: always by the supernet. Rows:
+  'generation', a 'found' each for evolution and random, 'predictor'. Writes its JSON.
   """
   whole = find_space(**space)
   require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
@@ -50,7 +51,8 @@ def specialize(
   budget = Budget(*(board, one.ram - STACK, one.flash - code) if one else ('limits', sram, flash))
   limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy,
                 instructions=instructions)  # fmt: skip
-  costed = functools.partial(costs, whole, picojoules=picojoules)
+  told = latency.read(pathlib.Path(table)) if table else None
+  costed = functools.partial(costs, whole, picojoules=picojoules, table=told)
   fits = functools.partial(_fits, costed, {name: most for name, most in limits.items() if most})
   require(population > 1 and generations >= 0, f'{population=}, {generations=}: 2 and 0 at least')
   worth = lambda genes, right: right
@@ -88,10 +90,10 @@ def specialize(
   return stage
 
 
-def costs(space, genes, picojoules: dict | None = None) -> dict:
+def costs(space, genes, picojoules: dict | None = None, table=None) -> dict:
   """What `search.cost` says of networks [n, genes], and 'instructions'."""
   ops = ops_of(space, np.atleast_2d(genes))
-  return latency.with_instructions(cost(ops, picojoules=picojoules), ops)
+  return latency.with_instructions(cost(ops, picojoules=picojoules), ops, table)
 
 
 def _fits(costed, limits: dict, genes) -> np.ndarray:

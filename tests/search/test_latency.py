@@ -1,7 +1,9 @@
 """Predicted instructions: exact where they are a sum of the features, near the emulator's count."""
 
 import dataclasses
+import itertools
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from configs.mcunet import setting
 from reduction.errors import UsageError
 from reduction.mcu import measure
 from reduction.search import cost as c
-from reduction.search import latency
+from reduction.search import latency, timing
 from reduction.search import space as s
 
 SPACE = s.space('mcunet', resolutions=(32, 48), widths=(0.2, 0.3))
@@ -46,7 +48,7 @@ def test_what_is_a_sum_of_the_features_is_predicted_exactly(tmp_path):
 def test_a_few_networks_have_every_shape_of_a_space():
   few = latency.rows([(ops_at(row), made_up(ops_at(row))) for row in latency.covering(ONE)])
   assert len(latency.covering(ONE)) == 9
-  for row in s.sample(ONE, np.random.default_rng(0), 200):
+  for row in s.sample(ONE, np.random.default_rng(0), 30):
     one = ops_at(row)
     assert set(latency.rows([(one, made_up(one))])) <= set(few)
   with pytest.raises(UsageError, match='measure each'):
@@ -55,6 +57,22 @@ def test_a_few_networks_have_every_shape_of_a_space():
 
 def ops_at(genes):
   return c.ops_of_arch(s.decode(ONE, genes))
+
+
+def test_a_table_of_this_machine_is_a_sum_of_its_ops():
+  """A clock that goes a second a look: each op takes 1 s / (2 calls, 4 images)."""
+  space = dataclasses.replace(ONE, stages=ONE.stages[:1], kernels=(3,), expansions=(3,))
+  ticks = itertools.count()
+  found = timing.timed(timing.shapes_of(space), batch=4, calls=2, repeats=1,
+                       clock=lambda: float(next(ticks)))  # fmt: skip
+  assert set(found.values()) == {1e6 / 8}
+  one = c.ops_of_arch(s.decode(space, s.extremes(space)[0]))
+  assert latency.predict(latency.fit(found), one)[0] == (one.kind != c.ABSENT).sum() * 1e6 / 8
+  for shape in found:  # what is timed makes what the op makes
+    f, arguments = timing.program(shape, 2)
+    named = dict(zip(latency.KEYS, shape))
+    size = 2 * named['out'] ** 2 * named['cout']
+    assert jax.eval_shape(f, *arguments).size == size
 
 
 @pytest.mark.parametrize('space', [setting.DIGITS, setting.CIFAR], ids=['digits', 'cifar'])
