@@ -11,6 +11,7 @@ from launch.benchmarks.pictures import pictures
 from launch.benchmarks.quantizing import quantized_layers, quantized_model
 from launch.benchmarks.roofline import roofline
 from launch.benchmarks.searching import searching
+from launch.benchmarks.stepping import stepping
 from launch.benchmarks.teaching import teaching
 from launch.benchmarks.training import training
 from launch.benchmarks.twin import twin
@@ -18,5 +19,6 @@ from launch.benchmarks.twin import twin
 __all__ = [
   'ablated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding', 'federating',
   'filterlets', 'imports', 'packed', 'patched', 'pictures', 'quantized_layers',
-  'quantized_model', 'roofline', 'searching', 'shipped', 'teaching', 'training', 'twin',
+  'quantized_model', 'roofline', 'searching', 'shipped', 'stepping', 'teaching', 'training',
+  'twin',
 ]  # fmt: skip

@@ -5,7 +5,8 @@ measured is estimated: for its kind, kernel and stride a sum of what grows with
 multiply-accumulates, inputs, outputs, output pixels and rows, found by least squares of relative
 errors; a whole network's estimate is then up to 15 % off, because compilers unroll by shape. What
 is measured comes from `mcu.measure`, which counts exactly. The table that comes along has every op
-of the spaces of the configs, on a Cortex-M4; instructions of the emulator, not cycles.
+of the spaces of configs/mcunet and configs/nas, on a Cortex-M4, in instructions of the emulator,
+not cycles; `write(rows(measured(space, covering(space))), path)` makes such a table of a space.
 """
 
 import functools

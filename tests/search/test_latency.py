@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs.mcunet import setting
+from configs.mcunet import cifar, setting
 from reduction.errors import UsageError
 from reduction.mcu import measure
 from reduction.search import cost as c
@@ -75,7 +75,12 @@ def test_a_table_of_this_machine_is_a_sum_of_its_ops():
     assert jax.eval_shape(f, *arguments).size == size
 
 
-@pytest.mark.parametrize('space', [setting.DIGITS, setting.CIFAR], ids=['digits', 'cifar'])
+@pytest.mark.parametrize('space', [
+  setting.DIGITS, setting.WORDS, setting.CIFAR, *(
+    dict(setting.CIFAR, resolutions=(side,), widths=(width,))
+    for side, width in (cifar.BEST, cifar.WORST, (16, 1.0), (16, 1.5))
+  ),
+])  # fmt: skip
 def test_the_table_that_comes_along_has_every_op_of_the_configs_spaces(space):
   whole = s.space(**space)
   for row in latency.covering(whole):
