@@ -72,7 +72,7 @@ def models_of(c):
 
 
 marked = lambda p: pytest.param(p, marks=pytest.mark.slow) if p.stem in DEEP else p
-DEEP = ('resnet', 'vgg')  # a minute of compiling
+DEEP = ('resnet', 'vgg', 'words')  # a minute of compiling
 
 
 @pytest.mark.parametrize('path', list(map(marked, FILES)), ids=lambda p: p.stem)
