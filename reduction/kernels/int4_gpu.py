@@ -29,6 +29,7 @@ SPLIT = 24  # with so few rows of x the rows of a weight are shared out among bl
 PARTS = 4  # at most
 BLOCKS = 2 * 132  # of two an H100's multiprocessor holds at a time
 MANY = 32  # steps, from which on filling up to PARTS costs little
+ALIGNED = 32  # floats: a copy into shared memory begins at a multiple of 128 bytes
 
 
 class GpuWeight(Ordered):
@@ -92,8 +93,8 @@ def _piece(planes, at):
 def _kernel(
   x_hbm,  # [rows of x, rows] bfloat16
   *refs,  # planes, columns first; scales [rows / chunk, columns]; float32 sums of x over chunks
-  # [rows / chunk, rows of x]; y [parts, columns, rows of x] float32; y [2, 64, block_m] in shared
-  # memory, and there bfloat16 [2, pieces, 64, width] where interpreted
+  # [rows / chunk, `aligned` rows of x]; y [parts, columns, rows of x] float32; y [2, 64, block_m] in
+  # shared memory, and there bfloat16 [2, pieces, 64, width] where interpreted
   bits,
   viewed,  # whether codes come as int4
   size,
@@ -130,7 +131,7 @@ def _kernel(
     for at in range(chunks):
       # read after the product, the emulator finds the copies of a later step in their way
       scale, zero = scale_and_zero(scales_smem[at, mine])
-      of_x = lax.broadcast_in_dim(sums_smem[at], (SIDE, block_m), (1,))
+      of_x = lax.broadcast_in_dim(sums_smem[at, pl.ds(0, block_m)], (SIDE, block_m), (1,))
       pieces = range(at * size // width, (at + 1) * size // width)
       sums = pl.run_scoped(
         functools.partial(product, planes=planes, x_smem=x_smem, pieces=pieces),
@@ -166,7 +167,7 @@ def _kernel(
       x_spec,
       *specs,
       plgpu.BlockSpec((chunks, COLUMNS), lambda k: (at(k), j)),
-      plgpu.BlockSpec((chunks, block_m), lambda k: (at(k), i)),
+      plgpu.BlockSpec((chunks, aligned(block_m)), lambda k: (at(k), i)),
     ],
   )  # fmt: skip
   pipeline(x_hbm, *planes, scales_hbm, sums_hbm)
@@ -222,7 +223,9 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   count, (deep, wide) = len(stacked), filled(*weight.shape, step)
   block_m = min(-(-count // 8) * 8, TILE)
   stacked = jnp.pad(stacked, ((0, -count % block_m), (0, deep - weight.rows)))
-  sums = stacked.astype(jnp.float32).reshape(len(stacked), -1, size).sum(-1).T
+  sums = stacked.astype(jnp.float32).reshape(-1, block_m, deep // size, size).sum(-1)
+  sums = jnp.pad(sums, ((0, 0), (0, aligned(block_m) - block_m), (0, 0)))
+  sums = sums.reshape(-1, deep // size).T
   parts = split(count, deep // step, wide)
   planes, width = weight.planes, WORDS
   if viewed := _viewed(weight.scheme, weight.rows):
@@ -257,6 +260,11 @@ def filled(rows: int, columns: int, step: int) -> tuple[int, int]:
   if steps >= MANY:
     steps = -(-steps // PARTS) * PARTS
   return steps * step, -(-columns // COLUMNS) * COLUMNS
+
+
+def aligned(count: int) -> int:
+  """Floats of a row in shared memory, of which count are used."""
+  return -(-count // ALIGNED) * ALIGNED
 
 
 def split(count: int, steps: int, wide: int) -> int:
