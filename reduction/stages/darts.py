@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from reduction.errors import require
-from reduction.models.choice import Choice, costs, mixed
-from reduction.net import Net, create, over_replicas
+from reduction.models.choice import Choice, costs
+from reduction.net import Net, create
 from reduction.run import Run, Stage
-from reduction.search import gradient, rewards
+from reduction.search import gradient, rewards, truth
 from reduction.train import check_schedule, train
-from reduction.update import classified, sgd, start
+from reduction.update import classified, start
 from reduction.update import optimizer as build_optimizer
 
 METHODS = {  # name -> (method of `search.gradient`, whether of second order)
@@ -61,20 +61,17 @@ def darts(
     require(isinstance(module, Choice), f'{type(module).__name__} has no choices: model `choice`')
     table = costs(module, run.data.train.x.shape[1:])
     paths = np.array(list(itertools.product(range(len(module.operations)), repeat=module.layers)))
-    truth = listed(module, paths, table, setting, run)
-    report = functools.partial(_report, module, paths, table, truth.mean(1), run)
-    for name in methods:
-      if name == 'reinforce':
-        shape = (len(module.operations),) * module.layers
-        keys = run.key('noise', 7)
-        rewarded = jnp.asarray(truth[:, 0].reshape(shape))
-        found = [rewards.reinforce(key, rewarded, steps=trials) for key in keys]
-        report(name, 0.0, np.stack([gradient.chosen(logits) for logits, _ in found]),
-               trained=[rewards.trained(drawn) for _, drawn in found])  # fmt: skip
-      else:
-        report(name, 0.0, searched(module, name, 0.0, table, setting, run))
-    for push in pushes:
-      report('proxyless', push, searched(module, 'proxyless', push, table, setting, run))
+    known = listed(module, paths, table, setting, run)
+    report = functools.partial(_report, module, paths, table, known.mean(1), run)
+    searches = [(name, 0.0) for name in methods if name != 'reinforce']
+    searches += [('proxyless', push) for push in pushes]
+    for (name, push), chosen in searched(module, searches, table, setting, run).items():
+      report(name, push, chosen)
+    if 'reinforce' in methods:
+      rewarded = jnp.asarray(known[:, 0].reshape((len(module.operations),) * module.layers))
+      drawn = [rewards.reinforce(key, rewarded, steps=trials) for key in run.key('noise', 7)]
+      report('reinforce', 0.0, np.stack([gradient.chosen(logits) for logits, _ in drawn]),
+             trained=[rewards.trained(choices) for _, choices in drawn])  # fmt: skip
     return net
 
   return stage
@@ -82,18 +79,8 @@ def darts(
 
 def listed(module: Choice, paths, table, setting: Setting, run: Run) -> np.ndarray:
   """float32 [networks, repeats]: test accuracy of each network, trained by one program."""
-  part = run.child('listed')
-  part.seeds = tuple(range(len(paths) * setting.repeats))  # each training is a replicate
   gates = np.eye(len(module.operations), dtype=np.float32)[np.repeat(paths, setting.repeats, 0)]
-  net = create(module, part.key('init', 0), run.data.train.x[:1])
-  splits = jax.device_put(run.data.splits())
-  state = start(net.params, net.stats, None, setting.tx)
-  state, _ = train(
-    sgd(gradient.single(module), setting.tx), classified(module), state, splits['train'], {}, part,
-    given=({}, dict(gates=jnp.asarray(gates))), augment=run.data.augment, **setting.schedule,
-  )  # fmt: skip
-  score = over_replicas(_score(module), (0, 0, 0, None))
-  found = np.asarray(score(state['params'], state['stats'], gates, tuple(splits['test'])))
+  found = truth.trained(module, gates, setting.tx, run, **setting.schedule)
   found = found.reshape(len(paths), setting.repeats)
   for i, path in enumerate(paths):
     run.log(
@@ -104,33 +91,42 @@ def listed(module: Choice, paths, table, setting: Setting, run: Run) -> np.ndarr
   return found
 
 
-@functools.lru_cache(maxsize=8)
-def _score(module):
-  def score(params, stats, gates, split):
-    x, labels = split
-    return jnp.mean(mixed(module, params, stats, x, gates).argmax(-1) == labels)
+def searched(module: Choice, searches, table, setting: Setting, run: Run) -> dict:
+  """(method, push) -> int [R, layers], the operations it chooses, for each of searches.
 
-  return score
+  Those of one order are replicates of one training, each seed's from the same weights and batches.
+  """
+  found = {}
+  for order, second in (('first', 0.0), ('second', setting.second)):
+    some = [one for one in searches if METHODS[one[0]][1] == bool(second)]
+    if some:
+      part = run.child(order)
+      part.seeds = run.seeds * len(some)
+      given = dict(
+        method=np.array([gradient.METHODS.index(METHODS[name][0]) for name, _ in some]),
+        push=np.array([push for _, push in some], np.float32),
+      )
+      given = {name: np.repeat(values, len(run.seeds)) for name, values in given.items()}
+      chosen = _searched(module, table, setting, part, second, given)
+      found |= dict(zip(some, chosen.reshape(len(some), len(run.seeds), -1)))
+  return found
 
 
-def searched(module, name: str, push: float, table, setting: Setting, run: Run) -> np.ndarray:
-  """int [R, layers]: the operations that a differentiable search chooses."""
-  method, looks_ahead = METHODS[name]
-  second = setting.second if looks_ahead else 0.0
-  update = gradient.bilevel(module, setting.tx, method, rate=setting.rate, second=second)
-  part, replicas = run.child(f'{name}-{push:g}'.replace('.', '_')), len(run.seeds)
-  net = create(module, part.key('init', 0), run.data.train.x[:1])
+def _searched(module, table, setting, run, second, given) -> np.ndarray:
+  """int [R, layers] of searches [R] side by side."""
+  net = create(module, run.key('init', 0), run.data.train.x[:1])
   state = start(net.params, net.stats, None, setting.tx)
-  state = gradient.begin(state, module.layers, len(module.operations), replicas)
+  state = gradient.begin(state, module.layers, len(module.operations), len(run.seeds))
   splits = jax.device_put(run.data.splits())
   held = np.random.default_rng(0).random(len(splits['train'][1])) < setting.held
-  tiled = lambda x: jnp.tile(jnp.asarray(x), (replicas, *(1,) * np.ndim(x)))
-  given = dict(held=tiled(held)), dict(
-    table=tiled(table), push=tiled(np.float32(push)),
-    total=tiled(np.float32(setting.schedule['steps'])),
+  tiled = lambda x: jnp.tile(jnp.asarray(x), (len(run.seeds), *(1,) * np.ndim(x)))
+  given = jax.tree.map(jnp.asarray, given)
+  given |= dict(table=tiled(table), total=tiled(np.float32(setting.schedule['steps'])))
+  update = gradient.bilevel(module, setting.tx, rate=setting.rate, second=second)
+  state, _ = train(
+    update, classified(module), state, splits['train'], {}, run, augment=run.data.augment,
+    given=(dict(held=tiled(held)), given), **setting.schedule,
   )  # fmt: skip
-  state, _ = train(update, classified(module), state, splits['train'], {}, part, given=given,
-                   augment=run.data.augment, **setting.schedule)  # fmt: skip
   return np.asarray(gradient.chosen(state['alpha']))
 
 
