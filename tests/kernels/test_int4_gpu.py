@@ -105,7 +105,7 @@ def test_resident_bytes_are_those_of_codes_and_a_word_a_group(bits, group):
 @given(st.integers(1, 200), st.integers(1, 20_000), st.integers(1, 20_000))
 def test_a_weight_is_filled_little_and_shared_out_evenly(count, rows, columns):
   deep, wide = int4_gpu.filled(rows, columns, 128)
-  assert deep >= rows and wide >= columns and wide % int4_gpu.COLUMNS == 0
+  assert deep >= rows and wide >= columns and wide % int4_gpu.SIDE == 0
   assert deep - rows < 4 * 128 and (deep - rows < 128 or rows > 31 * 128)
   parts = int4_gpu.split(count, deep // 128, wide)
   assert deep // 128 % parts == 0 and (parts == 1 or count <= int4_gpu.SPLIT)
