@@ -109,7 +109,7 @@ def timed(made: dict, shape: tuple, count: int, bytes: int, repeats: int) -> dic
   for name, kernel in made.items():
     size = sum(part.nbytes for part in jax.tree.leaves(kernel))
     copies[name] = [jax.tree.map(jnp.copy, kernel) for _ in range(max(2, bytes // size))]
-    runs[name] = jax.jit(lambda x, weights, times=KINDS[name].times: _products(x, weights, times))
+    runs[name] = jax.jit(lambda x, weights, times=jax.jit(KINDS[name].times): _products(x, weights, times))
     jax.block_until_ready(runs[name](x, copies[name]))  # compiles
   found = {name: [] for name in made}
   for repeat in range(repeats):

@@ -25,10 +25,10 @@ __all__ = ['FEW', 'GpuWeight', 'dequantized', 'hopper', 'matmul', 'prepacked', '
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
 SIDE = 64  # columns of the weight in one wgmma, which are those of a block
 TILE = 64  # rows of x at a time, each piece of a row for itself
-STAGES = 4  # blocks in shared memory, of which all but one are on their way
-SPLIT = 24  # with so few rows of x the rows of a weight are shared out among blocks
-PARTS = 4  # at most
-BLOCKS = 8 * 132  # of which an H100's multiprocessor holds eight at a time
+STAGES = 2  # in shared memory, one on its way: more leave room for fewer blocks
+SPLIT = 24  # with so few rows of x the rows of a weight are shared out among most blocks
+PARTS = 8  # at most; with more rows two
+BLOCKS = 16 * 132  # wanted: of those of few rows an H100's multiprocessor holds eight at a time
 MANY = 32  # steps, from which on filling up to PARTS costs little
 ALIGNED = 32  # floats: a copy into shared memory begins at a multiple of 128 bytes
 
@@ -122,7 +122,7 @@ def _kernel(
         plgpu.commit_smem()
         codes = staged[0].at[at]
       of_x = x_smem.at[:, pl.ds(at * width, width)]
-      plgpu.wgmma(total, codes, plgpu.transpose_ref(of_x, (1, 0)))
+      plgpu.wgmma(total, codes, of_x.T)
     return total[...]  # once all are done
 
   def one(_, x_smem, *refs):
@@ -205,6 +205,7 @@ def _step(scheme, rows):
   return chunk(scheme, rows) if _viewed(scheme, rows) else STEP[scheme.bits]
 
 
+@functools.partial(jax.jit, static_argnames='interpret')  # traced once for layers of one size
 def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   """x [..., rows] times the weight, of x's type; sums in float32.
 
@@ -261,6 +262,6 @@ def aligned(count: int) -> int:
 
 def split(count: int, steps: int, wide: int) -> int:
   """Parts of a weight's rows, so that few rows of x keep all multiprocessors busy."""
-  most = PARTS if count <= SPLIT else 1
+  most = PARTS if count <= SPLIT else 2
   wanted = min(most, -(-BLOCKS * SIDE // wide))
   return max(parts for parts in range(1, wanted + 1) if steps % parts == 0)
