@@ -19,9 +19,7 @@ PEERS = {'bfloat16': 'INT4', 'INT4, floats first': 'INT4'}  # what each is compa
 LAUNCHES = 12  # of a program, at least: what starts one is shared by all
 
 
-def accelerated(
-  *, shapes: tuple, rows_of_x: tuple[int, ...], group: int, bytes: int, repeats: int
-):
+def accelerated(*, shapes: tuple, rows_of_x: tuple[int, ...], group: int, bytes: int, repeats: int):
   """Times bfloat16 x [count, rows] times packed weights [rows, columns] on the device here.
 
   Programs of many products, each with inputs and a weight of its own, read from memory: bytes, of
