@@ -9,9 +9,10 @@ validation accuracy is kept; that of filterlets becomes C.
     python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
 
 Variants, which combine: 'all' adds pairs of filterlets, patterns and N:M; 'lottery' asks whether
-filterlet tickets win: after each prune training begins again, from the first weights and from fresh
-ones; 'schedule' chooses filters and filterlets of every layer for the fewest instructions within a
-Flash and a RAM; 'quick' is one seed of a few steps.
+filterlet tickets win: after each prune training begins again, from the first weights and, with the
+same masks, from fresh ones; 'taught' lets the net before it was pruned teach; 'schedule' chooses
+filters and filterlets of every layer for the fewest instructions within a Flash and a RAM; 'quick'
+is one seed of a few steps.
 """
 
 from ml_collections import config_dict
@@ -19,7 +20,7 @@ from ml_collections import config_dict
 from configs.dtmm import setting
 from configs.variants import split
 
-VARIANTS = ('all', 'lottery', 'schedule', 'quick')
+VARIANTS = ('all', 'lottery', 'taught', 'schedule', 'quick')
 LEVELS = (0.6, 0.4, 0.25, 0.15)
 
 
@@ -38,12 +39,10 @@ def get_config(variant: str = ''):
   c.train = dict(stage='tune', steps=40 if quick else 300, batch=60, every=20, optimizer=adam)
   levels = LEVELS[1:2] if quick else LEVELS
   if 'lottery' in variants:
-    training['steps'] = c.train.steps
-    for start in 'rewind', 'reinit':
-      c[start] = setting.stage('filterlet', levels, start=start, **training)
-      c.stages = (*c.stages, start)
-    c.figures = dict(tickets=dict(setting.figure('digits'), lines='start',
-                                  where=dict(start=('rewind', 'reinit')), names={}))  # fmt: skip
+    setting.tickets(c, levels, data='digits', **dict(training, steps=c.train.steps))
+    return c
+  if 'taught' in variants:
+    setting.lesson(c, levels, data='digits', **training)
     return c
   if 'schedule' in variants:
     losses = (0.1,) if quick else (0.02, 0.05, 0.1, 0.15, 0.2)
@@ -61,7 +60,7 @@ def get_config(variant: str = ''):
 
 
 def sweep():
-  """The picture, the tickets and the scheduler, a line a seed."""
-  for variant in 'all', 'lottery', 'schedule':
+  """The picture, the tickets, the teacher and the scheduler, a line a seed."""
+  for variant in 'all', 'lottery', 'taught', 'schedule':
     for seed in (0, 1, 2):
       yield {'variant': variant, 'seeds': (seed,)}

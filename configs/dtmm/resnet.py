@@ -6,8 +6,9 @@ full for a GPU.
 
     python -m launch.run --config=configs/dtmm/resnet.py --workdir=runs/dtmm-resnet --data_dir=DATA
 
-Variants, which combine: 'schedule' chooses filters and filterlets of every layer for the fewest
-instructions within 512 KiB of Flash and 128 KiB of RAM; 'quick' is a few steps of a narrow net.
+Variants, which combine: 'lottery' and 'taught' are those of digits.py; 'schedule' chooses
+filters and filterlets of every layer for the fewest instructions within 512 KiB of Flash and 128
+KiB of RAM; 'quick' is a few steps of a narrow net.
 """
 
 from ml_collections import config_dict
@@ -15,7 +16,7 @@ from ml_collections import config_dict
 from configs.dtmm import setting
 from configs.variants import split
 
-VARIANTS = ('schedule', 'quick')
+VARIANTS = ('lottery', 'taught', 'schedule', 'quick')
 LEVELS = (0.6, 0.4, 0.25, 0.15, 0.1)
 
 
@@ -36,16 +37,23 @@ def get_config(variant: str = ''):
   again = dict(adam, learning_rate=5e-4, cosine=more)
   training = dict(steps=more, batch=128, every=every, optimizer=again)
   c.train = dict(stage='tune', steps=steps, batch=128, every=every, optimizer=adam)
+  levels = LEVELS[1:2] if quick else LEVELS
+  if 'lottery' in variants:
+    setting.tickets(c, levels, data='CIFAR-10', **dict(training, steps=steps, optimizer=adam))
+    return c
+  if 'taught' in variants:
+    setting.lesson(c, levels, data='CIFAR-10', **training)
+    return c
   if 'schedule' in variants:
     c.schedule = dict(losses=(0.02, 0.05, 0.1, 0.2), flash=2**19, ram=2**17, **training)
     c.deploy = dict(stage='microcontroller', board='mps2', images=256, sparse='instructions')
     c.stages = (*c.stages, 'schedule', 'deploy')
     return c
   setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
-              LEVELS[1:2] if quick else LEVELS, data='CIFAR-10', **training)  # fmt: skip
+              levels, data='CIFAR-10', **training)  # fmt: skip
   return c
 
 
 def sweep():
-  """The picture and the scheduler, a line a seed."""
+  """The picture, the tickets, the teacher and the scheduler, a line a seed."""
   yield from setting.seeds()

@@ -3,9 +3,11 @@
 METHODS = ('filterlet', 'paired', 'filter', 'weight', 'pattern', '2:4')
 TITLES = dict(
   filterlet='filterlets', paired='filterlets of filter pairs', filter='filters',
-  weight='single weights', pattern='patterns of kernels',
+  weight='single weights', pattern='patterns of kernels', plain='without a teacher',
 )  # fmt: skip
-TITLES['2:4'] = 'N of 4 weights'
+TITLES['tickets/reinit'] = 'the same masks, fresh weights'
+TITLES['2:4'] = TITLES['n_of_m'] = 'N of 4 weights'
+TEACHER = dict(of='train', temperature=4.0, soft=0.5, hard=0.5)  # the net before it was pruned
 SHARES = {'pattern': (5 / 9, 4 / 9, 3 / 9, 2 / 9), '2:4': (0.75, 0.5, 0.25)}
 
 
@@ -24,17 +26,56 @@ def name(structure: str) -> str:
 
 def add(c, methods: tuple, levels: tuple, *, data: str, **training):
   """The stages of methods, each from the same trained net, behind those that c has; all of them on
-  one picture, and in a table."""
+  one picture and in a table, and filterlets against each of the others."""
   for method in methods:
     c[name(method)] = stage(method, levels, **training)
   c.stages = (*c.stages, *map(name, methods))
   c.figures = dict(methods=figure(data))
   c.tables = dict(methods=table())
+  if len(methods) > 1:
+    against(c, 'filterlet', tuple(name(m) for m in methods if m != 'filterlet'))
+
+
+def tickets(c, levels: tuple, *, data: str, steps: int, **training):
+  """Whether filterlet tickets win: each level trains in full, from the first weights and fresh."""
+  c.tickets = stage('filterlet', levels, start='rewind', control=True, steps=steps, **training)
+  c.stages = (*c.stages, 'tickets')
+  names = dict(rewind='tickets', reinit='the same masks, fresh weights')
+  where = dict(start=('rewind', 'reinit'))
+  c.figures = dict(tickets=dict(figure(data), lines='start', where=where, names=names))
+  c.tables = dict(tickets=dict(table(), rows=('start', 'share'), where=where,
+                               names=dict(start=names)))  # fmt: skip
+  against(c, 'tickets', ('tickets/reinit',))
+
+
+def lesson(c, levels: tuple, *, data: str, **training):
+  """Whether it helps if the net that came teaches while it is pruned."""
+  c.plain = stage('filterlet', levels, **training)
+  c.taught = stage('filterlet', levels, teacher=TEACHER, **training)
+  c.stages = (*c.stages, 'plain', 'taught')
+  where = dict(stage=('plain', 'taught'))
+  c.figures = dict(taught=dict(figure(data), lines='stage', where=where, names={}))
+  c.tables = dict(methods=dict(table(), rows=('stage', 'share'), where=where, names={}))
+  against(c, 'taught', ('plain',))
+
+
+def against(c, of: str, bases: tuple):
+  """The comparison at equal bytes and at equal accuracy, and its table."""
+  c.rivals = dict(of=of, bases=bases)
+  c.stages = (*c.stages, 'rivals')
+  c.tables.rivals = dict(
+    title='At equal bytes, and at equal accuracy', kind='rival', rows=('base', 'share'),
+    values=('accuracy_gain', 'bytes_change'),
+    names=dict(base=TITLES, accuracy_gain='accuracy at no more bytes',
+               bytes_change='bytes where as accurate'),
+    note=f'Of {TITLES.get(of, of)} against each level of the others: 95 % intervals over seeds and '
+    'test examples, drawn for both alike.',
+  )  # fmt: skip
 
 
 def seeds():
-  """The picture and the scheduler, a line a seed."""
-  for variant in '', 'schedule':
+  """The picture, the tickets, the teacher and the scheduler, a line a seed."""
+  for variant in '', 'lottery', 'taught', 'schedule':
     for seed in (0, 1, 2):
       yield {'variant': variant, 'seeds': (seed,)}
 

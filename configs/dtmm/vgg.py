@@ -9,9 +9,10 @@ which does not compare with published numbers to the point.
     python -m launch.run --config=configs/dtmm/vgg.py:mini --workdir=runs/dtmm-vgg --data_dir=DATA
 
 Variants, which combine: 'mini' is scaled down for a CPU (a VGG of six layers from 8 channels, 1,000
-steps and 200 a level, one seed); 'schedule' chooses filters and filterlets of every layer for the
-fewest instructions within 512 KiB of Flash and 128 KiB of RAM ('mini': 16 KB and 12 KB); 'quick' is
-a few steps. In full for a GPU: on two CPU cores an epoch takes six minutes.
+steps and 200 a level, one seed); 'lottery' and 'taught' are those of digits.py; 'schedule' chooses
+filters and filterlets of every layer for the fewest instructions within 512 KiB of Flash and 128
+KiB of RAM ('mini': 16 KB and 12 KB); 'quick' is a few steps. In full for a GPU: on two CPU cores an
+epoch takes six minutes.
 """
 
 from ml_collections import config_dict
@@ -19,7 +20,7 @@ from ml_collections import config_dict
 from configs.dtmm import setting
 from configs.variants import split
 
-VARIANTS = ('mini', 'schedule', 'quick')
+VARIANTS = ('mini', 'lottery', 'taught', 'schedule', 'quick')
 LEVELS = (0.6, 0.4, 0.25, 0.15, 0.1)
 LOSSES = (0.02, 0.05, 0.1, 0.2, 0.3)
 
@@ -51,6 +52,13 @@ def get_config(variant: str = ''):
   again = dict(adam, learning_rate=adam['learning_rate'] / 2, cosine=more)
   training = dict(steps=more, batch=128, every=every, optimizer=again)
   c.train = dict(stage='tune', steps=steps, batch=128, every=every, optimizer=adam)
+  levels = LEVELS[1:2] if quick else LEVELS
+  if 'lottery' in variants:
+    setting.tickets(c, levels, data='CIFAR-10', **dict(training, steps=steps, optimizer=adam))
+    return c
+  if 'taught' in variants:
+    setting.lesson(c, levels, data='CIFAR-10', **training)
+    return c
   if 'schedule' in variants:
     limits = dict(flash=16_000, ram=12_000) if mini or quick else dict(flash=2**19, ram=2**17)
     losses = (0.5,) if quick else LOSSES
@@ -60,10 +68,10 @@ def get_config(variant: str = ''):
     c.stages = (*c.stages, 'before', 'schedule', 'deploy')
     return c
   setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
-              LEVELS[1:2] if quick else LEVELS, data='CIFAR-10', **training)  # fmt: skip
+              levels, data='CIFAR-10', **training)  # fmt: skip
   return c
 
 
 def sweep():
-  """The picture and the scheduler, a line a seed."""
+  """The picture, the tickets, the teacher and the scheduler, a line a seed."""
   yield from setting.seeds()

@@ -1,5 +1,6 @@
 """Benchmarks by name: each takes its settings and returns `bench(session) -> (rows, tables)`."""
 
+from launch.benchmarks.accelerated import accelerated
 from launch.benchmarks.by_rows import by_rows
 from launch.benchmarks.chatting import chatting
 from launch.benchmarks.deployed import ablated, accounted, architectures, patched, shipped
@@ -17,8 +18,8 @@ from launch.benchmarks.training import training
 from launch.benchmarks.twin import twin
 
 __all__ = [
-  'ablated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding', 'federating',
-  'filterlets', 'imports', 'packed', 'patched', 'pictures', 'quantized_layers',
+  'ablated', 'accelerated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding',
+  'federating', 'filterlets', 'imports', 'packed', 'patched', 'pictures', 'quantized_layers',
   'quantized_model', 'roofline', 'searching', 'shipped', 'stepping', 'teaching', 'training',
   'twin',
 ]  # fmt: skip

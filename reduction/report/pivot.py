@@ -10,10 +10,11 @@ title, note: text above and below. kind: the kind of the rows. where: field -> v
 in figures, for rows that have the field; lines and columns stand in their order, else as rows come.
 rows: a field or several, a line for each of their values. columns: likewise; without, each of
 `values` has one column. values: a field or several: the mean [least, greatest] over seeds and over
-rows that agree; a field that has `_low` and `_high` beside it is a relative change with its
-interval, 'no difference found' where that holds 0. names: field -> what stands for its values, by
-value or a text with {}; for one of `values`, its heading. paper: columns behind, (heading, ((line,
-text), ...)); a line that only they have was not run. What lacks all fields of `rows`, such as the
+rows that agree; a field that has `_low` and `_high` beside it is a relative change, or of a
+fraction one in points, with its interval, 'no difference found' where that holds 0. names: field ->
+what stands for its values, by value or a text with {}; for one of `values`, its heading. paper:
+columns behind, (heading, ((line, text), ...)); a line that only they have was not run. What lacks
+all fields of `rows`, such as the
 net before, stands below the table.
 """
 
@@ -144,5 +145,6 @@ def _cell(rows, key) -> str:
     ends = [rows[0].get(name) for name in (key, f'{key}_low', f'{key}_high')]
     if None in ends:
       return 'not finite'
-    return intervals.wording(Interval(*(100 * x for x in ends), 2), ' %', digits=1)
+    unit = ' pp' if is_fraction(key) else ' %'
+    return intervals.wording(Interval(*(100 * x for x in ends), 2), unit, digits=1)
   return spread(key, pool.pooled(rows, key))

@@ -51,6 +51,8 @@ NAMES = {
   'patched': ('at', 'model', 'patches'),
   'filterlet': ('at',),
   'schedule': ('at',),
+  'right': ('at',),
+  'rival': ('at', 'net', 'base', 'share'),
   'supernet': ('at', 'phase'),
   'generation': ('at', 'step'),
   'found': ('at', 'method'),

@@ -18,6 +18,7 @@ from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
 from reduction.stages.quantize import quantize
 from reduction.stages.rank import rank
+from reduction.stages.rivals import rivals
 from reduction.stages.salient import salient
 from reduction.stages.schedule import schedule
 from reduction.stages.specialists import specialists
@@ -31,6 +32,6 @@ from reduction.stages.versus import versus
 __all__ = [
   'awq', 'compare', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet',
   'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize',
-  'rank', 'salient', 'schedule', 'specialists', 'specialize', 'supermask', 'supernet',
+  'rank', 'rivals', 'salient', 'schedule', 'specialists', 'specialize', 'supermask', 'supernet',
   'tinynas', 'tune', 'versus',
 ]  # fmt: skip

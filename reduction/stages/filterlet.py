@@ -3,24 +3,21 @@
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from reduction import prune, tree
+from reduction.distill.lesson import Lesson
 from reduction.errors import did_you_mean, require
-from reduction.mcu.sparse import footprint
-from reduction.net import Net, create, over_replicas
+from reduction.net import Net, create
 from reduction.prune import channels, select
-from reduction.prune.importance import KINDS, importance
+from reduction.prune.importance import KINDS
 from reduction.run import Run, Stage
-from reduction.train import check_schedule, fit
-from reduction.update import classified
+from reduction.stages import pruning
+from reduction.train import check_schedule
 from reduction.update import optimizer as build_optimizer
 
 STARTS = 'last', 'rewind', 'reinit'
-FORMS = {'filterlet': ('fwcs', 'bitmap', 'paired'), 'paired': ('fwcs', 'bitmap', 'paired'),
-         'filter': ()}  # fmt: skip
 
 
 class Search(NamedTuple):
@@ -36,7 +33,9 @@ class Search(NamedTuple):
   filters: float
   least: float
   start: str
+  control: bool
   of: str | None
+  lesson: Lesson | None
   tx: object
   schedule: dict
 
@@ -45,7 +44,8 @@ def filterlet(
   *, levels: tuple[float, ...], steps: int, batch: int, optimizer: dict,
   structure: str = 'filterlet', bisections: int = 0, tolerance: float = 0.01,
   score: str = 'taylor', examples: int = 1_024, scope: str = 'global', filters: float = 0.0,
-  least: float = 0.05, start: str = 'last', of: str | None = None, every: int = 100,
+  least: float = 0.05, start: str = 'last', control: bool = False, of: str | None = None,
+  teacher: dict | None = None, every: int = 100,
 ) -> Stage:  # fmt: skip
   """Prunes level by level and trains after each; returns the smallest net that is accurate enough.
 
@@ -54,10 +54,13 @@ def filterlet(
   seeds, at most `tolerance` below that of the net that came; the test split chooses nothing.
   structure, scope, filters, least: of `prune.select`. score: of `prune.importance`, on so many
   training `examples`. start: the weights that a level trains from: the 'last' level's, those of
-  the net that the chain began with ('rewind'), or fresh ones ('reinit'). of: the stage whose net
-  to prune, by default the one before. steps, batch, optimizer, every: of each level's training.
-  The net that comes out is without the filters that are gone, and keeps its masks. Rows: a
-  'filterlet' for each level, with the bytes of its int8 weights in their best form.
+  the net that the chain began with ('rewind'), or fresh ones ('reinit'). control: trains each
+  level's masks also from fresh weights, which changes nothing else. of: the stage whose net to
+  prune, by default the one before. teacher: who teaches while it trains, of `pruning.told`,
+  dict(of='train', temperature=4.0), the net that came whole. steps, batch, optimizer, every: of
+  each level's training. The net that comes out is without the filters that are gone, and keeps its
+  masks. Rows: a 'filterlet' for each level, with the bytes of its int8 weights in their best form,
+  and a 'right', the test examples that it gets right, which `rivals` pairs, also of the whole net.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   falling = levels and all(a > b for a, b in zip((1.0 + 1e-9, *levels), levels))
@@ -71,7 +74,8 @@ def filterlet(
   require(0 <= filters < 1, f'{filters=} must lie in [0, 1)')
   schedule = dict(steps=steps, batch=batch, every=every)
   found = Search(structure, tuple(levels), bisections, tolerance, score, examples, scope, filters,
-                 least, start, of, build_optimizer(**optimizer), schedule)  # fmt: skip
+                 least, start, control, of, pruning.told(teacher), build_optimizer(**optimizer),
+                 schedule)  # fmt: skip
   return lambda net, run: prune_until(found, net, run)
 
 
@@ -79,20 +83,13 @@ def prune_until(search: Search, net: Net, run: Run) -> Net:
   """The stage."""
   require(search.of in (None, *run.nets), f'of={search.of!r} names no stage before this one')
   net = run.nets[search.of] if search.of else net
-  require(len(run.data.validation.y), 'filterlet chooses by the validation split: give it one')
-  splits = jax.device_put(run.data.splits())
-  example = run.data.train.x[:1]
-  one = tree.map(lambda w: w[0], net)
-  found = channels.structure(net.module, one.params, one.stats, example)
-  require(found.convs, f'{type(net.module).__name__} has no convolution to prune')
-  whole = prune.all_kept(net.params) if net.masks is None else net.masks
-  net = net.replace(masks=whole)
-  judge = over_replicas(classified(net.module), (0, 0, None))
-  accuracy = lambda net, part: np.asarray(judge(net.params, net.stats, splits[part])['accuracy'])
-  dense = accuracy(net, 'validation')
-  first = {'rewind': run.nets.get('start', net).params, 'last': None}
-  if search.start == 'reinit':
-    first['reinit'] = create(net.module, run.key('init', 1), example).params
+  made = pruning.opened(net, run, search.tx, search.schedule, search.lesson, 'filterlet')
+  net, found = made.net, made.found
+  enough = float(made.accuracy(net).mean()) - search.tolerance
+  first = dict(last=None, rewind=run.nets.get('start', net))
+  if search.control or search.start == 'reinit':
+    first['reinit'] = create(net.module, run.key('init', 1), run.data.train.x[:1])
+  _tell(search, made, net, run, level=-1, share=1.0, start=search.start)
 
   def step(carry, index: int, run: Run):
     grid = index < len(search.levels)
@@ -101,25 +98,20 @@ def prune_until(search: Search, net: Net, run: Run) -> Net:
     good, bad = (float(carry[name]) for name in ('good_share', 'bad_share'))
     share = search.levels[index] if grid else math.sqrt(good * bad)
     how = dict(scope=search.scope, least=search.least, filters=search.filters)
-    scores = scored(search, now, run)
+    scores = pruning.scored(search.score, search.examples, now, run)
     masks = select.select(scores, now.masks, search.structure, found, share, **how)
-    begin = first[search.start]
-    now = now.replace(masks=tree.map(jnp.asarray, masks),
-                      params=now.params if begin is None else begin)  # fmt: skip
-    _, best = fit(now, run, splits, search.tx, **search.schedule)
-    now = now.replace(params=best.params, stats=best.stats)
-    seen = accuracy(now, 'validation')
-    enough = float(seen.mean()) >= float(dense.mean()) - search.tolerance
-    run.log(
-      kind='filterlet', summary=True, seeds=run.seeds, structure=search.structure, level=index,
-      share=round(share, 6), start=search.start, enough=enough, validation_accuracy=seen,
-      steps=search.schedule['steps'], test_accuracy=accuracy(now, 'test'),
-      kept=prune.kept(now.masks, [n.removeprefix('params/') for n in found.convs]),
-      conv_bytes=_bytes(search.structure, channels.shrunk(now, found), found),
-    )  # fmt: skip
+    masks, told = tree.map(jnp.asarray, masks), dict(level=index, share=round(share, 6))
+    now = made.train((first[search.start] or now).replace(masks=masks), run)
+    seen = made.accuracy(now)
+    good_now = float(seen.mean()) >= enough
+    _log(search, made, now, run, seen, **told, enough=good_now, start=search.start)
+    if search.control:
+      other = run.child('control')
+      fresh = made.train(first['reinit'].replace(masks=masks), other)
+      _log(search, made, fresh, other, made.accuracy(fresh), **told, start='reinit')
     held = dict(params=now.params, stats=now.stats, masks=now.masks)
     carry = dict(carry, last=held)
-    if enough and share < good:
+    if good_now and share < good:
       return dict(carry, good=held, good_share=np.float32(share)), None
     return dict(carry, bad_share=np.float32(max(share, bad) if share < good else bad)), None
 
@@ -129,19 +121,19 @@ def prune_until(search: Search, net: Net, run: Run) -> Net:
   return channels.shrunk(net.replace(**last['good']), found)
 
 
-def scored(search, net: Net, run: Run):
-  """Importance of every weight, [R, ...], by search.score, on search.examples for training."""
-  size = min(search.examples, len(run.data.train.y)) // 64 * 64 or len(run.data.train.y)
-  x, y = (values[:size].reshape(-1, min(64, size), *values.shape[1:]) for values in run.data.train)
-  return over_replicas(importance(net.module, search.score), (0, 0, None, None))(
-    tree.keep(net.params, net.masks), net.stats, x, y
-  )
+def _log(search: Search, made, net: Net, run: Run, seen, **told):
+  """The row of a level. seen: validation accuracy [R]."""
+  names = [n.removeprefix('params/') for n in made.found.convs]
+  run.log(
+    kind='filterlet', summary=True, seeds=run.seeds, structure=search.structure, **told,
+    validation_accuracy=seen, **_tell(search, made, net, run, **told),
+    steps=search.schedule['steps'], kept=prune.kept(net.masks, names),
+  )  # fmt: skip
 
 
-def _bytes(structure: str, net: Net, found) -> list[int]:
-  """int8 bytes [R] of all convolutions' weights, each in the least form of its structure."""
-  masks = dict(tree.named(net.masks))
-  forms = FORMS.get(structure, ('csr', 'element_bitmap', 'patterns'))
-  kernels = [np.moveaxis(np.asarray(masks[n.removeprefix('params/')]), -1, 1) for n in found.convs]
-  return [sum(footprint(k[r].astype(np.int8), forms) for k in kernels)
-          for r in range(len(kernels[0]))]  # fmt: skip
+def _tell(search: Search, made, net: Net, run: Run, **told) -> dict:
+  """Logs which test examples net gets right; (test_accuracy, conv_bytes) by seed."""
+  right, told = pruning.right(net, run), {k: v for k, v in told.items() if k != 'enough'}
+  size = pruning.nbytes(search.structure, channels.shrunk(net, made.found), made.found)
+  run.log(kind='right', **told, conv_bytes=size, right=pruning.packed(right))
+  return dict(test_accuracy=right.mean(1, dtype=np.float32), conv_bytes=size)

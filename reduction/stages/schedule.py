@@ -3,23 +3,21 @@
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from reduction import prune, tree
+from reduction.distill.lesson import Lesson
 from reduction.errors import UsageError, did_you_mean, require
 from reduction.mcu import latency
 from reduction.mcu.from_flax import convert
-from reduction.net import Net, over_replicas
+from reduction.net import Net
 from reduction.prune import channels, select
 from reduction.prune import schedule as solver
 from reduction.prune.importance import KINDS
 from reduction.run import Run, Stage
-from reduction.stages import budget
-from reduction.stages.filterlet import scored
-from reduction.train import check_schedule, fit
-from reduction.update import classified
+from reduction.stages import budget, pruning
+from reduction.train import check_schedule
 from reduction.update import optimizer as build_optimizer
 
 HOW = dict(solve=solver.solve, anneal=solver.anneal)
@@ -35,6 +33,7 @@ class Search(NamedTuple):
   examples: int
   how: str
   objective: str
+  lesson: Lesson | None
   tx: object
   timing: dict
 
@@ -42,7 +41,8 @@ class Search(NamedTuple):
 def schedule(
   *, losses: tuple[float, ...], steps: int, batch: int, optimizer: dict, flash: int = 0,
   ram: int = 0, tolerance: float = 0.01, score: str = 'taylor', examples: int = 1_024,
-  how: str = 'solve', objective: str = 'instructions', every: int = 100,
+  how: str = 'solve', objective: str = 'instructions', teacher: dict | None = None,
+  every: int = 100,
 ) -> Stage:  # fmt: skip
   """Chooses filters and filterlets of every layer, trains on, and returns the fastest good net.
 
@@ -50,8 +50,8 @@ def schedule(
   came. Among those that keep a validation accuracy at most `tolerance` below it, the one with the
   least objective, 'instructions' (of `mcu.latency`) or 'bytes', is returned. flash, ram: bytes of
   constants and of the arena, 0: as many as it takes. how: 'solve' or 'anneal' (the paper's).
-  score, examples, steps, batch, optimizer, every: as for `filterlet`. Rows: a 'schedule' for each
-  loss that some choice keeps; raises UsageError, naming the limit, where none does.
+  score, examples, teacher, steps, batch, optimizer, every: as for `filterlet`. Rows: a 'schedule'
+  for each loss that some choice keeps; raises UsageError, naming the limit, where none does.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   require(losses and all(a < b for a, b in zip((0.0, *losses), losses)), f'{losses=} must rise')
@@ -63,45 +63,39 @@ def schedule(
   limits = {name: most for name, most in (('bytes', flash), ('ram', ram)) if most}
   timing = dict(steps=steps, batch=batch, every=every)
   search = Search(tuple(losses), limits, tolerance, score, examples, how, objective,
-                  build_optimizer(**optimizer), timing)  # fmt: skip
+                  pruning.told(teacher), build_optimizer(**optimizer), timing)  # fmt: skip
   return lambda net, run: choose(search, net, run)
 
 
 def choose(search: Search, net: Net, run: Run) -> Net:
   """The stage."""
-  require(len(run.data.validation.y), 'schedule chooses by the validation split: give it one')
-  splits = jax.device_put(run.data.splits())
-  one = tree.map(lambda w: w[0], net)
-  found = channels.structure(net.module, one.params, one.stats, run.data.train.x[:1])
-  whole = prune.all_kept(net.params) if net.masks is None else net.masks
-  net = net.replace(masks=whole)
-  judge = over_replicas(classified(net.module), (0, 0, None))
-  accuracy = lambda net, part: np.asarray(judge(net.params, net.stats, splits[part])['accuracy'])
-  dense = float(accuracy(net, 'validation').mean())
+  made = pruning.opened(net, run, search.tx, search.timing, search.lesson, 'schedule')
+  net, found, whole = made.net, made.found, made.net.masks
+  dense = float(made.accuracy(net).mean())
   names = [leaf.removeprefix('params/') for leaf in found.convs]
-  scores = scored(search, net, run)
+  scores = pruning.scored(search.score, search.examples, net, run)
   graph = convert(net, run.data.train.x[:64])
   limits = dict(search.limits, loss=search.losses[-1])
-  made = budget.budget(graph, found, scores, latency.read(), limits, budget.Setting())
-  _first(search, made)  # raises where not even the largest loss fits
+  bill = budget.budget(graph, found, scores, latency.read(), limits, budget.Setting())
+  _first(search, bill)  # raises where not even the largest loss fits
 
   def step(carry, index: int, run: Run):
     loss = search.losses[index]
     try:
-      choice = _choice(search, made, loss)
+      choice = _choice(search, bill, loss)
     except UsageError:  # memory asks for more to go
       return carry, None
-    masks = _masks(choice, made, found, scores, whole)
-    _, best = fit(net.replace(masks=masks), run, splits, search.tx, **search.timing)
-    now = net.replace(params=best.params, stats=best.stats, masks=masks)
-    seen = accuracy(now, 'validation')
+    masks = _masks(choice, bill, found, scores, whole)
+    now = made.train(net.replace(masks=masks), run)
+    seen = made.accuracy(now)
     enough = float(seen.mean()) >= dense - search.tolerance
     cost = choice.costs[search.objective]
     run.log(
       kind='schedule', summary=True, seeds=run.seeds, loss=loss, how=search.how, enough=enough,
       predicted_instructions=round(choice.costs['instructions']),
       predicted_bytes=round(choice.costs['bytes']), kept=prune.kept(masks, names),
-      validation_accuracy=seen, test_accuracy=accuracy(now, 'test'), steps=search.timing['steps'],
+      validation_accuracy=seen, test_accuracy=pruning.right(now, run).mean(1, dtype=np.float32),
+      steps=search.timing['steps'],
     )  # fmt: skip
     if not enough or cost >= float(carry['cost']):
       return carry, None
