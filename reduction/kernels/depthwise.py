@@ -14,16 +14,21 @@ def reference(x, w, stride: int) -> jax.Array:
   )  # fmt: skip
 
 
-def shifted(x, w, stride: int) -> jax.Array:
-  """`reference` as a sum of shifted images, which XLA makes one loop over vectors of channels."""
-  k, (n, height, width, c) = w.shape[0], x.shape
-  rows, columns = ((size - 1) // stride + 1 for size in (height, width))
-  x = jnp.pad(x, ((0, 0), (k // 2,) * 2, (k // 2,) * 2, (0, 0)))
+def shifted(x, w, stride, padding=None) -> jax.Array:
+  """`reference` as a sum of shifted images, which XLA makes one loop over vectors of channels.
+
+  w: [kh, kw, 1, c]. stride: one for both axes, or of each. padding: ((top, bottom), (left, right)).
+  """
+  k, (n, _, _, c) = w.shape[:2], x.shape
+  stride = (stride,) * 2 if isinstance(stride, int) else stride
+  padding = [(size // 2,) * 2 for size in k] if padding is None else padding
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  rows, columns = ((x.shape[a + 1] - k[a]) // stride[a] + 1 for a in (0, 1))
   total = jnp.zeros((), x.dtype)
-  for i in range(k):
-    for j in range(k):
-      ends = n, i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1, c
-      total += lax.slice(x, (0, i, j, 0), ends, (1, stride, stride, 1)) * w[i, j, 0]
+  for i in range(k[0]):
+    for j in range(k[1]):
+      ends = n, i + (rows - 1) * stride[0] + 1, j + (columns - 1) * stride[1] + 1, c
+      total += lax.slice(x, (0, i, j, 0), ends, (1, *stride, 1)) * w[i, j, 0]
   return total
 
 
