@@ -77,7 +77,7 @@ def per_channel(weights, bits: int) -> tuple[jax.Array, jax.Array]:
   most = 2 ** (bits - 1) - 1
   largest = jnp.abs(jax.lax.stop_gradient(weights)).reshape(-1, weights.shape[-1]).max(0)
   steps = jnp.where(largest > 0, largest / most, 1.0)
-  return jnp.clip(_even(weights / steps), -most, most), steps
+  return _even(weights / steps), steps
 
 
 @jax.custom_vjp
