@@ -100,11 +100,12 @@ class Told(NamedTuple):
 
 class Sums(NamedTuple):
   """What a layer puts out before it is clamped and rounded: total times by. total: whole numbers,
-  sums of `of` values each, or reals, where of is 0."""
+  sums of `of` values each, or reals, where of is 0. batch: what it is by the batch's moments."""
 
   total: jax.Array
   by: jax.Array | float = 1.0
   of: int = 0
+  batch: jax.Array | None = None
 
 
 def forward(
@@ -123,13 +124,17 @@ def forward(
     if layer.kind == 'max':  # as its input, in codes
       value, scale = unweighted(layer, inputs[0][0]), inputs[0][1]
     else:
-      made = _sums(layer, x, inputs, ranges, bits, live, fast, told)
-      y = within(made.total * made.by, layer.low, layer.high)
+      made = _sums(layer, x, inputs, ranges, bits, live is not None, fast, told)
+      y = made.total * made.by
+      y = y if made.batch is None else jnp.where(live, made.batch, y)
+      y = within(y, layer.low, layer.high)
       told.spans[name] = jax.lax.stop_gradient(jnp.stack([y.min(), y.max()]))
       value, scale = y, 1.0
       if ranges is not None:
         scale, zero = SHARES if layer.kind == 'logistic' else grid(ranges[name])
         value = _coded(layer, made, y, scale, zero)
+        if made.batch is not None:
+          value = jnp.where(live, codes(y, scale, zero), value)
     told.values.append(value)
     told.scales.append(scale)
   return told
@@ -143,7 +148,7 @@ def _coded(layer: Layer, made: Sums, y, scale, zero) -> jax.Array:
   return within(rescaled(made.total, made.by / scale, of=made.of), *ends)
 
 
-def _sums(layer: Layer, x, inputs, ranges, bits, live, fast, told: Told) -> Sums:
+def _sums(layer: Layer, x, inputs, ranges, bits, batch, fast, told: Told) -> Sums:
   if layer.kind == 'input':
     return Sums(x)
   (value, scale), *others = inputs
@@ -157,11 +162,12 @@ def _sums(layer: Layer, x, inputs, ranges, bits, live, fast, told: Told) -> Sums
   weights, steps = (layer.weights, 1.0) if ranges is None else per_channel(layer.weights, bits)
   total, by = sums(layer, value, weights, fast=fast), scale * steps
   bias = layer.bias / by if ranges is None else _even(layer.bias / by)
-  if live is None or layer.normal is None:
-    return Sums(total + bias, by, 1)
+  made = Sums(total + bias, by, 1)
+  if not batch or layer.normal is None:
+    return made
   change, shift, told.moments[layer.normal.path] = _on_batch(layer, value, scale, fast)
-  chosen = jnp.where(live, layer.bias + layer.normal.factor * shift, bias * by)
-  return Sums(total * by * jnp.where(live, change, 1.0) + chosen)
+  y = total * by * change + layer.bias + layer.normal.factor * shift
+  return made._replace(batch=y)
 
 
 def _on_batch(layer: Layer, value, scale, fast) -> tuple:

@@ -44,7 +44,8 @@ def trace(function, shape, *, marked: bool = False) -> list[Layer]:
   Raises UsageError for an operation that has no layer, naming it.
   """
   with normalizations(_mark) if marked else contextlib.nullcontext():
-    closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *shape), np.float32))
+    fresh = lambda x: function(x)  # JAX remembers what a function was, marked or not
+    closed = jax.make_jaxpr(fresh)(jax.ShapeDtypeStruct((1, *shape), np.float32))
   layers = [Layer('input', (), tuple(shape))]
   (found,) = _run(layers, closed.jaxpr, closed.consts, [Ref(0)])
   require(isinstance(found, Ref), 'the output of the net does not depend on its input')
