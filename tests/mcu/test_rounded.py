@@ -153,7 +153,10 @@ def test_moments_freeze_and_ranges_follow(normalized):
   """Step 0 moves both; from `freeze` on the moments stay and the output is that of inference."""
   one, x, _ = normalized
   two = jax.tree.map(lambda w: w[None], one)
-  net = one_of(rounded.prepared(two, x, decay=0.75, freeze=1), 0)
+  two = rounded.prepared(two, x, decay=0.75, freeze=1)
+  shapes = jax.eval_shape(jax.vmap(lambda n: n(x, train=True)), two)  # as an accelerator does
+  assert shapes[0].shape == (1, len(x), 5) and tree.names(shapes[1]) == tree.names(two.stats)
+  net = one_of(two, 0)
   train, infer = jax.jit(lambda n, x: n(x, train=True)), jax.jit(lambda n, x: n(x))
   _, first = train(net, 2 * x)
   assert first['step'] == 1
