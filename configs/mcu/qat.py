@@ -9,8 +9,9 @@ net is written as int8 C and judged in the interpreter that the C is equal to.
     python -m launch.run --config=configs/mcu/qat.py --workdir=runs/qat
 
 Differs from the papers: the data and the size of the net; training begins with a trained net, whose
-batch moments normalize for half of the steps. Variant 'quick': plain convolutions, one seed, 4
-bits, a few steps.
+batch moments normalize for half of the steps. Variant 'longer': what is rounded was trained in
+floats for as many steps as the others in all; 'quick': plain convolutions, one seed, 4 bits, a few
+steps.
 """
 
 from ml_collections import config_dict
@@ -23,8 +24,9 @@ NAMES = {f'{how}{bits}': f'{bits} bits, {words}' for bits in BITS
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'quick'."""
-  quick = bool(split(variant, ('quick',)))
+  """variant: '', 'longer' or 'quick'."""
+  chosen = split(variant, ('longer', 'quick'))
+  quick, longer = 'quick' in chosen, 'longer' in chosen
   c = config_dict.ConfigDict()
   c.title = 'Trained in integers'
   c.seeds = (0,) if quick else (0, 1, 2)
@@ -34,6 +36,7 @@ def get_config(variant: str = ''):
   )  # fmt: skip
   steps, more = (40, 20) if quick else (400, 300)
   every = 20 if quick else 50
+  steps += more if longer else 0
   adam = dict(name='adam', learning_rate=3e-3, cosine=steps)
   again = dict(name='adam', learning_rate=2e-3, cosine=more)
   c.train = dict(stage='tune', steps=steps, batch=60, every=every, optimizer=adam)
@@ -46,7 +49,7 @@ def get_config(variant: str = ''):
                          bits=bits, freeze=more // 2, of='train'),
       f'deploy{bits}': dict(board, stage='microcontroller'),
     }  # fmt: skip
-    for name in list(parts)[1:] if quick else parts:
+    for name in list(parts)[:1] if longer else list(parts)[1:] if quick else parts:
       c[name] = parts[name]
       c.stages = (*c.stages, name)
   c.tables = dict(a=dict(
@@ -66,6 +69,7 @@ def get_config(variant: str = ''):
 
 
 def sweep():
-  """A line a seed."""
-  for seed in (0, 1, 2):
-    yield {'seeds': (seed,)}
+  """A line a seed of each variant."""
+  for variant in '', 'longer':
+    for seed in (0, 1, 2):
+      yield {'variant': variant, 'seeds': (seed,)}
