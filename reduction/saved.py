@@ -25,6 +25,7 @@ from reduction.qtensor import QTensor, Scheme, is_packed
 VARIABLES, MODULE = 'net.msgpack', 'net.json'
 MOST = 2**31  # bytes
 KIND, OPAQUE = 'class', 'opaque'  # keys of a described module beside its fields
+WRAPPERS: dict[str, type] = {}  # of modules, by name, which layers above add to those of models
 
 
 def describe(module) -> dict:
@@ -51,7 +52,7 @@ def _plain(value):
 
 
 def build(described: dict, models: ModuleType):
-  """The module that `describe` gave. models: holds its class, in one of its files.
+  """The module that `describe` gave. models: holds its class, in one of its files, or WRAPPERS do.
 
   Raises UsageError for a class that models lacks and for one with opaque fields.
   """
@@ -59,7 +60,7 @@ def build(described: dict, models: ModuleType):
   name, opaque = settings.pop(KIND), settings.pop(OPAQUE)
   within = models.__name__ + '.'
   places = [models, *(part for at, part in sys.modules.items() if at.startswith(within))]
-  found = next((vars(place)[name] for place in places if name in vars(place)), None)
+  found = next((vars(place)[name] for place in places if name in vars(place)), WRAPPERS.get(name))
   if found is None or opaque:
     what = f'fields {", ".join(opaque)} of {name}' if opaque else f'class {name}'
     raise UsageError(f'{models.__name__} cannot make the {what}; read the net with `module=`')

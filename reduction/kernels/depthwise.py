@@ -25,28 +25,38 @@ def reference(x, w, stride: int) -> jax.Array:
   )  # fmt: skip
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def shifted(x, w, stride: int) -> jax.Array:
-  """`reference` as a sum of shifted images; its gradient has no gradient."""
-  pad = (w.shape[0] // 2,) * 2
-  return _in_parts(lambda x: _sum(x, w, stride, (pad, pad)), x)
+def shifted(x, w, stride, padding=None) -> jax.Array:
+  """`reference` as a sum of shifted images; its gradient has no gradient.
+
+  w: [kh, kw, 1, c]. stride: one for both axes, or of each. padding: ((top, bottom), (left, right)),
+  by default half of the kernel.
+  """
+  stride = (stride,) * 2 if isinstance(stride, int) else tuple(stride)
+  padding = [(size // 2,) * 2 for size in w.shape[:2]] if padding is None else padding
+  return _shifted(x, w, stride, tuple(map(tuple, padding)))
 
 
-def _forward(x, w, stride):
-  return shifted(x, w, stride), (x, w)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shifted(x, w, stride, pad):
+  return _in_parts(lambda x: _sum(x, w, stride, pad), x)
 
 
-def _backward(stride, saved, g):
+def _forward(x, w, stride, pad):
+  return _shifted(x, w, stride, pad), (x, w)
+
+
+def _backward(stride, pad, saved, g):
   x, w = saved
-  k, pad = w.shape[0], (w.shape[0] // 2,) * 2
+  k = w.shape[:2]
 
   def part(total, x, g):
-    seen = _shifts(x, k, stride, (pad, pad))
+    seen = _shifts(x, k, stride, pad)
     total += jnp.stack([(one * g).sum((0, 1, 2)) for one in seen]).reshape(w.shape)
-    apart = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *((0, 0, stride - 1),) * 2, (0, 0, 0)))
-    low = k - 1 - pad[0]
-    around = [(low, size + pad[0] - wide) for size, wide in zip(x.shape[1:3], apart.shape[1:3])]
-    return total, _sum(apart, w[::-1, ::-1], 1, around)
+    between = [(0, 0, step - 1) for step in stride]
+    apart = lax.pad(g, jnp.zeros((), g.dtype), ((0, 0, 0), *between, (0, 0, 0)))
+    sizes = zip(k, pad, x.shape[1:3], apart.shape[1:3])
+    around = [(most - 1 - low, size + low - wide) for most, (low, _), size, wide in sizes]
+    return total, _sum(apart, w[::-1, ::-1], (1, 1), around)
 
   if _images(x) == len(x):
     dw, dx = part(jnp.zeros_like(w), x, g)
@@ -56,21 +66,22 @@ def _backward(stride, saved, g):
   return dx.reshape(x.shape), dw
 
 
-shifted.defvjp(_forward, _backward)
+_shifted.defvjp(_forward, _backward)
 
 
 def _shifts(x, k, stride, pad):
-  """Each of k * k shifts of images, in the order of weights."""
+  """Each of kh * kw shifts of images, in the order of weights."""
   x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*p, 0) for p in pad), (0, 0, 0)))
-  rows, columns = ((size - k) // stride + 1 for size in x.shape[1:3])
-  for i in range(k):
-    for j in range(k):
-      ends = i + (rows - 1) * stride + 1, j + (columns - 1) * stride + 1
-      yield lax.slice(x, (0, i, j, 0), (len(x), *ends, x.shape[3]), (1, stride, stride, 1))
+  rows, columns = ((x.shape[a + 1] - k[a]) // stride[a] + 1 for a in (0, 1))
+  for i in range(k[0]):
+    for j in range(k[1]):
+      ends = i + (rows - 1) * stride[0] + 1, j + (columns - 1) * stride[1] + 1
+      yield lax.slice(x, (0, i, j, 0), (len(x), *ends, x.shape[3]), (1, *stride, 1))
 
 
 def _sum(x, w, stride, pad):
-  return sum(one * v for one, v in zip(_shifts(x, len(w), stride, pad), w.reshape(-1, w.shape[3])))
+  seen = _shifts(x, w.shape[:2], stride, pad)
+  return sum(one * v for one, v in zip(seen, w.reshape(-1, w.shape[3])))
 
 
 def _images(x) -> int:

@@ -15,7 +15,9 @@ from reduction import tree
 from reduction.errors import DataError, did_you_mean, require
 from reduction.mcu import fixed, interpret, scales
 from reduction.mcu import graph as g
-from reduction.mcu.trace import Layer, trace
+from reduction.mcu.layers import Layer, evaluate, names
+from reduction.mcu.rounded import BITS, Rounded
+from reduction.mcu.trace import trace
 from reduction.models.served import bare
 from reduction.net import Net, apply
 from reduction.qtensor import WHOLE, dequantize, is_packed
@@ -23,12 +25,16 @@ from reduction.qtensor import WHOLE, dequantize, is_packed
 LARGEST_BIAS = 2**29
 
 
-def convert(net: Net, x, *, replica: int = 0, name: str = 'net', ranges=None) -> g.Graph:
+def convert(
+  net: Net, x, *, replica: int = 0, name: str = 'net', ranges=None, bits: int | None = None
+) -> g.Graph:
   """The integer network of one replicate of net [R], its ranges from x [n, h, w, c] or [n, d].
 
   Packed kernels, such as training in few bits (`stages.qat`) leaves them, keep their codes and
   their steps, learned or not, times what normalization is folded into them. ranges: (least, most)
-  by the name of a tensor of the graph, such as training learned; others are those seen.
+  by the name of a tensor of the graph; others are those that training in integers
+  (`rounded.Rounded`) left in the net, or those seen. bits: of weights that are not packed; None for
+  those that such training had, or 8.
   Raises UsageError for a module with operations that no layer has, packed kernels whose steps
   differ within an output or that have zero points, and ranges of unknown tensors; DataError for
   values that are not finite or a trace that does not compute what the module does.
@@ -36,6 +42,11 @@ def convert(net: Net, x, *, replica: int = 0, name: str = 'net', ranges=None) ->
   kept = tree.keep(net.params, net.masks)
   params, stats = jax.tree.map(lambda w: w[replica], (kept, net.stats))
   module = bare(net.module)
+  if isinstance(module, Rounded):
+    bits, ranges = bits or module.bits, {**stats['ranges'], **(ranges or {})}
+    module, stats = module.module, stats['module']
+  bits = bits or 8
+  require(bits in BITS, f'{bits=} of weights are not in 2 to 8')
   params, steps = _unpacked(params)
   function = lambda v: apply(module, params, stats, v)
   of_steps = lambda v: apply(module, steps, stats, v)
@@ -53,7 +64,7 @@ def convert(net: Net, x, *, replica: int = 0, name: str = 'net', ranges=None) ->
   if not np.allclose(seen[-1].reshape(want.shape), want, rtol=1e-3, atol=1e-3 * abs(want).max()):
     raise DataError(f'{name}: the layers found do not compute what the module does')
   by_layer = [_step(layer) for layer in trace(of_steps, x.shape[1:])] if steps else None
-  return quantize(layers, seen, name, ranges=ranges, steps=by_layer)
+  return quantize(layers, seen, name, ranges=ranges, steps=by_layer, bits=bits)
 
 
 def _flat(function):
@@ -89,59 +100,27 @@ def _step(layer: Layer) -> np.ndarray | None:
   return found if found.any() else None
 
 
-def evaluate(layers: list[Layer], x) -> list[np.ndarray]:
-  """Each layer's output, float32 [n, h, w, c], for x [n, h, w, c]."""
-  found = [np.asarray(x, np.float32)]
-  for layer in layers[1:]:
-    y = np.asarray(_float(layer, *(found[i] for i in layer.inputs)))
-    found.append(np.clip(y, layer.low, layer.high))
-  return found
-
-
-def _float(layer: Layer, x, other=None):
-  top, bottom, left, right = layer.window.pad
-  match layer.kind:
-    case 'conv' | 'depthwise':
-      deep = layer.kind == 'depthwise'
-      weights = layer.weights[:, :, None] if deep else layer.weights
-      return layer.bias + jax.lax.conv_general_dilated(
-        x, weights, layer.window.stride, ((top, bottom), (left, right)),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=x.shape[3] if deep else 1,
-      )  # fmt: skip
-    case 'dense':
-      return (x.reshape(len(x), -1) @ layer.weights + layer.bias)[:, None, None]
-    case 'add':
-      return x + other
-    case 'mul':
-      return x * other
-    case 'logistic':
-      return jax.nn.sigmoid(x)
-    case 'max':
-      pads = (0, 0), (top, bottom), (left, right), (0, 0)
-      window, stride = (1, *layer.window.kernel, 1), (1, *layer.window.stride, 1)
-      return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, stride, pads)
-  return x.mean((1, 2), keepdims=True)
-
-
-def quantize(layers: list[Layer], seen: list[np.ndarray], name: str, *, ranges=None, steps=None):
+def quantize(
+  layers: list[Layer], seen: list[np.ndarray], name: str, *, ranges=None, steps=None, bits: int = 8
+) -> g.Graph:
   """The graph of layers whose outputs on calibration data are seen. ranges: as for `convert`.
 
-  steps: of each layer's weights [cout], or None for the least that cover them.
+  steps: of each layer's weights [cout], or None for the least that cover them in so many bits.
   """
-  names = ['input', *(f'{layer.kind}{i}' for i, layer in enumerate(layers[1:], 1))]
+  known = names(layers)
   for given in ranges or {}:
-    require(given in names, f'ranges of {given!r}, which is no tensor.{did_you_mean(given, names)}')
-  spans = [np.asarray((ranges or {}).get(n, values)) for n, values in zip(names, seen)]
+    require(given in known, f'ranges of {given!r}, which is no tensor.{did_you_mean(given, known)}')
+  spans = [np.asarray((ranges or {}).get(n, values)) for n, values in zip(known, seen)]
   tensors, ops = [_tensor('input', layers[0], spans[0])], []
   for i, layer in enumerate(layers[1:], 1):
     inputs = [tensors[t] for t in layer.inputs]
-    output = _tensor(names[i], layer, spans[i])
+    output = _tensor(known[i], layer, spans[i])
     if layer.kind == 'max':
       output = dataclasses.replace(output, scale=inputs[0].scale, zero=inputs[0].zero)
     elif layer.kind == 'logistic':
       output = dataclasses.replace(output, scale=scales.SHARES[0], zero=scales.SHARES[1])
     tensors.append(output)
-    ops.append(_op(layer, layer.inputs, i, inputs, output, steps and steps[i]))
+    ops.append(_op(layer, layer.inputs, i, inputs, output, steps and steps[i], bits))
   return g.Graph(name, tuple(tensors), tuple(ops), (0,), (len(layers) - 1,))
 
 
@@ -158,7 +137,7 @@ def _ends(layer: Layer, output: g.Tensor) -> dict:
   return dict(zip(('low', 'high'), scales.ends(*real, output)))
 
 
-def _op(layer, inputs, index, before, output, step) -> g.Op:
+def _op(layer, inputs, index, before, output, step, bits) -> g.Op:
   head, first = (output.name, tuple(inputs), index), before[0]
   match layer.kind:
     case 'add':
@@ -173,7 +152,8 @@ def _op(layer, inputs, index, before, output, step) -> g.Op:
       return g.Mean(*head, (0, 1), scales.mean(first.scale, output.scale))
     case 'logistic':
       return g.Lookup(*head, scales.logistic(first, output))
-  codes, steps = per_channel(layer.weights) if step is None else _on(layer.weights, step)
+  found = per_channel(layer.weights, bits) if step is None else _on(layer.weights, step)
+  codes, steps = found
   bias = np.round(layer.bias / (first.scale * steps.astype(np.float64)))
   whole = layer.kind == 'dense' and len(steps) == 1
   multiplier, shift = scales.products(first.scale, steps, output.scale, whole=whole)
@@ -186,11 +166,12 @@ def _op(layer, inputs, index, before, output, step) -> g.Op:
   )  # fmt: skip
 
 
-def per_channel(weights) -> tuple[np.ndarray, np.ndarray]:
-  """(int8 codes in [-127, 127], float32 scales [cout]) of weights [..., cout]."""
+def per_channel(weights, bits: int = 8) -> tuple[np.ndarray, np.ndarray]:
+  """(int8 codes, float32 scales [cout]) of weights [..., cout]; of 8 bits codes in [-127, 127]."""
+  end = 2 ** (bits - 1) - 1
   most = np.abs(weights).reshape(-1, weights.shape[-1]).max(0)
-  steps = np.where(most > 0, most / 127, 1.0).astype(np.float32)
-  return np.clip(np.round(weights / steps), -127, 127).astype(np.int8), steps
+  steps = np.where(most > 0, most / end, 1.0).astype(np.float32)
+  return np.clip(np.round(weights / steps), -end, end).astype(np.int8), steps
 
 
 def _on(weights, steps) -> tuple[np.ndarray, np.ndarray]:

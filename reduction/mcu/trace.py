@@ -2,37 +2,23 @@
 
 What does not depend on the input is computed; a product by constants goes into the weights before
 it, which folds batch normalization wherever it stands; relu and its kin go into the layer before.
+Weights may be traced, which makes folding a function of them: training in integers descends it.
 """
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from reduction.errors import require
 from reduction.mcu.graph import Window
-
-WHOLE = Window()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layer:
-  """kind: input, conv, depthwise, dense, add, mul, max, mean, logistic. inputs: of earlier layers.
-
-  weights: [kh, kw, cin, cout], [kh, kw, cout] or [in, cout], with bias [cout]. shape: (h, w, c).
-  low, high: what the output is clamped to. A mul's second input may be [1, 1, c].
-  """
-
-  kind: str
-  inputs: tuple[int, ...]
-  shape: tuple[int, int, int]
-  weights: np.ndarray | None = None
-  bias: np.ndarray | None = None
-  window: Window = WHOLE
-  low: float = -math.inf
-  high: float = math.inf
+from reduction.mcu.layers import Layer, Normal
+from reduction.models.served import normalizations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,16 +33,28 @@ class Ref:
   repeated: bool = False
 
 
-def trace(function, shape) -> list[Layer]:
+MARK = core.Primitive('normalized')  # before a normalization; only ever read
+MARK.def_abstract_eval(lambda x, mean, var, **settings: x)
+
+
+def trace(function, shape, *, marked: bool = False) -> list[Layer]:
   """The layers of function, x [1, h, w, c] -> y, float32; the last is the output.
 
+  marked: layers tell which of Flax's batch normalizations is folded into them.
   Raises UsageError for an operation that has no layer, naming it.
   """
-  closed = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((1, *shape), np.float32))
+  with normalizations(_mark) if marked else contextlib.nullcontext():
+    fresh = lambda x: function(x)  # JAX remembers what a function was, marked or not
+    closed = jax.make_jaxpr(fresh)(jax.ShapeDtypeStruct((1, *shape), np.float32))
   layers = [Layer('input', (), tuple(shape))]
   (found,) = _run(layers, closed.jaxpr, closed.consts, [Ref(0)])
   require(isinstance(found, Ref), 'the output of the net does not depend on its input')
   return _reachable(layers, _plain(found))
+
+
+def _mark(path, norm, x):
+  stats = (norm.get_variable('batch_stats', name) for name in ('mean', 'var'))
+  return MARK.bind(x, *stats, path=path, momentum=norm.momentum, epsilon=norm.epsilon)
 
 
 def _reachable(layers, last) -> list[Layer]:
@@ -75,18 +73,22 @@ def _reachable(layers, last) -> list[Layer]:
 
 
 def _run(layers, jaxpr, consts, arguments) -> list[Any]:
-  values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(np.asarray, consts), *arguments)))
+  values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(_known, consts), *arguments)))
   read = lambda v: np.asarray(v.val) if hasattr(v, 'val') else values[v]
   for equation in jaxpr.eqns:
     given = [read(v) for v in equation.invars]
     if not any(isinstance(v, Ref) for v in given):
       found = equation.primitive.bind(*given, **equation.params)
-      found = found if equation.primitive.multiple_results else [found]
-      found = list(map(np.asarray, found))
+      found = list(map(_known, found if equation.primitive.multiple_results else [found]))
     else:
       found = _equation(layers, equation, given)
     values.update(zip(equation.outvars, found))
   return [read(v) for v in jaxpr.outvars]
+
+
+def _known(value):
+  """value as an array of NumPy; one of JAX while it is traced."""
+  return value if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
 def _equation(layers, equation, given) -> list:
@@ -176,15 +178,16 @@ def _dot(layers, equation, given):
   return _append(layers, Layer('conv', (x,), shape, weights[None, None], bias))
 
 
-def _by_channel(constant, channels: int) -> np.ndarray:
-  """A constant that is the same for every pixel, [channels]."""
-  flat = np.asarray(constant, np.float32)
+def _by_channel(constant, channels: int):
+  """A constant that is the same for every pixel, [channels]; of traced ones the first pixel's."""
+  traced = isinstance(constant, jax.core.Tracer)
+  flat = constant if traced else np.asarray(constant, np.float32)
   if flat.size > 1:
     require(flat.shape[-1] == channels, f'a constant {flat.shape} beside {channels} channels')
     rows = flat.reshape(-1, channels)
-    require((rows == rows[0]).all(), 'a constant that differs from pixel to pixel')
+    require(traced or (rows == rows[0]).all(), 'a constant that differs from pixel to pixel')
     flat = rows[0]
-  return np.broadcast_to(flat.reshape(-1), channels)
+  return (jnp if traced else np).broadcast_to(flat.reshape(-1), (channels,))
 
 
 def _affine(layers, x: Ref, factor, offset) -> Ref:
@@ -193,10 +196,28 @@ def _affine(layers, x: Ref, factor, offset) -> Ref:
   before = layers[index]
   c = before.shape[2]
   factor, offset = _by_channel(factor, c), _by_channel(offset, c)
-  if before.weights is None or (before.low, before.high) != (-math.inf, math.inf):
+  if before.weights is None or _is_clamped(before):
     return _append(layers, Layer('depthwise', (index,), before.shape, factor[None, None], offset))
+  normal = before.normal
+  normal = normal and dataclasses.replace(normal, factor=normal.factor * factor)
   fields = dict(weights=before.weights * factor, bias=before.bias * factor + offset)
-  return _append(layers, dataclasses.replace(before, **fields))
+  return _append(layers, dataclasses.replace(before, **fields, normal=normal))
+
+
+def _normalized(layers, equation, given):
+  """The layer that a normalization is folded into, a new one where nothing can be, marked."""
+  p, (x, mean, var) = equation.params, given
+  if layers[_plain(x)].weights is None or _is_clamped(layers[x.layer]):
+    x = _affine(layers, x, 1.0, 0.0)
+  before = layers[x.layer]
+  require(before.normal is None, f'{p["path"]} normalizes what is normalized already')
+  ones = np.ones(before.shape[2], np.float32)
+  normal = Normal(**p, mean=mean, var=var, weights=before.weights, bias=before.bias, factor=ones)
+  return _append(layers, dataclasses.replace(before, normal=normal))
+
+
+def _is_clamped(layer: Layer) -> bool:
+  return (layer.low, layer.high) != (-math.inf, math.inf)
 
 
 def _add(layers, equation, given):
@@ -246,7 +267,7 @@ def _div(layers, equation, given):
   del equation
   x, constant = given
   require(isinstance(x, Ref) and not isinstance(constant, Ref), 'a division by a layer')
-  return _scaled(layers, x, 1 / np.asarray(constant, np.float32))
+  return _scaled(layers, x, np.float32(1) / constant)
 
 
 def _scaled(layers, x, constant):
@@ -342,5 +363,6 @@ RULES = {
   'sub': _sub, 'mul': _mul, 'div': _div, 'max': _limit(True), 'min': _limit(False),
   'clamp': _clamp, 'reshape': _reshape, 'squeeze': _same, 'reduce_max': _reduce_max,
   'reduce_window_max': _window_max, 'reduce_sum': _reduce_sum, 'broadcast_in_dim': _broadcast,
-  'logistic': _logistic, 'convert_element_type': _same, 'stop_gradient': _same, 'copy': _same,
+  'logistic': _logistic, 'normalized': _normalized, 'convert_element_type': _same,
+  'stop_gradient': _same, 'copy': _same,
 }  # fmt: skip

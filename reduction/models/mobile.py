@@ -179,27 +179,29 @@ def forward(module: Elastic, params, stats, x, genes, train: bool = False):
   return apply(module, params, stats, x, train, genes=genes)
 
 
-MOBILENET_V2 = (  # expansion, channels, blocks, stride (table 2 of the paper)
-  (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
-  (6, 320, 1, 1),
+MOBILENET_V2 = (  # expansion, channels, blocks (table 2 of the paper)
+  (1, 16, 1), (6, 24, 2), (6, 32, 3), (6, 64, 4), (6, 96, 3), (6, 160, 3), (6, 320, 1),
 )  # fmt: skip
 
 
 def mobilenetv2(
   *, width: float = 1.0, classes: int = 10, strides: tuple[int, ...] = (2, 1, 2, 2, 2, 1, 2, 1),
-  head: int = 1280,
+  head: int = 1280, stages: tuple[tuple[int, int, int], ...] = MOBILENET_V2,
 ) -> Mobile:  # fmt: skip
   """MobileNetV2 (Sandler et al. 2018): 3,504,872 parameters at width 1 and 1,000 classes.
 
   width: multiplies channels, to multiples of 8. strides: of the first convolution and the stages of
   blocks; fewer of 2 suit small images. head: channels of the last 1 x 1 convolution, 0: none.
+  stages: (expansion, channels, blocks) each, by default those of the paper.
   """
   require(width > 0, f'{width=} must be above 0')
-  require(len(strides) == 8, f'{strides=} must be 8: of the first convolution and seven stages')
+  wanted = 1 + len(stages)
+  text = f'{strides=} must be {wanted}: of the first convolution and {wanted - 1} stages'
+  require(len(strides) == wanted, text)
   rounded = lambda channels: _divisible(channels * width)
   stem = rounded(32)
   blocks, cin = [], stem
-  for (expansion, channels, count, _), stage_stride in zip(MOBILENET_V2, strides[1:]):
+  for (expansion, channels, count), stage_stride in zip(stages, strides[1:]):
     out = rounded(channels)
     for j in range(count):
       stride = stage_stride if j == 0 else 1

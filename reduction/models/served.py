@@ -1,6 +1,6 @@
 """Linears and tables of any module, watched or served from packed weights; its code stays as it is.
 
-Flax hands each call of a submodule to an interceptor: this is the only one in the project.
+Flax hands each call of a submodule to an interceptor: those of the project are all here.
 """
 
 import contextlib
@@ -41,6 +41,20 @@ def linears(replacement: Replacement, tables: Replacement | None = None) -> Iter
     elif tables and isinstance(module, Embed) and context.method_name in ('__call__', 'attend'):
       output = tables('/'.join(module.path), module, args[0])
     return call(*args, **kwargs) if output is None else output
+
+  with nn.intercept_methods(interceptor):
+    yield
+
+
+@contextlib.contextmanager
+def normalizations(before: Callable[[str, nn.BatchNorm, jax.Array], jax.Array]) -> Iterator[None]:
+  """Inside, each `nn.BatchNorm` takes before(path, norm, x) for its input x; norm: bound."""
+
+  def interceptor(call, args, kwargs, context):
+    module = context.module
+    if isinstance(module, nn.BatchNorm) and context.method_name == '__call__':
+      args = before('/'.join(module.path), module, args[0]), *args[1:]
+    return call(*args, **kwargs)
 
   with nn.intercept_methods(interceptor):
     yield

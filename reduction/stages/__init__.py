@@ -16,6 +16,7 @@ from reduction.stages.microcontroller import microcontroller
 from reduction.stages.mutual import mutual
 from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
+from reduction.stages.qat_mcu import qat_mcu
 from reduction.stages.quantize import quantize
 from reduction.stages.rank import rank
 from reduction.stages.rivals import rivals
@@ -31,7 +32,7 @@ from reduction.stages.versus import versus
 
 __all__ = [
   'awq', 'compare', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet',
-  'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'quantize',
-  'rank', 'rivals', 'salient', 'schedule', 'specialists', 'specialize', 'supermask', 'supernet',
-  'tinynas', 'tune', 'versus',
+  'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'qat_mcu',
+  'quantize', 'rank', 'rivals', 'salient', 'schedule', 'specialists', 'specialize', 'supermask',
+  'supernet', 'tinynas', 'tune', 'versus',
 ]  # fmt: skip

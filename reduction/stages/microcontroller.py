@@ -1,5 +1,7 @@
 """A net as C for a microcontroller: int8, planned, exact (Lin et al., MCUNet, NeurIPS 2020)."""
 
+import functools
+
 import numpy as np
 
 from reduction.errors import require
@@ -20,19 +22,21 @@ LARGE = 2e9  # multiply-adds, above which compiling the twin takes less than the
 
 def microcontroller(
   *, board: str = 'stm32f746', images: int = 256, exact: bool = False, patches: int = 0,
-  name: str = 'net', sparse: str | None = None,
+  name: str = 'net', sparse: str | None = None, bits: int | None = None, of: str | None = None,
 ) -> Stage:  # fmt: skip
-  """Quantizes the net to int8 and writes it for a board, as C and .tflite; returns it as it was.
+  """Quantizes the net to int8 and writes it for a board, as C and .tflite; returns what came.
 
-  images: training examples that show the ranges. exact: the least arena for the ways to overlap
-  that the greedy plan chose. patches: of `deploy`. name: of the C. sparse: convolutions whose
-  filterlets are pruned are stored in the form of the fewest 'bytes' or, by `mcu.latency`,
-  'instructions'; the same net exactly. Rows: 'layer' for each, 'tensor' for where each lies when
-  (the report draws memory over time), and a 'microcontroller': bytes of arena, its lower bound,
-  constants, instructions where the emulator is installed, accuracy in floats and in int8 [R], how
-  many predictions differ [R], for how many of some test images the C on this machine gave the
-  interpreter's bytes, and the bytes of the .tflite file, or why there is none. The files are the
-  first seed's. Raises UsageError where the net does not fit.
+  images: training examples that show the ranges, where training in integers (`qat_mcu`) left none.
+  bits: of weights, see `convert`; all are stored as int8. of: the stage whose net to write, by
+  default the one before. exact: the least arena for the ways to overlap that the greedy plan chose.
+  patches: of `deploy`. name: of the C. sparse: convolutions whose filterlets are pruned are stored
+  in the form of the fewest 'bytes' or, by `mcu.latency`, 'instructions'; the same net exactly.
+  Rows: 'layer' for each, 'tensor' for where each lies when (the report draws memory over time), and
+  a 'microcontroller': bytes of arena, its lower bound, constants, instructions where the emulator
+  is installed, accuracy in floats and in int8 [R], how many predictions differ [R], for how many of
+  some test images the C on this machine gave the interpreter's bytes, and the bytes of the .tflite
+  file, or why there is none. The files are the first seed's. Raises UsageError where the net does
+  not fit.
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
@@ -40,9 +44,12 @@ def microcontroller(
   known = (None, 'bytes', 'instructions')
   require(sparse in known, f'{sparse=} is not one of {known}')
 
-  def stage(net: Net, run: Run) -> Net:
+  def stage(came: Net, run: Run) -> Net:
+    require(of in (None, *run.nets), f'{of=} names no stage before this one')
+    net = run.nets[of] if of else came
     seen, test = run.data.train.x[:images], run.data.test
-    graphs = [convert(net, seen, replica=r, name=name) for r in range(len(run.seeds))]
+    make = functools.partial(convert, net, seen, name=name, bits=bits)
+    graphs = [make(replica=r) for r in range(len(run.seeds))]
     found = np.stack([_logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
     made = deploy(_stored(graphs[0], sparse), chosen, exact=exact, patches=patches)
@@ -65,7 +72,7 @@ def microcontroller(
       compared=len(test.x[:COMPARED]), equal_in_c=_equal(made, test.x[:COMPARED]),
       tflite=file and len(file), tflite_missing=why,
     )  # fmt: skip
-    return net
+    return came
 
   return stage
 

@@ -21,3 +21,22 @@ def test_values_and_gradients_are_xla_s(kernel, stride, shape, monkeypatch):
   found, want = (jax.jit(jax.value_and_grad(total(f), (0, 1)))(x, w) for f in (shifted, reference))
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_axes_of_their_own():
+  random = np.random.default_rng(0)
+  x = jnp.array(random.normal(size=(2, 7, 6, 3)), jnp.float32)
+  w = jnp.array(random.normal(size=(3, 2, 1, 3)), jnp.float32)
+  stride, pad = (2, 1), ((0, 1), (1, 0))
+
+  def xla(x, w):
+    numbers = ('NHWC', 'HWIO', 'NHWC')
+    return jax.lax.conv_general_dilated(
+      x, w, stride, pad, dimension_numbers=numbers, feature_group_count=3
+    )
+
+  total = lambda f: lambda x, w: jnp.sum(jnp.sin(f(x, w)))
+  both = (lambda x, w: shifted(x, w, stride, pad)), xla
+  found, want = (jax.jit(jax.value_and_grad(total(f), (0, 1)))(x, w) for f in both)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from reduction import stages
@@ -77,6 +78,41 @@ def test_a_net_trained_in_few_bits_keeps_its_codes(trained, digits, tmp_path):
   for op in (first, second):
     assert set(op.weights.ravel().tolist()) == {-2, -1, 0, 1}
   assert abs(out.weights).max() == 127  # which was not trained in few bits
+
+
+@pytest.mark.slow
+def test_training_in_3_bits_beats_rounding_to_them_and_is_what_is_deployed(digits, tmp_path):
+  """A convolutional net with normalization on real digits, for each seed."""
+  from reduction import models, saved
+  from reduction.mcu.from_flax import convert, logits
+  from reduction.net import create
+  from reduction.run import Run, chain
+
+  run = Run(digits, (0, 1), tmp_path)
+  net = create(models.vgg(layers=(8, 'pool', 16)), run.key('init', 0), digits.train.x[:1])
+  length = dict(steps=300, batch=60, every=150)
+  adam = lambda rate: dict(name='adam', learning_rate=rate, cosine=300)
+  deploy = dict(board='stm32f412')
+  last = chain(
+    train=stages.tune(optimizer=adam(5e-3), **length),
+    ptq=stages.microcontroller(bits=3, **deploy),
+    qat=stages.qat_mcu(bits=3, freeze=150, of='train', optimizer=adam(2e-3), **length),
+    deploy=stages.microcontroller(**deploy),
+  )(net, run)
+  ptq, deployed = [row for row in run.rows if row['kind'] == 'microcontroller']
+  (qat,) = (row for row in run.rows if row['kind'] == 'qat')
+  assert qat['before'] == ptq['int8_accuracy']
+  lost = np.subtract(ptq['float_accuracy'], ptq['int8_accuracy'])
+  won = np.subtract(deployed['int8_accuracy'], ptq['int8_accuracy'])
+  assert (lost > 0.2).all() and (won > 0.8 * lost).all()
+  assert deployed['int8_accuracy'] == qat['test_accuracy'] == deployed['float_accuracy']
+  assert max(deployed['changed_predictions']) == 0 and deployed['equal_in_c'] in (20, None)
+  again = saved.read(tmp_path / 'nets' / 'qat', models)  # with its ranges
+  graph = convert(again, digits.train.x[:2])
+  span = last.stats['ranges']['conv1'][0]
+  assert graph.tensors[1].scale == pytest.approx(float(span[1] - span[0]) / 255, rel=1e-6)
+  right = logits(graph, digits.test.x).argmax(-1) == digits.test.y
+  assert right.mean() == pytest.approx(deployed['int8_accuracy'][0])
 
 
 def test_a_net_that_does_not_fit_says_by_how_much_and_where(trained, digits):
