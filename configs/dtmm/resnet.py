@@ -45,9 +45,10 @@ def get_config(variant: str = ''):
     setting.lesson(c, levels, data='CIFAR-10', **training)
     return c
   if 'schedule' in variants:
-    c.schedule = dict(losses=(0.02, 0.05, 0.1, 0.2), flash=2**19, ram=2**17, **training)
-    c.deploy = dict(stage='microcontroller', board='mps2', images=256, sparse='instructions')
-    c.stages = (*c.stages, 'schedule', 'deploy')
+    setting.scheduled(
+      c, (0.1,) if quick else (0.02, 0.05, 0.1, 0.2), board='mps2', flash=2**19, ram=2**17,
+      tolerance=1.0 if quick else 0.02, **training,
+    )  # fmt: skip
     return c
   setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
               levels, data='CIFAR-10', **training)  # fmt: skip

@@ -59,6 +59,26 @@ def lesson(c, levels: tuple, *, data: str, **training):
   against(c, 'taught', ('plain',))
 
 
+def scheduled(c, losses: tuple, *, board: str, flash: int, ram: int, tolerance: float, **training):
+  """The trained net on a board, or why not; the scheduler's choice; that on the board."""
+  chip = dict(stage='microcontroller', board=board, images=256)
+  c.before = dict(chip, must_fit=False)
+  c.schedule = dict(losses=losses, flash=flash, ram=ram, tolerance=tolerance, **training)
+  c.deploy = dict(chip, sparse='instructions')
+  c.stages = (*c.stages, 'before', 'schedule', 'deploy')
+  c.tables = dict(
+    a=dict(title='The scheduler', kind='schedule', rows='loss',
+           values=('kept', 'predicted_bytes', 'predicted_instructions', 'test_accuracy'),
+           names=dict(predicted_bytes='bytes of constants')),
+    b=dict(title=f'On a {board}', kind='microcontroller', rows='stage',
+           values=('constants', 'arena', 'flash', 'ram', 'instructions', 'float_accuracy',
+                   'int8_accuracy'),
+           note='Without instructions: it was refused, as its row says.',
+           where=dict(stage=('before', 'deploy')), names=dict(stage=dict(
+             before='as it was trained', deploy='as the scheduler chose'))),
+  )  # fmt: skip
+
+
 def against(c, of: str, bases: tuple):
   """The comparison at equal bytes and at equal accuracy, and its table."""
   c.rivals = dict(of=of, bases=bases)

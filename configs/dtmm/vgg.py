@@ -61,11 +61,10 @@ def get_config(variant: str = ''):
     return c
   if 'schedule' in variants:
     limits = dict(flash=16_000, ram=12_000) if mini or quick else dict(flash=2**19, ram=2**17)
-    losses = (0.5,) if quick else LOSSES
-    c.before = dict(stage='microcontroller', board='mps2', images=256)
-    c.schedule = dict(losses=losses, **limits, **training)
-    c.deploy = dict(stage='microcontroller', board='mps2', images=256, sparse='instructions')
-    c.stages = (*c.stages, 'before', 'schedule', 'deploy')
+    tolerance = 1.0 if quick else 0.02
+    setting.scheduled(
+      c, (0.5,) if quick else LOSSES, board='mps2', tolerance=tolerance, **limits, **training
+    )
     return c
   setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
               levels, data='CIFAR-10', **training)  # fmt: skip

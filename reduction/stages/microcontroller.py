@@ -20,7 +20,7 @@ LARGE = 2e9  # multiply-adds, above which compiling the twin takes less than the
 
 def microcontroller(
   *, board: str = 'stm32f746', images: int = 256, exact: bool = False, patches: int = 0,
-  name: str = 'net', sparse: str | None = None,
+  name: str = 'net', sparse: str | None = None, must_fit: bool = True,
 ) -> Stage:  # fmt: skip
   """Quantizes the net to int8 and writes it for a board, as C and .tflite; returns it as it was.
 
@@ -51,14 +51,16 @@ def microcontroller(
       run.log(kind='layer', **row)
     for row in made.tensors:
       run.log(kind='tensor', **row)
-    fits(made)
-    if run.workdir:
+    if must_fit:
+      fits(made)
+    if run.workdir and not made.problem:
       with run.write(NAME) as folder:
         host.write(made.source._replace(files=made.files), folder)
         if file:
           (folder / FILE).write_bytes(file)
     run.log(
       kind='microcontroller', summary=True, seeds=run.seeds, **made.total,
+      **(dict(problem=made.problem) if made.problem else {}),
       float_accuracy=scores(real, test.y)['test_accuracy'],
       int8_accuracy=scores(found, test.y)['test_accuracy'],
       changed_predictions=(found.argmax(-1) != real.argmax(-1)).sum(-1),

@@ -51,7 +51,8 @@ def schedule(
   least objective, 'instructions' (of `mcu.latency`) or 'bytes', is returned. flash, ram: bytes of
   constants and of the arena, 0: as many as it takes. how: 'solve' or 'anneal' (the paper's).
   score, examples, teacher, steps, batch, optimizer, every: as for `filterlet`. Rows: a 'schedule'
-  for each loss that some choice keeps; raises UsageError, naming the limit, where none does.
+  for each loss that some choice keeps; raises UsageError, naming the limit, where none does, and
+  where there are limits but no round within them keeps the accuracy.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   require(losses and all(a < b for a, b in zip((0.0, *losses), losses)), f'{losses=} must rise')
@@ -97,14 +98,16 @@ def choose(search: Search, net: Net, run: Run) -> Net:
       validation_accuracy=seen, test_accuracy=pruning.right(now, run).mean(1, dtype=np.float32),
       steps=search.timing['steps'],
     )  # fmt: skip
+    carry = dict(carry, most=jnp.maximum(carry['most'], jnp.float32(seen.mean() - dense)))
     if not enough or cost >= float(carry['cost']):
       return carry, None
     held = dict(params=now.params, stats=now.stats, masks=now.masks)
-    return dict(best=held, cost=jnp.float32(cost)), None
+    return dict(carry, best=held, cost=jnp.float32(cost)), None
 
   held = dict(params=net.params, stats=net.stats, masks=net.masks)
-  first = dict(best=held, cost=jnp.float32(math.inf))
+  first = dict(best=held, cost=jnp.float32(math.inf), most=jnp.float32(-1))
   last, _ = run.fold('losses', step, first, len(search.losses))
+  _good(search, last, run)
   return channels.shrunk(net.replace(**last['best']), found)
 
 
@@ -123,3 +126,14 @@ def _first(search: Search, made):
     _choice(search, made, search.losses[-1])
   except UsageError as error:
     raise UsageError(f'{error}, or let more importance go: losses={search.losses}') from error
+
+
+def _good(search: Search, last: dict, run: Run):
+  """Raises UsageError where there are limits and no round within them is accurate enough."""
+  if search.limits and not math.isfinite(float(last['cost'])):
+    limits = ', '.join(f'{name} {most:,}' for name, most in search.limits.items())
+    raise UsageError(
+      f'{run.where}: within {limits} the best choice loses {-100 * float(last["most"]):.1f} points '
+      f'of validation accuracy, more than tolerance={search.tolerance}: raise it or the limits, or '
+      'train for more steps'
+    )
