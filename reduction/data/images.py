@@ -109,8 +109,9 @@ def augmentation(name: str | None) -> Callable | None:
 
 
 def split(
-  records: Records, title: str, validation: int, split_seed: int, *, white: int = 255
-) -> Data:
+  records: Records, title: str, validation: int, split_seed: int, *, white: int = 255,
+  classes: int = CLASSES,
+) -> Data:  # fmt: skip
   """Data with `validation` random training records set apart. white: the byte that becomes 1.
 
   Depends on the records and split_seed alone, not on the order in which the source holds them.
@@ -131,7 +132,7 @@ def split(
     train=part(records.train, order[validation:]),
     validation=part(records.train, order[:validation]),
     test=part(records.test, canonical(*records.test)),
-    classes=CLASSES,
+    classes=classes,
     source=records.source,
   )
 
