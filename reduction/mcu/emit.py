@@ -145,7 +145,7 @@ def template(file: str, **values) -> str:
 def _uses(graph, steps) -> set[str]:
   kinds = {step.kernel for step in steps}
   dense = any(isinstance(op, Product) for op in graph.ops)
-  needs = dict(fwcs={'filterlets'}, bitmap={'filterlets', 'sets'}, csr={'conv'})
+  needs = dict(fwcs={'filterlets'}, bitmap={'filterlets', 'sets'}, csr={'column'})
   needs['paired'] = needs['bitmap']
   more = set().union(*(needs.get(kind, ()) for kind in kinds))
   return kinds | more | ({'product'} if dense else set())

@@ -93,7 +93,7 @@ def test_the_c_gives_the_interpreter_s_bytes_and_reads_nothing_beyond():
 
 
 @emulated
-@pytest.mark.parametrize('core', ['m4', pytest.param('m0', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('core', ['m4', 'm55', pytest.param('m0', marks=pytest.mark.slow)])
 def test_the_emulated_core_gives_the_interpreter_s_bytes(core):
   dense, stored = all_forms()
   found = measure.measure(emit.emit(stored, p.plan(stored)), core=core, runs=2)
