@@ -2,7 +2,8 @@
 
 Measured elsewhere with CMSIS-NN's kernels of runtime sizes: 16 x 16 x 64 -> 64 breaks even with its
 dense convolution at 78 % of the filterlets on a Cortex-M4 and takes 66 % of it at half of them. To
-reach: 65 % of our own dense instructions there, 72 % on a Cortex-M55 with its vectors. Counted by the emulator: instructions, not cycles.
+reach: 65 % of our own dense instructions there, 72 % on a Cortex-M55 with its vectors. Counted by
+the emulator: instructions, not cycles.
 
     python -m launch.bench --config=configs/bench/filterlets.py [--out=rows.jsonl]
 

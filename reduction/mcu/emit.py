@@ -145,7 +145,8 @@ def template(file: str, **values) -> str:
 def _uses(graph, steps) -> set[str]:
   kinds = {step.kernel for step in steps}
   dense = any(isinstance(op, Product) for op in graph.ops)
-  needs = dict(fwcs={'filterlets'}, bitmap={'filterlets', 'sets'}, csr={'column'})
+  needs = dict(fwcs={'filterlets'}, bitmap={'filterlets', 'sets'}, csr={'column'},
+               wide={'filterlets'})  # fmt: skip
   needs['paired'] = needs['bitmap']
   more = set().union(*(needs.get(kind, ()) for kind in kinds))
   return kinds | more | ({'product'} if dense else set())
@@ -260,7 +261,7 @@ def _sparse(op, inputs, output, at, index, plan) -> Step:
           (('places', stored.places), ('starts', stored.starts)) if len(values)]  # fmt: skip
   names = ('places', 'starts')[: len(more)]
   types = [f'const {values.dtype.name}_t *{name}' for name, (_, values) in zip(names, more)]
-  call = step.call.replace('(x, y, scratch, p, ', f'(x, y, scratch, p, {", ".join(names)}, ')
+  call = step.call.replace('p, ', f'p, {"".join(f"{n}, " for n in names)}', 1)
   return step._replace(
     arrays=step.arrays + more, parameters=', '.join([step.parameters, *types]), call=call,
     arguments=[*step.arguments, *(name for name, _ in more)],

@@ -129,7 +129,7 @@ def _layer(leaf, ends, shape, kernel, widths, order, table, setting):
 
 
 def _bytes(form: str, shape, kept: int) -> int:
-  if form == 'dense':
+  if form in ('dense', 'wide'):
     return shape.places * shape.cin * shape.cout
   index = 2 * kept + 2 * (shape.cout + 1)
   return kept * shape.cin + (index if form == 'fwcs' else math.ceil(shape.places * shape.cout / 8))

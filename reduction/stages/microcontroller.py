@@ -27,12 +27,13 @@ def microcontroller(
   images: training examples that show the ranges. exact: the least arena for the ways to overlap
   that the greedy plan chose. patches: of `deploy`. name: of the C. sparse: convolutions whose
   filterlets are pruned are stored in the form of the fewest 'bytes' or, by `mcu.latency`,
-  'instructions'; the same net exactly. Rows: 'layer' for each, 'tensor' for where each lies when
-  (the report draws memory over time), and a 'microcontroller': bytes of arena, its lower bound,
-  constants, instructions where the emulator is installed, accuracy in floats and in int8 [R], how
-  many predictions differ [R], for how many of some test images the C on this machine gave the
-  interpreter's bytes, and the bytes of the .tflite file, or why there is none. The files are the
-  first seed's. Raises UsageError where the net does not fit.
+  'instructions' of the board's core, which may take more memory; the same net exactly. Rows:
+  'layer' for each, 'tensor' for where each lies when (the report draws memory over time), and a
+  'microcontroller': bytes of arena, its lower bound, constants, instructions where the emulator
+  is installed, accuracy in floats and in int8 [R], how many predictions differ [R], for how many
+  of some test images the C on this machine gave the interpreter's bytes, and the bytes of the
+  .tflite file, or why there is none. The files are the first seed's. Raises UsageError where the
+  net does not fit; with must_fit=False the row says why, `problem`, and nothing is written.
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
@@ -45,7 +46,7 @@ def microcontroller(
     graphs = [convert(net, seen, replica=r, name=name) for r in range(len(run.seeds))]
     found = np.stack([_logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
-    made = deploy(_stored(graphs[0], sparse), chosen, exact=exact, patches=patches)
+    made = deploy(_stored(graphs[0], sparse, chosen.core), chosen, exact=exact, patches=patches)
     file, why = writer.attempt(graphs[0])
     for row in made.layers:
       run.log(kind='layer', **row)
@@ -78,11 +79,11 @@ def _logits(graph, x) -> np.ndarray:
   return (twin.logits if work > LARGE else logits)(graph, x)
 
 
-def _stored(graph, sparse: str | None):
+def _stored(graph, sparse: str | None, core: str):
   """graph with its convolutions in the forms that cost least; in this one for None."""
   if sparse != 'instructions':
     return sparsify(graph) if sparse else graph
-  table = latency.read()
+  table = latency.read(core)
   kept = lambda op: int(filterlets(op.weights).sum())
   count = lambda op, form: table.instructions(form, latency.shape_of(graph, op), kept(op))
   return sparsify(graph, tuple(table.forms), cost=count)
