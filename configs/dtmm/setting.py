@@ -8,6 +8,7 @@ TITLES = dict(
 TITLES['tickets/reinit'] = 'the same masks, fresh weights'
 TITLES['2:4'] = TITLES['n_of_m'] = 'N of 4 weights'
 TEACHER = dict(of='train', temperature=4.0, soft=0.5, hard=0.5)  # the net before it was pruned
+NAMES = dict(cifar10='CIFAR-10', visual_wake_words='visual wake words')
 SHARES = {'pattern': (5 / 9, 4 / 9, 3 / 9, 2 / 9), '2:4': (0.75, 0.5, 0.25)}
 
 
@@ -34,6 +35,13 @@ def add(c, methods: tuple, levels: tuple, *, data: str, **training):
   c.tables = dict(methods=table())
   if len(methods) > 1:
     against(c, 'filterlet', tuple(name(m) for m in methods if m != 'filterlet'))
+
+
+def wake(c):
+  """Visual wake words in place of CIFAR-10: 64 x 64 pixels as in the paper, a person or none."""
+  c.title = c.title.replace('CIFAR-10 (JPEG)', 'CIFAR-10').replace('CIFAR-10', 'visual wake words')
+  c.data = dict(name='visual_wake_words', size=64, validation=5_000, augment='flip_and_crop')
+  c.model.classes = 2
 
 
 def tickets(c, levels: tuple, *, data: str, steps: int, **training):
@@ -103,7 +111,7 @@ def seeds():
 def figure(data: str) -> dict:
   """Accuracy against the bytes of all convolutions' weights, all methods on one picture."""
   return dict(
-    title=f'Accuracy against bytes: {data}',
+    title=f'Accuracy against bytes: {NAMES.get(data, data)}',
     caption='Each level prunes the one before and trains on. Bytes: int8 weights of convolutions, '
     'each in the best form of its structure.',
     kind='filterlet',
