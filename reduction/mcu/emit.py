@@ -131,10 +131,12 @@ def emit(graph: Graph, plan: Plan, name: str | None = None, code: Code = FASTEST
 def _environment():
   import jinja2
 
-  return jinja2.Environment(
+  environment = jinja2.Environment(
     loader=jinja2.PackageLoader('reduction.mcu'), trim_blocks=True, lstrip_blocks=True,
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
   )  # fmt: skip
+  environment.globals['broken'] = broken
+  return environment
 
 
 def template(file: str, **values) -> str:

@@ -1,6 +1,8 @@
 """Stored filterlets: exact bytes, limits, and the same outputs as the dense layer bit for bit."""
 
 import dataclasses
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -90,6 +92,16 @@ def test_the_c_gives_the_interpreter_s_bytes_and_reads_nothing_beyond():
   want = sum(x.nbytes for op in stored.ops if op.kind == 'conv' for x in op.stored())
   rest = sum(9 * len(op.bias) for op in stored.ops if op.kind == 'conv')
   assert source.constants == want + rest  # the compiler checks that sum too
+
+
+@pytest.mark.skipif(not shutil.which('clang-format'), reason='needs clang-format')
+def test_clang_format_changes_nothing(tmp_path):
+  _, stored = all_forms()
+  text = emit.emit(stored, p.plan(stored)).files['forms.c']
+  (tmp_path / '.clang-format').write_text(emit.template('clang-format.j2'))
+  command = ['clang-format', '--style=file', '--assume-filename=forms.c']
+  done = subprocess.run(command, cwd=tmp_path, input=text, capture_output=True, text=True)
+  assert done.stdout == text
 
 
 @emulated
