@@ -72,7 +72,7 @@ def scheduled(c, losses: tuple, *, board: str, flash: int, ram: int, tolerance: 
   chip = dict(stage='microcontroller', board=board, images=256)
   c.before = dict(chip, must_fit=False)
   c.schedule = dict(losses=losses, flash=flash, ram=ram, tolerance=tolerance, **training)
-  c.deploy = dict(chip, sparse='instructions')
+  c.deploy = dict(chip, sparse='instructions', ram=ram)
   c.stages = (*c.stages, 'before', 'schedule', 'deploy')
   c.tables = dict(
     a=dict(title='The scheduler', kind='schedule', rows='loss',

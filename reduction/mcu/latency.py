@@ -181,9 +181,10 @@ class Table:
     require(form in self.costs, f'the table has no rows of {form!r}; it has {sorted(self.costs)}')
     return float(features(form, shape, kept, self.core) @ self.costs[form])
 
-  def best(self, shape: Shape, kept: int) -> tuple[float, str]:
+  def best(self, shape: Shape, kept: int, without: tuple[str, ...] = ()) -> tuple[float, str]:
     """The least count over forms, and its form; a layer of which all is kept may be dense."""
-    return min((self.instructions(form, shape, kept), form) for form in sorted(self.costs))
+    forms = sorted(form for form in self.costs if form not in without)
+    return min((self.instructions(form, shape, kept), form) for form in forms)
 
   def error(self, rows) -> tuple[float, float]:
     """(mean, largest) relative error on rows, by the costs of loops alone."""

@@ -70,6 +70,19 @@ def test_a_residual_net_that_loses_filters_takes_less_memory(made):
   assert plan(graph).peak * 0.45 <= half <= plan(graph).peak * 0.6
 
 
+def test_wide_windows_are_used_where_memory_holds_them(made):
+  """Four windows of int16 take eight times a window; without room two of bytes do."""
+  _, _, graph, found, scores = made
+  counts = [len(op.weights) for op in graph.ops if op.kind == 'conv']
+  forms = ['dense' if op.window.kernel == (1, 1) else 'wide'
+           for op in graph.ops if op.kind == 'conv']  # fmt: skip
+  need = plan(narrowed(graph, counts, forms)).peak
+  assert need > plan(graph).peak
+  for ram, wide in (need, True), (need - 1, False):
+    bill = budget.budget(graph, found, scores, latency.read(), dict(ram=ram), SETTING)
+    assert any('wide' in set(form.ravel()) for form in bill.forms) == wide
+
+
 @pytest.mark.slow
 def test_the_stage_keeps_its_limits_and_what_it_predicts(digits):
   run = Run(digits, (0, 1))
