@@ -94,7 +94,7 @@ def against(c, of: str, bases: tuple):
   c.tables.rivals = dict(
     title='At equal bytes, and at equal accuracy', kind='rival', rows=('base', 'share'),
     values=('accuracy_gain', 'bytes_change'),
-    names=dict(base=TITLES, accuracy_gain='accuracy at equal bytes',
+    names=dict(base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
                bytes_change='bytes where as accurate'),
     note=f'Of {TITLES.get(of, of)} against each level of the others: 95 % intervals over seeds and '
     'test examples, drawn for both alike. Equal: at most 2 % more.',
