@@ -62,7 +62,9 @@ def hardware() -> str:
 
   device = jax.devices()[0]
   if device.platform != 'cpu':
-    return f'{jax.device_count()} x {device.device_kind}, {device.platform}'
+    precision = jax.config.jax_default_matmul_precision
+    products = f', products in {precision}' if precision else ''
+    return f'{jax.device_count()} x {device.device_kind}, {device.platform}{products}'
   with contextlib.suppress(OSError, StopIteration):
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
     name = next(line.split(':')[1].strip() for line in lines if line.startswith('model name'))

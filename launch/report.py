@@ -35,6 +35,7 @@ flags.DEFINE_string('html', None, "Write the first run's page here; its figures 
 flags.DEFINE_string('export', None, 'Write a header and the summary rows of one run here.')
 MOST = 300_000  # bytes of a committed file
 RUNS = ('config', 'command', 'hardware, time')  # columns beside a claim
+SCALED = {'15k', 'mini', 'part', 'quick', 'stories'}  # variants smaller than the paper's
 # what may differ between runs that are merged
 FREE = ('seeds', 'figures', 'tables', 'paper', 'title')
 
@@ -204,7 +205,8 @@ def results(sources: list[Source], known: list[Source]) -> str:
     if source not in whole:
       title = source.header.get('resolved', {}).get('title', source.name)
       variant = source.name.partition(':')[2]
-      parts.append(f'**Scaled down ({tables.escape(variant)}): {tables.escape(title)}**\n\n'
+      how = 'Scaled down' if SCALED & set(variant.split(',')) else 'Variant'
+      parts.append(f'**{how} ({tables.escape(variant)}): {tables.escape(title)}**\n\n'
                    + _block([source], known))  # fmt: skip
   return '\n\n'.join(parts)
 

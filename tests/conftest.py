@@ -37,6 +37,12 @@ def pytest_addoption(parser):
   parser.addoption('--platform', default='cpu', help='Where tests marked device run.')
 
 
+def pytest_configure(config):
+  platform = config.getoption('--platform')
+  if platform != 'cpu':
+    jax.config.update('jax_platforms', {'gpu': 'cuda'}.get(platform, platform))
+
+
 def pytest_collection_modifyitems(config, items):
   if config.getoption('--platform') == 'cpu':
     for item in items:

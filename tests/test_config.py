@@ -72,7 +72,7 @@ def models_of(c):
 
 
 marked = lambda p: pytest.param(p, marks=pytest.mark.slow) if p.stem in DEEP else p
-DEEP = ('resnet', 'vgg')  # a minute of compiling
+DEEP = ('resnet', 'vgg', 'words')  # a minute of compiling
 
 
 @pytest.mark.parametrize('path', list(map(marked, FILES)), ids=lambda p: p.stem)
@@ -87,6 +87,8 @@ def test_quick_runs_for_two_steps(path, tmp_path, launch, color_images, spoken, 
   elif name == 'spoken_digits':
     flags.append(f'--data_dir={spoken}')
     flags += ['--config.model.classes=4', '--config.student.student.classes=4']
+  elif name == 'spoken_words':
+    flags.append(f'--data_dir={spoken}')
   elif name in ('sst2', 'ade'):
     flags.append(f'--data_dir={texts}')
     small = dict(width=24, heads=3, inner=40, vocabulary=50, positions=64)

@@ -1,9 +1,14 @@
 """The README's example runs as it stands, and its commands name what is there."""
 
+import json
 import pathlib
 import re
 
-README = (pathlib.Path(__file__).parent.parent / 'README.md').read_text()
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / 'README.md').read_text()
+PAGES = sorted([ROOT / 'README.md', *ROOT.glob('configs/*/README.md')])
 
 
 def test_the_example_runs(capsys):
@@ -14,8 +19,18 @@ def test_the_example_runs(capsys):
   assert ticket.startswith('ticket 0.64') and reinit.startswith('reinit 0.64')
 
 
-def test_the_files_it_names_are_there():
-  root = pathlib.Path(__file__).parent.parent
-  named = set(re.findall(r'configs/[\w/]+\.py', README))
-  named |= {f'launch/{m}.py' for m in re.findall(r'launch\.(\w+)', README)}
-  assert named and [name for name in sorted(named) if not (root / name).exists()] == []
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
+def test_the_files_it_names_are_there(page):
+  text = page.read_text()
+  named = set(re.findall(r'(?:configs|launch)/[\w/-]+\.(?:py|jsonl|md)', text))
+  named |= {f'launch/{m}.py' for m in re.findall(r'launch\.(\w+)', text)}
+  assert named and [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_committed_result_has_its_place_on_a_page():
+  marked = {p.parent.name: re.findall(r'<!-- results:(\S+) -->', p.read_text()) for p in PAGES}
+  for rows in sorted(ROOT.glob('configs/*/results/*.jsonl')):
+    header = json.loads(rows.open().readline())
+    name = re.sub(r'^configs/|\.py(?=:|$)', '', header['config'])
+    folder = rows.parent.parent.name
+    assert folder == 'bench' or {name, name.partition(':')[0], folder} & {*marked[folder]}, rows

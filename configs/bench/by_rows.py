@@ -7,6 +7,8 @@ W8A8, whose it has not. Measured: configs/bench/results/by_rows.jsonl.
 
     python -m launch.bench --config=configs/bench/by_rows.py [--out=rows.jsonl]
     python -m launch.report configs/bench/results/by_rows.jsonl --html=page.html
+
+Variants: 'gpu' is for one: a larger weight, in bfloat16 and W8A8 beside W4A16; 'quick'.
 """
 
 from ml_collections import config_dict
@@ -15,19 +17,22 @@ from configs.variants import split
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'quick'."""
-  quick = bool(split(variant, ('quick',)))
+  """variant: of 'gpu' and 'quick', joined by a comma."""
+  chosen = split(variant, ('gpu', 'quick'))
+  gpu, quick = 'gpu' in chosen, 'quick' in chosen
   c = config_dict.ConfigDict()
-  c.title = 'Time by rows'
+  c.title = 'Time by rows' + ' on a GPU' * gpu
   c.benches = ('by_rows',)
   counts = (1, 64) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256)
   c.by_rows = dict(
-    shape=(128, 64) if quick else (2048, 2048),
+    shape=(128, 64) if quick else (4096, 11008) if gpu else (2048, 2048),
     rows_of_x=counts,
     group=64 if quick else 128,
-    bytes=1 if quick else 64_000_000,
-    repeats=1 if quick else 5,
+    bytes=1 if quick else 300_000_000 if gpu else 64_000_000,
+    repeats=1 if quick else 9 if gpu else 5,
   )
+  if gpu:
+    c.by_rows.kinds = 'bfloat16', 'W8A8', 'W4A16'
   c.figures = dict(by_rows=dict(
     title='Time of a product by rows of x', kind='by_rows', x='count', x_scale='log',
     x_ticks=counts, x_label='rows of x', y='s', y_scale='log', y_label='seconds', lines='product',

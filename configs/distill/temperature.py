@@ -43,6 +43,11 @@ def get_config(variant: str = ''):
       c[names[-1]] = dict(taught, student=student, temperature=t)
   c.stages = tuple(names)
   model = lambda width: f'mlp {width} {width}'
+  c.tables = dict(temperatures=dict(
+    title='Test errors by temperature', kind='distill', rows='temperature', columns='student',
+    values='test_errors', where=dict(student=tuple(map(model, WIDTHS))),
+    names=dict(student={model(width): f'{width} units a layer' for width in WIDTHS}),
+  ))  # fmt: skip
   c.figures = dict(temperatures=dict(
     title='Test errors by temperature', kind='distill', x='temperature', x_scale='log',
     x_ticks=temperatures, y='test_errors', lines='student', y_scale='log',

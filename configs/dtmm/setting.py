@@ -40,7 +40,7 @@ def add(c, methods: tuple, levels: tuple, *, data: str, **training):
 def wake(c):
   """Visual wake words in place of CIFAR-10: 64 x 64 pixels as in the paper, a person or none."""
   c.title = c.title.replace('CIFAR-10 (JPEG)', 'CIFAR-10').replace('CIFAR-10', 'visual wake words')
-  c.data = dict(name='visual_wake_words', size=64, validation=5_000, augment='flip_and_crop')
+  c.data = dict(name='visual_wake_words', side=64, validation=5_000, augment='flip_and_crop')
   c.model.classes = 2
 
 

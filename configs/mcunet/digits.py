@@ -9,18 +9,21 @@ worse a network than random search with as many evaluations.
 
 Variants: 'shrinking' trains in four phases, the largest first (progressive shrinking, with learned
 kernel transforms); 'deploy' searches for 12 KB of SRAM and 16 KB of Flash, then trains, prunes,
-distills and writes int8 C; 'quick'. Joined by a comma. Time: results/digits.jsonl.
+distills and writes int8 C; 'fast' allows 250,000 instructions (of 135,656 to 631,968), 'reward'
+takes MnasNet's soft reward with that target; 'quick'. Joined by a comma. Time:
+results/digits.jsonl.
 """
 
 from configs.mcunet import setting
 from configs.variants import split
 
 STEPS = 2_000
+INSTRUCTIONS = 250_000
 
 
 def get_config(variant: str = ''):
-  """variant: of 'shrinking', 'deploy' and 'quick', joined by a comma."""
-  chosen = split(variant, ('shrinking', 'deploy', 'quick'))
+  """variant: of 'shrinking', 'deploy', 'fast', 'reward' and 'quick', joined by a comma."""
+  chosen = split(variant, ('shrinking', 'deploy', 'fast', 'reward', 'quick'))
   quick = 'quick' in chosen
   steps, every = (20, 10) if quick else (STEPS, 200)
   c = setting.begin('Search on digits', dict(name='digits'), setting.DIGITS, steps, every)
@@ -28,7 +31,12 @@ def get_config(variant: str = ''):
   if 'shrinking' in chosen:
     c.supernet.update(phases=('largest', 'kernel', 'depth', 'expansion'), transform=True,
                       steps=steps // 2, every=every // 2)  # fmt: skip
-  c.specialize = dict(space=setting.DIGITS, **limits, population=20, generations=5)
+  c.specialize = dict(space=setting.DIGITS, **limits, population=20, generations=5,
+                      picojoules=setting.PICOJOULES)  # fmt: skip
+  if 'fast' in chosen:
+    c.specialize.instructions = INSTRUCTIONS
+  if 'reward' in chosen:
+    c.specialize.reward = dict(cost='instructions', target=float(INSTRUCTIONS), how='soft')
   train = dict(steps=steps, batch=64, every=every, optimizer=setting.adam(3e-3, steps))
   if 'deploy' in chosen:
     c.stages = ('supernet', 'specialize', 'train', 'prune', 'distill', 'microcontroller')
@@ -47,20 +55,11 @@ def get_config(variant: str = ''):
     c.supernet.space = dict(setting.DIGITS, kernels=(1, 3), stages=((16, 4, (1, 2)),))
     small = c.supernet.space
     c.specialize.update(space=small, population=4, generations=1, beside=False)
+    c.specialize = {k: v for k, v in c.specialize.items() if k not in ('instructions', 'reward')}
     if 'rank' in c.stages:
       c.rank.update(space=small, networks=3)
   c.tables = dict(
-    a_rank=dict(
-      title='Order in the supernet and by itself', kind='agreement', rows='networks',
-      values=('tau', 'tau_low', 'tau_high', 'tau_of_each', 'tau_of_macs', 'alone_least',
-              'alone_most'),
-      note="Kendall's tau-b of accuracies on test images; 95 % interval over networks.",
-    ),
-    b_found=dict(
-      title='The best network that fits', kind='found', rows='method',
-      values=('validation_accuracy', 'test_accuracy', 'macs', 'sram', 'flash', 'energy_uj'),
-      names=dict(energy_uj='energy (estimated, µJ)'),
-    ),
+    a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(),
   )  # fmt: skip
   c.figures = dict(
     evolution=dict(title='Evolution', kind='generation', x='step', y='best',
@@ -70,7 +69,7 @@ def get_config(variant: str = ''):
 
 
 def sweep():
-  """Trained at once, and by progressive shrinking; one line a seed."""
-  for variant in '', 'shrinking':
+  """Trained at once, by progressive shrinking, under instructions, deployed; one line a seed."""
+  for variant in '', 'shrinking', 'fast', 'reward', 'deploy':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}

@@ -12,6 +12,16 @@ CIFAR = dict(  # (4 + 16 + 64) ^ 3 = 592,704 networks for 32 x 32 images
   classes=10,
 )  # fmt: skip
 
+WORDS = dict(  # (4 + 16) ^ 3 = 8,000 networks for 32 moments of 32 bands
+  name='mcunet', stages=((16, 2, (1, 2)), (32, 2, (1, 2)), (48, 2, (1, 2))), kernels=(3, 5),
+  expansions=(2, 4), stem=(16, 3, 2), first=0, resolutions=(32,), widths=(1.0,), classes=10,
+  channels=1,
+)  # fmt: skip
+# picojoules in a 45 nm process, an estimate for comparisons: Horowitz, "Computing's energy
+# problem", ISSCC 2014. A product of 8 bits and a sum of 32; 4 bytes of a cache of 32 KB take 5. For
+# others: 16-bit floats mac=1.1 + 0.4, 32-bit mac=3.7 + 0.9, weights in DRAM weight_byte=640 / 4.
+PICOJOULES = dict(mac=0.2 + 0.1, sram_byte=5 / 4, weight_byte=5 / 4)
+
 
 def adam(rate: float, steps: int) -> dict:
   """Adam whose rate falls to 0 along half a cosine."""
@@ -27,3 +37,32 @@ def begin(title: str, data: dict, space: dict, steps: int, every: int, seeds=(0,
   c.supernet = dict(space=space, steps=steps, batch=64, every=every, random=2,
                     optimizer=adam(3e-3, steps))  # fmt: skip
   return c
+
+
+def found(title: str = 'The best network that fits') -> dict:
+  """The table of what `specialize` found."""
+  return dict(
+    title=title, kind='found', rows='method',
+    values=('validation_accuracy', 'test_accuracy', 'macs', 'sram', 'flash', 'instructions',
+            'energy_uj'),
+    names=dict(energy_uj='energy (estimated, µJ)', sram='SRAM', flash='Flash'),
+    note='With the weights of the supernet. Instructions: a sum of measured ones of its ops.',
+  )  # fmt: skip
+
+
+def agreement() -> dict:
+  """The table of how a supernet orders networks."""
+  return dict(
+    title='Order in the supernet and by itself', kind='agreement', rows='networks',
+    values=('tau', 'tau_low', 'tau_high', 'tau_of_each', 'tau_of_macs', 'alone_least',
+            'alone_most'),
+    note="Kendall's tau-b of accuracies on test images; 95 % interval over networks.",
+  )  # fmt: skip
+
+
+def trained() -> dict:
+  """The table of what a network is in the end, on its board."""
+  return dict(
+    title='Trained, on the board', kind='microcontroller', rows='board',
+    values=('float_accuracy', 'int8_accuracy', 'peak', 'constants', 'instructions'),
+  )  # fmt: skip

@@ -1,5 +1,6 @@
 """Benchmarks by name: each takes its settings and returns `bench(session) -> (rows, tables)`."""
 
+from launch.benchmarks.accelerated import accelerated
 from launch.benchmarks.by_rows import by_rows
 from launch.benchmarks.chatting import chatting
 from launch.benchmarks.deployed import ablated, accounted, architectures, patched, shipped
@@ -11,12 +12,14 @@ from launch.benchmarks.pictures import pictures
 from launch.benchmarks.quantizing import quantized_layers, quantized_model
 from launch.benchmarks.roofline import roofline
 from launch.benchmarks.searching import searching
+from launch.benchmarks.stepping import stepping
 from launch.benchmarks.teaching import teaching
 from launch.benchmarks.training import training
 from launch.benchmarks.twin import twin
 
 __all__ = [
-  'ablated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding', 'federating',
-  'filterlets', 'imports', 'packed', 'patched', 'pictures', 'quantized_layers',
-  'quantized_model', 'roofline', 'searching', 'shipped', 'teaching', 'training', 'twin',
+  'ablated', 'accelerated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding',
+  'federating', 'filterlets', 'imports', 'packed', 'patched', 'pictures', 'quantized_layers',
+  'quantized_model', 'roofline', 'searching', 'shipped', 'stepping', 'teaching', 'training',
+  'twin',
 ]  # fmt: skip

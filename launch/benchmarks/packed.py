@@ -71,12 +71,12 @@ def measured(job, ours, others, peers, repeats, session) -> dict:
   return {name: replies for name, replies in found.items() if replies}
 
 
-def compare(job: dict, found: dict) -> list[dict]:
+def compare(job: dict, found: dict, kinds=tuple(KINDS), peers=PEERS) -> list[dict]:
   """Rows from what `measured` gave; see `packed`."""
   seconds = lambda name: np.array([reply['seconds'] for reply in found[name]])
   pace = found[READ][0]['bytes'] / np.median(seconds(READ))
   rows = []
-  for kind in KINDS:
+  for kind in kinds:
     size = found[kind][0]['bytes']
     row = dict(
       kind='packed', summary=True, product=kind, **job, **spread(seconds(kind)).fields('s'),
@@ -86,7 +86,7 @@ def compare(job: dict, found: dict) -> list[dict]:
     beside = [
       dict(peer=name, **spread(seconds(name)).fields('peer_s'),
            **spread(seconds(name) / seconds(kind)).fields('ratio'))
-      for name, of in PEERS.items() if of == kind and name in found
+      for name, of in peers.items() if of == kind and name in found
     ]  # fmt: skip
     rows += [row | peer for peer in beside or [{}]]
   return rows

@@ -87,18 +87,35 @@ def fashion_mnist(*, data_dir=None, validation: int = 5_000, split_seed: int = 0
 
 
 def cifar10(
-  *, data_dir=None, validation: int = 5_000, split_seed: int = 0, augment: str | None = None
-) -> Data:
+  *, data_dir=None, validation: int = 5_000, split_seed: int = 0, augment: str | None = None,
+  side: int = 32, examples: int = 0,
+) -> Data:  # fmt: skip
   """CIFAR-10, 32 x 32 RGB: 45,000 / 5,000 / 10,000. Krizhevsky 2009.
 
-  augment: a function of `reduction.data.augment`, for training images.
+  augment: a function of `reduction.data.augment`, for training images. side: of smaller images, 16,
+  8 ...: means of squares of pixels. examples: how many to train on, of all; 0: all.
   Read from JPEG files it is 'CIFAR-10 (JPEG)': its figures do not compare with published ones.
   """
   change = augmentation(augment)
   records = find('cifar10', data_dir)
   title = 'CIFAR-10 (JPEG)' if records.source == 'jpeg' else 'CIFAR-10'
   data = split(records, title, validation, split_seed)
-  return dataclasses.replace(data, augment=change)
+  require(0 < side <= 32 and 32 % side == 0, f'{side=} must divide 32')
+  most = len(data.train.y)
+  require(0 <= examples <= most, f'{examples=} must be from 0 to {most}')
+  if side < 32:
+    data = dataclasses.replace(
+      data, name=f'{title}, {side} x {side}',
+      **{part: one._replace(x=shrunk(one.x, side)) for part, one in data.splits().items()},
+    )  # fmt: skip
+  train = Split(*(a[: examples or most] for a in data.train))  # which is shuffled
+  return dataclasses.replace(data, train=train, augment=change)
+
+
+def shrunk(x: np.ndarray, side: int) -> np.ndarray:
+  """Square images [n, h, h, c] as [n, side, side, c]: means of squares of pixels."""
+  n, h, _, c = x.shape
+  return x.reshape(n, side, h // side, side, h // side, c).mean((2, 4), dtype=np.float32)
 
 
 def augmentation(name: str | None) -> Callable | None:

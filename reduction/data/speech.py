@@ -56,16 +56,7 @@ def spoken_digits(
   require(before >= 0 and after >= 0 and bins > 0, f'{before=}, {after=}, {bins=} are out of range')
   require(max(before, after) <= PADDING, f'{before=} and {after=} must be at most {PADDING}')
   found = recordings(find(data_dir), bins)
-  speakers = sorted({r.speaker for r in found})
-  test = set(speakers[fold :: FOLDS])
-  parts = dict(
-    train=[r for r in found if r.speaker not in test and r.number >= HELD],
-    validation=[r for r in found if r.speaker not in test and r.number < HELD],
-    test=[r for r in found if r.speaker in test],
-  )
-  for part, inside in parts.items():
-    if not inside:
-      raise DataError(f'no aligned recording for the {part} split; speakers: {speakers}')
+  parts = _parts(found, fold)
   names = sorted({int(s) for r in found for s in np.unique(r.states)})
   low, high = np.percentile(np.concatenate([r.bank for r in parts['train']]), (0.1, 99.9))
   scaled = lambda bank: np.clip((bank - low) / (high - low), 0, 1).astype(np.float32)
@@ -77,6 +68,49 @@ def spoken_digits(
     clips[part] = Clips(np.array([len(s) for s in y]), np.array([r.word for r in inside]))
   name = f'spoken digits (fold {fold})'
   return Data(name, **splits, classes=len(names), source='fsdd', clips=clips)
+
+
+def spoken_words(*, data_dir=None, fold: int = 0, side: int = 32) -> Data:
+  """Free Spoken Digits as words: x [n, side, side, 1], time by mel filterbank; y the digit.
+
+  A recording's log energies, without the silence put around, are stretched to `side` moments of
+  `side` bands and scaled as in `spoken_digits`, whose speakers and recordings make the splits.
+  """
+  require(0 <= fold < FOLDS and side > 1, f'{fold=}, {side=}: a fold is from 0 to {FOLDS - 1}')
+  found = recordings(find(data_dir), side)
+  parts = _parts(found, fold)
+  low, high = np.percentile(np.concatenate([r.bank for r in parts['train']]), (0.1, 99.9))
+  moments = lambda bank: stretched(bank[PADDING : len(bank) - PADDING], side)
+  scaled = lambda r: np.clip((moments(r.bank) - low) / (high - low), 0, 1).astype(np.float32)
+  splits = {
+    part: Split(np.stack([scaled(r) for r in inside])[..., None],
+                np.array([r.word for r in inside], np.int32))
+    for part, inside in parts.items()
+  }  # fmt: skip
+  return Data(f'spoken words (fold {fold})', **splits, classes=10, source='fsdd')
+
+
+def stretched(frames: np.ndarray, count: int) -> np.ndarray:
+  """Frames [n, bins] as [count, bins], linear between frames; the first and the last stay."""
+  at = np.linspace(0, len(frames) - 1, count)
+  below = np.minimum(at.astype(int), max(len(frames) - 2, 0))
+  part = (at - below)[:, None]
+  return (1 - part) * frames[below] + part * frames[np.minimum(below + 1, len(frames) - 1)]
+
+
+def _parts(found: list[Recording], fold: int) -> dict[str, list[Recording]]:
+  """Recordings of each split: two speakers test, of the others the first recordings validate."""
+  speakers = sorted({r.speaker for r in found})
+  test = set(speakers[fold::FOLDS])
+  parts = dict(
+    train=[r for r in found if r.speaker not in test and r.number >= HELD],
+    validation=[r for r in found if r.speaker not in test and r.number < HELD],
+    test=[r for r in found if r.speaker in test],
+  )
+  for part, inside in parts.items():
+    if not inside:
+      raise DataError(f'no aligned recording for the {part} split; speakers: {speakers}')
+  return parts
 
 
 def windows(bank: np.ndarray, before: int, after: int) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Visual wake words: is there a person in the picture? (Chowdhery et al. 2019, arXiv 1906.05721.)
 
-A folder is one of two. As MLPerf Tiny gives it: `person/` and `non_person/` with a picture a file.
-Or as the scripts of pyvww make it of COCO: `annotations/instances_train.json` and
-`instances_val.json`, each with
+A folder is one of three. One's own: `train/nothing/`, `train/person/` and `test/` likewise, or any
+other classes, in order of their names. As MLPerf Tiny gives it: `person/` and `non_person/`. Or as
+the scripts of pyvww make it of COCO: `annotations/instances_train.json` and `instances_val.json`,
+each with
 
     images        [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg", ...}, ...]
     annotations   [{"image_id": 9, "category_id": 1, ...}, ...], 1 for a person, 0 for none
@@ -30,32 +31,42 @@ SUFFIXES = ('.jpg', '.jpeg', '.png')
 
 
 def visual_wake_words(
-  *, data_dir=None, size: int = 96, validation: int = 5_000, examples: int = 0,
+  *, data_dir=None, side: int = 64, validation: int = 2_000, examples: int = 0,
   split_seed: int = 0, augment: str | None = None,
 ) -> Data:  # fmt: skip
-  """Pictures of size x size in RGB, 1 where a person takes more than the set's share of it.
+  """Pictures of side x side in RGB, 1 where a person takes more than the set's share of it.
 
   Test is the set's own validation split; of class folders the first tenth of each, by name.
   examples: take so many of the training pictures, at random; 0: all, 115,000 of 96 x 96 take 13 GB.
   Published: 64 x 64 in DTMM (Han et al. 2024), 96 x 96 in MLPerf Tiny. Raises MissingInput without
   the files, DataError for files that are not so.
   """
-  require(size > 0 and examples >= 0, f'{size=} must be above 0, {examples=} not below')
+  require(side > 0 and examples >= 0, f'{side=} must be above 0, {examples=} not below')
   change = augmentation(augment)
-  shape, root = (size, size, 3), _root(data_dir)
-  train, test = (_annotated if (root / 'annotations').is_dir() else _by_folder)(root)
+  shape, root = (side, side, 3), _root(data_dir)
+  names = CLASSES
+  if (root / 'annotations').is_dir():
+    train, test = _annotated(root)
+  elif (root / 'person').is_dir():
+    train, test = _by_folder(root)
+  else:
+    names = sorted(folder.name for folder in (root / 'train').iterdir() if folder.is_dir())
+    train, test = (_classes(root / part, names) for part in ('train', 'test'))
   if examples:
     require(examples <= len(train), f'{examples=} are more than the {len(train)} in {root}')
     chosen = np.random.default_rng(split_seed).permutation(len(train))[:examples]
     train = [train[i] for i in sorted(chosen)]
-  records = Records(*(_read(part, shape, str(root)) for part in (train, test)), 'files')
-  data = split(records, 'Visual Wake Words', validation, split_seed, classes=len(CLASSES))
+  records = Records(*(_read(part, shape, str(root), len(names)) for part in (train, test)), 'files')
+  data = split(records, 'Visual Wake Words', validation, split_seed, classes=len(names))
   return dataclasses.replace(data, augment=change)
 
 
 def _root(data_dir) -> Path:
-  files = "MLPerf Tiny's person/ and non_person/, or pyvww's annotations/ beside COCO's images/"
-  for pattern in ('annotations/instances_train.json', 'person'):
+  files = (
+    "train/CLASS/*.jpg and test/CLASS/*.jpg, MLPerf Tiny's person/ and non_person/, or pyvww's "
+    "annotations/ beside COCO's images/"
+  )
+  for pattern in ('annotations/instances_train.json', 'person', 'train/*/*'):
     try:
       return folders.holding(pattern, FOLDERS, data_dir, title='Visual Wake Words', files=files)
     except MissingInput as error:
@@ -67,13 +78,26 @@ def _by_folder(root: Path) -> tuple[list, list]:
   """(train, test): pairs of a picture's path and its label."""
   train, test = [], []
   for label, name in enumerate(CLASSES):
-    found = sorted(p for p in (root / name).glob('*') if p.suffix.lower() in SUFFIXES)
+    found = _pictures(root / name)
     if not found:
       raise MissingInput(f'{root / name} has no pictures; it needs both {" and ".join(CLASSES)}')
     held = -(-len(found) // HELD)
     test += [(path, label) for path in found[:held]]
     train += [(path, label) for path in found[held:]]
   return train, test
+
+
+def _classes(folder: Path, names) -> list:
+  """The pairs of a folder of one's own."""
+  found = [(path, label) for label, name in enumerate(names)
+           for path in _pictures(folder / name)]  # fmt: skip
+  if {label for _, label in found} != set(range(len(names))):
+    raise DataError(f'{folder} needs a folder with pictures for each of {", ".join(names)}')
+  return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+  return sorted(path for path in folder.glob('*') if path.suffix.lower() in SUFFIXES)
 
 
 def _annotated(root: Path) -> tuple[list, list]:
@@ -112,9 +136,9 @@ def _picture(root: Path, name: str) -> Path:
   return next((path for path in places if path.is_file()), places[0])
 
 
-def _read(pairs, shape: tuple, where: str) -> Split:
+def _read(pairs, shape: tuple, where: str, classes: int) -> Split:
   images = np.empty((len(pairs), *shape), np.uint8)
   for i, (path, _) in enumerate(pairs):
     images[i] = resized(path, shape)[0]
   labels = np.array([label for _, label in pairs], np.uint8)
-  return check_records(images, labels, where, shape, len(CLASSES))
+  return check_records(images, labels, where, shape, classes)

@@ -2,7 +2,9 @@
 
 64 columns of the weight are the long side of wgmma, in registers, and the rows of x its short one,
 so that 8 rows waste nothing. The codes themselves are multiplied, which bfloat16 holds exactly;
-scales meet the sums, zero points the group sums of x. What was checked where: `stated.py`.
+scales meet the sums, zero points the group sums of x. A block is one warpgroup that waits for its
+own copies and products: with few registers each, a multiprocessor holds several, and while one
+waits the others work. What was checked where: `stated.py`.
 """
 
 import functools
@@ -21,14 +23,14 @@ WORDS, PIECES = 16, 8  # of a row in shared memory, of which each piece takes on
 STEP = {3: 2 * PIECES * WORDS, 4: PIECES // 2 * WORDS}  # rows in words at a time
 __all__ = ['FEW', 'GpuWeight', 'dequantized', 'hopper', 'matmul', 'prepacked', 'takes']
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
-SIDE = 64  # columns of the weight in one wgmma, of a warpgroup
-COLUMNS = 2 * SIDE  # of a block, which has two of these
+SIDE = 64  # columns of the weight in one wgmma, which are those of a block
 TILE = 64  # rows of x at a time, each piece of a row for itself
-STAGES = 4  # blocks in shared memory, of which all but one are on their way
-SPLIT = 24  # with so few rows of x the rows of a weight are shared out among blocks
-PARTS = 4  # at most
-BLOCKS = 2 * 132  # of two an H100's multiprocessor holds at a time
+STAGES = 2  # in shared memory, one on its way: more leave room for fewer blocks
+SPLIT = 24  # with so few rows of x the rows of a weight are shared out among most blocks
+PARTS = 8  # at most; with more rows two
+BLOCKS = 16 * 132  # wanted: of those of few rows an H100's multiprocessor holds eight at a time
 MANY = 32  # steps, from which on filling up to PARTS costs little
+ALIGNED = 32  # floats: a copy into shared memory begins at a multiple of 128 bytes
 
 
 class GpuWeight(Ordered):
@@ -92,8 +94,8 @@ def _piece(planes, at):
 def _kernel(
   x_hbm,  # [rows of x, rows] bfloat16
   *refs,  # planes, columns first; scales [rows / chunk, columns]; float32 sums of x over chunks
-  # [rows / chunk, rows of x]; y [parts, columns, rows of x] float32; y [2, 64, block_m] in shared
-  # memory, and there bfloat16 [2, pieces, 64, width] where interpreted
+  # [rows / chunk, `aligned` rows of x]; y [parts, columns, rows of x] float32; y [64, block_m] in
+  # shared memory, and there bfloat16 [pieces, 64, width] where interpreted
   bits,
   viewed,  # whether codes come as int4
   size,
@@ -103,34 +105,32 @@ def _kernel(
 ):
   planes, (scales_hbm, sums_hbm, y_hbm, y_smem, *staged) = refs[: 5 - bits], refs[5 - bits :]
   i, j, part = (lax.axis_index(name) for name in ('rows', 'columns', 'part'))
-  group = lax.axis_index('group')
-  mine = pl.ds(group * SIDE, SIDE)
   across = lambda column: lax.broadcast_in_dim(column, (SIDE, block_m), (0,))
-  chunks, width = step // size, step if viewed else WORDS
+  chunks, width = step // size, min(step, size) if viewed else WORDS
 
   def codes_of(planes, at):
     if viewed:
-      return planes[0][mine].astype(jnp.bfloat16)
+      return planes[0][:, pl.ds(at * width, width)].astype(jnp.bfloat16)
     rows = planes if bits == 4 else (planes[at // PIECES], planes[2])
-    return _piece([plane[mine] for plane in rows], at)
+    return _piece([plane[...] for plane in rows], at)
 
   def product(total, planes, x_smem, pieces):
     for at in pieces:
       codes = codes_of(planes, at)
       if staged:  # the emulator takes this operand from shared memory alone
-        staged[0][group, at] = codes
+        staged[0][at] = codes
         plgpu.commit_smem()
-        codes = staged[0].at[group, at]
-      of_x = x_smem if viewed else x_smem.at[:, pl.ds(at * width, width)]
-      plgpu.wgmma(total, codes, plgpu.transpose_ref(of_x, (1, 0)))
+        codes = staged[0].at[at]
+      of_x = x_smem.at[:, pl.ds(at * width, width)]
+      plgpu.wgmma(total, codes, of_x.T)
     return total[...]  # once all are done
 
   def one(_, x_smem, *refs):
     *planes, scales_smem, sums_smem, y = refs
     for at in range(chunks):
       # read after the product, the emulator finds the copies of a later step in their way
-      scale, zero = scale_and_zero(scales_smem[at, mine])
-      of_x = lax.broadcast_in_dim(sums_smem[at], (SIDE, block_m), (1,))
+      scale, zero = scale_and_zero(scales_smem[at])
+      of_x = lax.broadcast_in_dim(sums_smem[at, pl.ds(0, block_m)], (SIDE, block_m), (1,))
       pieces = range(at * size // width, (at + 1) * size // width)
       sums = pl.run_scoped(
         functools.partial(product, planes=planes, x_smem=x_smem, pieces=pieces),
@@ -139,37 +139,32 @@ def _kernel(
       y = y + across(scale) * (sums - across(zero - (8.0 if viewed else 0.0)) * of_x)
     return y
 
-  def context(run):
-    zeros = jnp.zeros((SIDE, block_m), jnp.float32)
-    y_smem[group] = run(plgpu.layout_cast(zeros, plgpu.Layout.WGMMA))
-    plgpu.commit_smem()
-    columns = pl.ds(j * COLUMNS + group * SIDE, SIDE)
-    place = y_hbm.at[part, columns, pl.ds(i * block_m, block_m)]
-    plgpu.copy_smem_to_gmem(y_smem.at[group], place)
-    plgpu.wait_smem_to_gmem(0)
-
   at = lambda k: part * steps + k
   spec = lambda shape, index, swizzle: plgpu.BlockSpec(shape, index, transforms=_swizzled(*swizzle))
   x_spec = spec((block_m, step), lambda k: (i, at(k)), (16, 64 if viewed else WORDS))
   if viewed:
-    specs = [spec((COLUMNS, step), lambda k: (j, at(k)), (4, step))]
+    specs = [spec((SIDE, step), lambda k: (j, at(k)), (4, size))]
   elif bits == 4:
-    specs = [spec((COLUMNS, WORDS), lambda k: (j, at(k)), (16, WORDS))]
+    specs = [spec((SIDE, WORDS), lambda k: (j, at(k)), (16, WORDS))]
   else:  # rows of low bits come as two halves, each as wide as the high ones
     planes = planes[0], *planes
     places = lambda k: (j, 2 * at(k)), lambda k: (j, 2 * at(k) + 1), lambda k: (j, at(k))
-    specs = [spec((COLUMNS, WORDS), place, (16, WORDS)) for place in places]
-  pipeline = plgpu.emit_pipeline_warp_specialized(
-    one, grid=(steps,), wg_axis='group', num_compute_wgs=2, memory_registers=40,
-    max_concurrent_steps=min(STAGES, steps), compute_context=context,
+    specs = [spec((SIDE, WORDS), place, (16, WORDS)) for place in places]
+  pipeline = plgpu.emit_pipeline(
+    one, grid=(steps,), max_concurrent_steps=min(STAGES, steps),
+    init_carry=plgpu.layout_cast(jnp.zeros((SIDE, block_m), jnp.float32), plgpu.Layout.WGMMA),
     in_specs=[
       x_spec,
       *specs,
-      plgpu.BlockSpec((chunks, COLUMNS), lambda k: (at(k), j)),
-      plgpu.BlockSpec((chunks, block_m), lambda k: (at(k), i)),
+      plgpu.BlockSpec((chunks, SIDE), lambda k: (at(k), j)),
+      plgpu.BlockSpec((chunks, aligned(block_m)), lambda k: (at(k), i)),
     ],
   )  # fmt: skip
-  pipeline(x_hbm, *planes, scales_hbm, sums_hbm)
+  y_smem[...] = pipeline(x_hbm, *planes, scales_hbm, sums_hbm)
+  plgpu.commit_smem()
+  place = y_hbm.at[part, pl.ds(j * SIDE, SIDE), pl.ds(i * block_m, block_m)]
+  plgpu.copy_smem_to_gmem(y_smem, place)
+  plgpu.wait_smem_to_gmem(0)
 
 
 def _swizzled(bits, width):
@@ -210,6 +205,7 @@ def _step(scheme, rows):
   return chunk(scheme, rows) if _viewed(scheme, rows) else STEP[scheme.bits]
 
 
+@functools.partial(jax.jit, static_argnames='interpret')  # traced once for layers of one size
 def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   """x [..., rows] times the weight, of x's type; sums in float32.
 
@@ -222,11 +218,13 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   count, (deep, wide) = len(stacked), filled(*weight.shape, step)
   block_m = min(-(-count // 8) * 8, TILE)
   stacked = jnp.pad(stacked, ((0, -count % block_m), (0, deep - weight.rows)))
-  sums = stacked.astype(jnp.float32).reshape(len(stacked), -1, size).sum(-1).T
+  sums = stacked.astype(jnp.float32).reshape(-1, block_m, deep // size, size).sum(-1)
+  sums = jnp.pad(sums, ((0, 0), (0, aligned(block_m) - block_m), (0, 0)))
+  sums = sums.reshape(-1, deep // size).T
   parts = split(count, deep // step, wide)
   planes, width = weight.planes, WORDS
   if viewed := _viewed(weight.scheme, weight.rows):
-    planes, width = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),), step
+    planes, width = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),), size
   body = functools.partial(
     _kernel, bits=weight.scheme.bits, viewed=viewed, size=size, step=step,
     steps=deep // step // parts, block_m=block_m,
@@ -234,14 +232,12 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   call = plgpu.kernel(
     body,
     out_type=jax.ShapeDtypeStruct((parts, wide, len(stacked)), jnp.float32),
-    grid=(len(stacked) // block_m, wide // COLUMNS, parts),
+    grid=(len(stacked) // block_m, wide // SIDE, parts),
     grid_names=('rows', 'columns', 'part'),
-    num_threads=3,
-    thread_name='group',
     interpret=interpret,
     compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-    scratch_types=[plgpu.SMEM((2, SIDE, block_m), jnp.float32)]
-    + [plgpu.SMEM((2, step // width, SIDE, width), jnp.bfloat16)] * bool(interpret),
+    scratch_types=[plgpu.SMEM((SIDE, block_m), jnp.float32)]
+    + [plgpu.SMEM((step // width, SIDE, width), jnp.bfloat16)] * bool(interpret),
   )
   y = call(stacked, *planes, weight.scales, sums).sum(0).T[:count, : weight.columns]
   y = y.reshape(len(exact), len(flat), -1).sum(0)
@@ -256,11 +252,16 @@ def filled(rows: int, columns: int, step: int) -> tuple[int, int]:
   steps = -(-rows // step)
   if steps >= MANY:
     steps = -(-steps // PARTS) * PARTS
-  return steps * step, -(-columns // COLUMNS) * COLUMNS
+  return steps * step, -(-columns // SIDE) * SIDE
+
+
+def aligned(count: int) -> int:
+  """Floats of a row in shared memory, of which count are used."""
+  return -(-count // ALIGNED) * ALIGNED
 
 
 def split(count: int, steps: int, wide: int) -> int:
   """Parts of a weight's rows, so that few rows of x keep all multiprocessors busy."""
-  most = PARTS if count <= SPLIT else 1
-  wanted = min(most, -(-BLOCKS * COLUMNS // wide))
+  most = PARTS if count <= SPLIT else 2
+  wanted = min(most, -(-BLOCKS * SIDE // wide))
   return max(parts for parts in range(1, wanted + 1) if steps % parts == 0)

@@ -44,7 +44,8 @@ def convert(net: Net, x, *, replica: int = 0, name: str = 'net', ranges=None) ->
     x = x[:, None, None]
     function, of_steps = map(_flat, (function, of_steps))
   require(x.ndim == 4 and len(x), f'calibration data have shape {x.shape}; images are wanted')
-  want = np.asarray(function(jnp.asarray(x))).reshape(len(x), -1)
+  with jax.default_matmul_precision('float32'):  # a GPU's own is TF32, the trace's is not
+    want = np.asarray(function(jnp.asarray(x))).reshape(len(x), -1)
   if not np.isfinite(want).all():
     raise DataError(f'{name}: outputs on calibration data are not finite')
   layers = trace(function, x.shape[1:])

@@ -28,9 +28,9 @@ def read(path, *, resolution: int, seed: int = 0) -> Graph:
     raise DataError(f'{path} describes no MCUNet: {type(error).__name__} {error}') from error
 
 
-def build(described: dict, name: str, resolution: int, seed: int = 0) -> Graph:
+def build(described: dict, name: str, resolution: int, seed: int = 0, channels: int = 3) -> Graph:
   """As `read`, from what the file says."""
-  s = sketch.Sketch((resolution, resolution, 3), seed)
+  s = sketch.Sketch((resolution, resolution, channels), seed)
   first = described['first_conv']
   x = sketch.conv(s, 0, first['out_channels'], kernel=first['kernel_size'], stride=first['stride'])
   for block in described['blocks']:

@@ -3,23 +3,32 @@
 Liu et al., DARTS, ICLR 2019; Cai et al., ProxylessNAS, ICLR 2019; Wu et al., FBNet, CVPR 2019.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from reduction.errors import did_you_mean, require
-from reduction.kernels.depthwise import depthwise
-from reduction.models.layers import BatchNorm, Conv, Dense, glorot
+from reduction.kernels.conv import patches
+from reduction.models.layers import BatchNorm, Dense, glorot
 from reduction.net import apply
 
 OPERATIONS = ('skip', 'conv1', 'conv3', 'conv5', 'separable3', 'separable5')
+
+# of weights [layers, k, k, c, o], as `layers.glorot` of each layer
+stacked = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal', batch_axis=(0,))
 
 
 class Choice(nn.Module):
   """A convolution 'stem', `layers` mixtures with means of 2 x 2 between them, the mean, then 'out'.
 
   operations: of OPERATIONS, all from width to width channels. A convolution is followed by a
-  normalization and relu; a separable one is depthwise, then 1 x 1.
+  normalization and relu; a separable one is depthwise, then 1 x 1. An operation's weights are one
+  array for all layers, and all operations of a layer are one product of matrices: a program of a
+  tenth of the size, and one that an accelerator is fast at for many nets beside each other, which
+  it is not at their convolutions.
   """
 
   layers: int
@@ -34,30 +43,47 @@ class Choice(nn.Module):
     gates: [layers, operations], the weight of each; None adds all. Where they are 0 but for a 1 in
     each layer, the net is that of those operations alone.
     """
-    x = self._normal(Conv(self.width, (3, 3), use_bias=False, name='stem')(x), 'stem', train)
+    shape = self.layers, len(self.operations)
+    gates = jnp.ones(shape) if gates is None else gates
+    normal = functools.partial(BatchNorm, use_running_average=not train)
+    stem = self.param('stem', glorot, (3, 3, x.shape[-1], self.width))
+    x = nn.relu(normal(name='stem_norm')(seen(x, 3) @ stem.reshape(-1, self.width)))
+    kinds = tuple(kind for kind in self.operations if kind != 'skip')
+    places = np.array([self.operations.index(kind) for kind in kinds])
+    size = max(map(size_of, kinds))
+    kernels = jnp.stack([self._kernel(kind, size) for kind in kinds], -2)
+    kernels = kernels.reshape(self.layers, -1, len(kinds) * self.width)
     for i in range(self.layers):
       if i:
         n, h, w, c = x.shape
         # a mean: a maximum's gradient looks for equal values, which a sum computed again may miss
         x = x.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
-      outputs = [self._operation(x, kind, f'layer{i + 1}_{kind}', train)
-                 for kind in self.operations]  # fmt: skip
-      weights = [1.0] * len(outputs) if gates is None else gates[i]
-      x = sum(weights[j] * y for j, y in enumerate(outputs))
+      y = (seen(x, size) @ kernels[i]).reshape(*x.shape[:3], len(kinds), self.width)
+      y = nn.relu(normal(name=f'layer{i + 1}_norm', axis=(-2, -1))(y))
+      y = (y * gates[i, places, None]).sum(-2)
+      x = y + gates[i, self.operations.index('skip')] * x if 'skip' in self.operations else y
     return Dense(self.classes, name='out')(x.mean((1, 2)))
 
-  def _normal(self, x, name, train):
-    return nn.relu(BatchNorm(use_running_average=not train, name=f'{name}_norm')(x))
-
-  def _operation(self, x, kind, name, train):
-    if kind == 'skip':
-      return x
-    size = int(kind[-1])
+  def _kernel(self, kind, size):
+    """[layers, size, size, c, c]: the convolution that an operation is, zeros around it."""
+    own, c = size_of(kind), self.width
     if kind.startswith('separable'):
-      w = self.param(f'{name}_depthwise', glorot, (size, size, 1, self.width))
-      x, size = depthwise(x, w, 1), 1
-    x = Conv(self.width, (size, size), use_bias=False, name=name)(x)
-    return self._normal(x, name, train)
+      deep = self.param(f'{kind}_depthwise', stacked, (self.layers, own, own, 1, c))
+      kernel = deep.swapaxes(3, 4) * self.param(kind, stacked, (self.layers, 1, 1, c, c))
+    else:
+      kernel = self.param(kind, stacked, (self.layers, own, own, c, c))
+    around = ((size - own) // 2,) * 2
+    return jnp.pad(kernel, ((0, 0), around, around, (0, 0), (0, 0)))
+
+
+def size_of(kind: str) -> int:
+  """Of an operation's window; 0 of 'skip'."""
+  return 0 if kind == 'skip' else int(kind[-1])
+
+
+def seen(x, size: int) -> jax.Array:
+  """What a window of each pixel sees: [n, h, w, c] -> [n, h, w, size * size * c]."""
+  return patches(x, (size, size), (1, 1), ((size // 2,) * 2,) * 2) if size > 1 else x
 
 
 def choice(
@@ -74,16 +100,3 @@ def choice(
 def mixed(module: Choice, params, stats, x, gates, train: bool = False):
   """Logits of the net with gates; in training (logits, new stats)."""
   return apply(module, params, stats, x, train, gates=gates)
-
-
-def costs(module: Choice, shape) -> np.ndarray:
-  """float32 [layers, operations]: multiply-accumulates, the dearest network's sum 1."""
-  table = np.zeros((module.layers, len(module.operations)))
-  for i in range(module.layers):
-    pixels = (shape[0] >> i) * (shape[1] >> i)
-    for j, kind in enumerate(module.operations):
-      area = int(kind[-1]) ** 2 if kind != 'skip' else 0
-      w = module.width
-      each = area * w + w * w if kind.startswith('separable') else area * w * w
-      table[i, j] = pixels * each
-  return (table / table.max(1).sum()).astype(np.float32)

@@ -60,7 +60,7 @@ NAMES = {
   'agreement': ('at',),
   'predictor': ('at',),
   'listed': ('at', 'network'),
-  'method': ('at', 'method', 'push'),
+  'method': ('at', 'method', 'push', 'target'),
   'choice': ('at', 'budget'),
   'space': ('at', 'budget', 'resolution', 'width'),
   'cdf': ('at', 'budget', 'space', 'quantile'),

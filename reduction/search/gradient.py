@@ -60,19 +60,18 @@ def unrolled(train_loss, valid_loss, params, alpha, rate: float):
 
 @functools.lru_cache(maxsize=32)
 def bilevel(
-  module: Choice, tx: optax.GradientTransformation, method: str, *, rate: float = 3e-2,
-  second: float = 0.0, cost: str = 'add', hottest: float = 5.0, coolest: float = 0.5,
+  module: Choice, tx: optax.GradientTransformation, *, rate: float = 3e-2, second: float = 0.0,
+  cost: str = 'add', hottest: float = 5.0, coolest: float = 0.5,
 ):  # fmt: skip
   """An update that moves alpha by held examples, then weights by the others, by Adam and tx.
 
   state: as of `update.start`, and alpha [layers, operations], alpha_opt. batch: (x, labels,
-  dict(held=[n] which examples alpha learns from, table=[layers, operations] costs, push, total,
-  step)). The loss of alpha is cross entropy + push E[cost] ('add', ProxylessNAS), or times
-  log(E[cost])^push ('power', FBNet). rate: Adam's for alpha. second: the rate of the step that
-  second-order DARTS looks ahead; 0: first order. hottest, coolest: the temperature of
-  Gumbel-softmax falls between them, exponentially, in `total` steps.
+  dict(held=[n] which examples alpha learns from, method (its place in METHODS: one program serves
+  all), table=[layers, operations] costs, push, total, step)). The loss of alpha is cross entropy +
+  push E[cost] ('add', ProxylessNAS), or times log(E[cost])^push ('power', FBNet). rate: Adam's for
+  alpha. second: the rate of the step that second-order DARTS looks ahead; 0: first order. hottest,
+  coolest: the temperature of Gumbel-softmax falls between them, exponentially, in `total` steps.
   """
-  require(method in METHODS, f'{method=} is not one of {", ".join(METHODS)}')
   require(cost in COSTS, f'{cost=} is not one of {", ".join(COSTS)}')
   tx_alpha = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(rate, b1=0.5))
   tx = optax.with_extra_args_support(tx)
@@ -84,7 +83,8 @@ def bilevel(
     keys = jax.random.split(key)
 
     def loss(params, alpha, weights, key):
-      parts = gates(method, alpha, key, heat)
+      every = jnp.stack([gates(method, alpha, key, heat) for method in METHODS])
+      parts = every[given['method']]
       logits, stats = mixed(module, params, state['stats'], x, parts, True)
       each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       value = (weights * each).sum() / jnp.maximum(weights.sum(), 1)
@@ -121,17 +121,3 @@ def begin(state: dict, layers: int, operations: int, replicas: int) -> dict:
   alpha = jnp.zeros((replicas, layers, operations))
   tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(1e-3, b1=0.5))
   return {**state, 'alpha': alpha, 'alpha_opt': jax.vmap(tx.init)(alpha)}
-
-
-@functools.lru_cache(maxsize=32)
-def single(module: Choice):
-  """The loss of the net of one operation a layer, for `update.sgd`; batch: (.., dict(gates))."""
-
-  def loss(params, stats, batch, key):
-    del key
-    x, labels, given = batch
-    logits, stats = mixed(module, params, stats, x, given['gates'], True)
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return each.mean(), (stats, {})
-
-  return loss

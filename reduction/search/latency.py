@@ -4,15 +4,28 @@ A table of ops by their shape, as ProxylessNAS has for telephones. An op of a sh
 measured is estimated: for its kind, kernel and stride a sum of what grows with
 multiply-accumulates, inputs, outputs, output pixels and rows, found by least squares of relative
 errors; a whole network's estimate is then up to 15 % off, because compilers unroll by shape. What
-is measured comes from `mcu.measure`, which counts exactly.
+is measured comes from `mcu.measure`, which counts exactly. The table that comes along has every op
+of the spaces of configs/mcunet and configs/nas, on a Cortex-M4, in instructions of the emulator,
+not cycles; `write(rows(measured(space, covering(space))), path)` makes such a table of a space.
 """
 
+import functools
+import json
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
 from reduction.errors import require
-from reduction.search.cost import ABSENT, Ops, macs
+from reduction.mcu import emit, measure, plan, zoo
+from reduction.mcu.graph import Graph
+from reduction.search import space as spaces
+from reduction.search.arch import description
+from reduction.search.cost import ABSENT, Ops, macs, ops_of_arch
+from reduction.search.space import Space
+
+TABLE = pathlib.Path(__file__).parent / 'instructions.jsonl'
+KEYS = 'kind', 'kernel', 'stride', 'side', 'out', 'cin', 'cout', 'apart'
 
 
 class Table(NamedTuple):
@@ -40,25 +53,82 @@ def _keys(ops: Ops) -> tuple[np.ndarray, np.ndarray]:
   return kinds, np.concatenate([kinds, sizes], -1)
 
 
-def fit(measured: list[tuple[Ops, np.ndarray]]) -> Table:
-  """measured: (ops [1, ops], the instructions of those that are not absent) of each network."""
-  groups: dict[tuple, list] = {}
+def rows(measured: list[tuple[Ops, np.ndarray]]) -> dict[tuple, float]:
+  """Shape, as of KEYS -> instructions, the mean, of (ops [1, ops], counts of those there) each."""
   seen: dict[tuple, list] = {}
   for ops, counts in measured:
     here = ops.kind[0] != ABSENT
     require(here.sum() == len(counts), f'{len(counts)} counts for {here.sum()} ops')
-    kinds, shapes = (keys[0][here].tolist() for keys in _keys(ops))
-    for kind, shape, row, count in zip(kinds, shapes, features(ops)[0][here], counts):
-      groups.setdefault(tuple(kind), []).append((row, count))
+    for shape, count in zip(_keys(ops)[1][0][here].tolist(), counts):
       seen.setdefault(tuple(shape), []).append(count)
+  return {shape: float(np.mean(counts)) for shape, counts in seen.items()}
+
+
+def shapes(ops: Ops) -> list[tuple]:
+  """The different shapes, as of KEYS, of the ops of networks."""
+  return [tuple(one) for one in np.unique(_keys(ops)[1][ops.kind != ABSENT], axis=0).tolist()]
+
+
+def fit(shapes: dict[tuple, float]) -> Table:
+  """The table of `rows`."""
+  groups: dict[tuple, list] = {}
+  for shape, count in shapes.items():
+    groups.setdefault(shape[:3], []).append((features(_ops_of_shape(shape))[0, 0], count))
   units = {}
   for key, pairs in groups.items():
-    rows, counts = (np.array(part, np.float64) for part in zip(*pairs))
+    numbers, counts = (np.array(part, np.float64) for part in zip(*pairs))
     # columns of one size, each equation relative to its count
-    scale = np.maximum(rows.max(0), 1)
-    solved = np.linalg.lstsq(rows / scale / counts[:, None], np.ones(len(rows)), rcond=1e-9)[0]
+    scale = np.maximum(numbers.max(0), 1)
+    solved = np.linalg.lstsq(numbers / scale / counts[:, None], np.ones(len(counts)), rcond=1e-9)[0]
     units[key] = solved / scale
-  return Table({shape: float(np.mean(found)) for shape, found in seen.items()}, units)
+  return Table(shapes, units)
+
+
+def _ops_of_shape(shape) -> Ops:
+  one = {key: np.array([[value]]) for key, value in zip(KEYS, shape)}
+  return Ops(**one, held=np.zeros((1, 1), np.int64))
+
+
+@functools.lru_cache(maxsize=4)
+def read(path: pathlib.Path = TABLE) -> Table:
+  """The table of a file that `write` wrote; by default the one that comes along."""
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  return fit({tuple(line[key] for key in KEYS): line['instructions'] for line in lines})
+
+
+def write(shapes: dict[tuple, float], path: pathlib.Path):
+  """A file of `rows`, a line a shape."""
+  lines = [dict(zip(KEYS, shape), instructions=shapes[shape]) for shape in sorted(shapes)]
+  path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+
+
+def covering(space: Space) -> np.ndarray:
+  """Genes of few networks that have every op shape of a space of one resolution and width.
+
+  An op's shape follows from its place and its block's choices alone: all blocks with each of them.
+  """
+  one = len(space.resolutions) == len(space.widths) == 1
+  require(one, f'{space.name} has several resolutions or widths: measure each, see Space.at')
+  last, at = space.choices() - 1, 2 + len(space.stages)
+  found = []
+  for kernel in range(len(space.kernels)):
+    for expansion in range(len(space.expansions)):
+      row = last.copy()
+      row[at::2], row[at + 1 :: 2] = kernel, expansion
+      found.append(row)
+  return spaces.canonical(space, np.stack(found))
+
+
+def counted(graph: Graph, core: str = 'm4') -> list[int]:
+  """Instructions of each op of a graph on an emulated core. Raises as `mcu.measure.measure`."""
+  return measure.measure(emit.emit(graph, plan.plan(graph)), core=core).layers
+
+
+def measured(space: Space, genes, core: str = 'm4') -> list[tuple[Ops, list[int]]]:
+  """(ops [1, ops], instructions of each) of networks of genes, with random weights."""
+  archs = [spaces.decode(space, row) for row in genes]
+  build = lambda a: zoo.build(description(a), 'net', a.resolution, channels=a.channels)
+  return [(ops_of_arch(a), counted(build(a), core)) for a in archs]
 
 
 def predict(table: Table, ops: Ops) -> np.ndarray:
@@ -79,3 +149,12 @@ def predict(table: Table, ops: Ops) -> np.ndarray:
     costs.append(known)
   total[here] = np.array(costs)[which.reshape(-1)]
   return total.sum(1)
+
+
+def with_instructions(costs: dict, ops: Ops, table: Table | None = None) -> dict:
+  """costs and 'instructions' [n] by a table, NaN where it has no op of some kind and window."""
+  table = read() if table is None else table
+  kinds = np.unique(_keys(ops)[0][ops.kind != ABSENT], axis=0).tolist()
+  if all(tuple(kind) in table.units for kind in kinds):
+    return dict(costs, instructions=np.round(predict(table, ops)))
+  return dict(costs, instructions=np.full(len(ops.kind), np.nan))

@@ -1,6 +1,6 @@
 """What a search maximizes where accuracy and cost are both wanted, and a policy that learns to.
 
-Tan et al., MnasNet, CVPR 2019; Williams, REINFORCE, 1992.
+Tan et al., MnasNet, CVPR 2019; Williams, REINFORCE, 1992; Schulman et al., PPO, 2017.
 """
 
 import functools
@@ -10,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from reduction.errors import require
+
 SOFT = -0.07, -0.07  # alpha, beta: below and above the target; 5 % of accuracy for twice the speed
 HARD = 0.0, -1.0
+HOW = dict(soft=SOFT, hard=HARD)
 
 
 def mnas(accuracy, cost, target: float, exponents: tuple[float, float] = SOFT):
@@ -21,13 +24,26 @@ def mnas(accuracy, cost, target: float, exponents: tuple[float, float] = SOFT):
   return accuracy * ratio ** jnp.where(ratio <= 1, alpha, beta)
 
 
-@functools.partial(jax.jit, static_argnames=('steps', 'samples'))
-def reinforce(key, rewards, *, steps: int, samples: int = 8, rate: float = 0.1, decay: float = 0.9):
+def rewarded(accuracy: np.ndarray, costs: dict, *, cost: str, target: float, how: str = 'soft'):
+  """`mnas` of accuracies [n] by one of costs, each [n]; how: 'soft' or 'hard', as in the paper."""
+  require(how in HOW, f'{how=} is not one of {", ".join(HOW)}')
+  require(cost in costs, f'{cost=} is not one of {", ".join(costs)}')
+  require(target > 0, f'{target=} must be above 0')
+  return np.asarray(mnas(accuracy, costs[cost], target, HOW[how]), np.float64)
+
+
+@functools.partial(jax.jit, static_argnames=('steps', 'samples', 'epochs'))
+def reinforce(
+  key, rewards, *, steps: int, samples: int = 8, rate: float = 0.1, decay: float = 0.9,
+  epochs: int = 1, clip: float = 0.2,
+):  # fmt: skip
   """(logits [layers, operations], choices [steps, samples, layers]) of a policy that learns.
 
   rewards: [operations] * layers, the reward of each network: what training it would give. Each step
   draws `samples` networks, each layer by its own softmax, and goes along the gradient of log
-  probability times advantage over a moving average, by Adam.
+  probability times advantage over a moving average, by Adam. epochs: steps along that gradient for
+  the same draws; with more than one it is PPO, whose ratio of probabilities is clipped to 1 +- clip
+  (with one the ratio is 1 and the gradient that of REINFORCE).
   """
   shape = rewards.ndim, rewards.shape[0]
   tx = optax.adam(rate)
@@ -38,13 +54,22 @@ def reinforce(key, rewards, *, steps: int, samples: int = 8, rate: float = 0.1, 
     reward = rewards[tuple(drawn.T)]
     baseline = jnp.where(jnp.isnan(baseline), reward.mean(), baseline)
 
-    def loss(logits):
-      logs = jax.nn.log_softmax(logits)[jnp.arange(shape[0]), drawn].sum(1)
-      return -jnp.mean(logs * (reward - baseline))
+    chance = lambda logits: jax.nn.log_softmax(logits)[jnp.arange(shape[0]), drawn].sum(1)
+    before, advantage = chance(logits), reward - baseline
 
-    updates, opt = tx.update(jax.grad(loss)(logits), opt)
+    def loss(logits):
+      ratio = jnp.exp(chance(logits) - before)
+      cut = jnp.clip(ratio, 1 - clip, 1 + clip)
+      return -jnp.mean(jnp.minimum(ratio * advantage, cut * advantage))
+
+    def along(state, _):
+      logits, opt = state
+      updates, opt = tx.update(jax.grad(loss)(logits), opt)
+      return (optax.apply_updates(logits, updates), opt), None
+
+    (logits, opt), _ = jax.lax.scan(along, (logits, opt), None, length=epochs)
     baseline = decay * baseline + (1 - decay) * reward.mean()
-    return (optax.apply_updates(logits, updates), opt, baseline), drawn
+    return (logits, opt, baseline), drawn
 
   logits = jnp.zeros(shape)
   start = logits, tx.init(logits), jnp.array(jnp.nan)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction.errors import UsageError
+from reduction.errors import UsageError, require
 from reduction.search import space as spaces
 from reduction.search.cost import limits, ops_of
 from reduction.search.space import Space
@@ -19,6 +19,7 @@ QUANTILES = np.arange(21) / 20
 BLOCK = 2_000  # networks costed at a time
 LEAST = 0.01  # share that fits below which a space is given up after a few blocks
 PATIENCE = 5_000
+DRAWS = 20  # of as many networks as are wanted, until enough fit all limits
 DRY = 10  # blocks without a new network that fits, after which no more are looked for
 
 
@@ -118,6 +119,23 @@ def random_fitting(
       f'{smallest["flash"][0]:,}: take a smaller resolution or width'
     )
   return np.stack(list(kept.values())[:count])
+
+
+def drawn(space, budget, fits, random, count) -> np.ndarray:
+  """Genes [count, genes] of random networks that fit, also in what a budget does not say.
+
+  Each is there once, unless fewer are found. Raises UsageError where none is.
+  """
+  kept = np.empty((0, len(space.choices())), np.int64)
+  for _ in range(DRAWS):
+    more = random_fitting(space, budget, random, count)
+    kept = np.unique(np.concatenate([kept, more[fits(more)]]), axis=0)
+    if len(kept) >= count:
+      return random.permutation(kept)[:count]
+    if len(more) < count:
+      break  # there are no more
+  require(len(kept) > 0, f'no network of {space.name} fits all limits: widen them')
+  return kept[random.integers(0, len(kept), count)]
 
 
 def narrowed(space: Space, resolution: int, width: float) -> Space:

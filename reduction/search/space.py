@@ -87,6 +87,11 @@ class Space:
     """The space of one resolution and width multiplier."""
     return dataclasses.replace(self, resolutions=(resolution,), widths=(width,))
 
+  def meaning(self, genes: np.ndarray) -> np.ndarray:
+    """bool [n, genes]: which genes mean something."""
+    here = np.repeat(active(self, genes), 2, axis=1)
+    return np.concatenate([np.ones((len(genes), 2 + len(self.stages)), bool), here], 1)
+
   def width(self, base: int, multiplier: float) -> int:
     """Channels at a width multiplier: a multiple of 8."""
     return make_divisible(base * multiplier)
@@ -112,10 +117,7 @@ def canonical(space: Space, genes) -> np.ndarray:
   require(genes.shape[1] == len(choices), f'{genes.shape[1]} genes, not {len(choices)}')
   good = (genes >= 0) & (genes < choices)
   require(good.all(), f'genes {genes[~good.all(1)][:1].tolist()} are no choices of {space.name}')
-  here = np.repeat(active(space, genes), 2, axis=1)
-  genes = genes.copy()
-  genes[:, -here.shape[1] :] *= here
-  return genes
+  return genes * space.meaning(genes)
 
 
 def sample(space: Space, random: np.random.Generator, count: int) -> np.ndarray:

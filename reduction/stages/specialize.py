@@ -1,6 +1,9 @@
 """A network for a device out of a supernet: evolution under its memory, beside random search."""
 
+import functools
 import json
+import math
+import pathlib
 
 import jax
 import numpy as np
@@ -11,7 +14,7 @@ from reduction.mcu.measure import STACK
 from reduction.models.mobile import Elastic
 from reduction.net import Net, over_replicas
 from reduction.run import Run, Stage
-from reduction.search import evolution, predictor, selection
+from reduction.search import evolution, latency, predictor, rewards, selection
 from reduction.search import space as spaces
 from reduction.search import supernet as s
 from reduction.search.arch import description
@@ -19,59 +22,65 @@ from reduction.search.cost import cost, ops_of
 from reduction.search.rank import tau
 from reduction.search.selection import Budget
 from reduction.search.space import space as find_space
-from reduction.stages.supernet import SEEN, accuracies, check_data
-
-DRAWS = 20  # of as many networks as are wanted, until enough fit all limits
+from reduction.stages.supernet import BESIDE, SEEN, accuracies, check_data
 
 
 def specialize(
   *, space: dict, board: str | None = None, sram: int = 0, flash: int = 0, macs: int = 0,
-  energy: float = 0.0, code: int = 64 * 1024, population: int = 100, generations: int = 30,
-  parents: float = 0.2, mutated: float = 0.5, rate: float = 0.1, beside: bool = True,
-  predicted: int = 0,
+  energy: float = 0.0, instructions: int = 0, code: int = 64 * 1024, population: int = 100,
+  generations: int = 30, parents: float = 0.2, mutated: float = 0.5, rate: float = 0.1,
+  beside: bool = True, predicted: int = 0, reward: dict | None = None,
+  picojoules: dict | None = None, table: str | None = None,
 ) -> Stage:  # fmt: skip
   """Takes the best network that fits out of a supernet; returns it with its weights.
 
   space: that of `supernet`. board: of `mcu.boards`, whose memory less a stack and Flash less `code`
-  are limits; or sram, flash in bytes. macs, energy (microjoules): limits too; 0: none. population,
+  are limits; or sram, flash in bytes. macs, energy (microjoules, estimated), instructions (of a
+  Cortex-M4, or what is in `table`, a file of `search.latency`): limits too; 0: none. population,
   generations, parents, mutated, rate: of `search.evolution`; the defaults are the paper's. A
-  network's score is its accuracy on validation data, the mean over seeds' supernets. beside: as
-  many random networks that fit are scored too. predicted: scores come from a predictor trained on
-  so many networks, and the last population is scored by the supernet; 0: always by the supernet.
-  Rows: 'generation', a 'found' each for evolution and random, 'predictor'. Writes its JSON.
+  network's score is its accuracy on validation data, the mean over seeds' supernets; with reward,
+  the arguments of `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost.
+  picojoules: of `search.cost.cost`, what the estimate of energy is of. beside: as many random
+  networks that fit are scored too. predicted: accuracies come from a predictor trained on so many
+  networks, and the last population is scored by the supernet; 0: always by the supernet. Rows:
+  'generation', a 'found' each for evolution and random, 'predictor'. Writes its JSON.
   """
   whole = find_space(**space)
   require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
   one = known.board(board) if board else None
-  limits = (board, one.ram - STACK, one.flash - code) if one else ('limits', sram, flash)
-  budget = Budget(*limits)
+  budget = Budget(*(board, one.ram - STACK, one.flash - code) if one else ('limits', sram, flash))
+  limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy,
+                instructions=instructions)  # fmt: skip
+  told = latency.read(pathlib.Path(table)) if table else None
+  costed = functools.partial(costs, whole, picojoules=picojoules, table=told)
+  fits = functools.partial(_fits, costed, {name: most for name, most in limits.items() if most})
   require(population > 1 and generations >= 0, f'{population=}, {generations=}: 2 and 0 at least')
-
-  def fits(genes):
-    found = cost(ops_of(whole, genes))
-    good = selection.fits(found, (budget,))[0]
-    good &= found['macs'] <= (macs or np.inf)
-    return good & (found['energy_uj'] <= (energy or np.inf))
+  worth = lambda genes, right: right
+  if reward:
+    worth = lambda genes, right: rewards.rewarded(right, costed(genes), **reward)
+    worth(spaces.extremes(whole), np.ones(2))  # or what is wrong with reward is seen late
 
   def stage(net: Net, run: Run) -> Net:
     require(isinstance(net.module, Elastic), 'the net that came is no supernet: train one before')
     check_data(whole, run.data)
     random = np.random.default_rng((run.seeds[0], population))
     measure = lambda genes: accuracies(net, run, genes, 'validation').mean(0).astype(float)
-    first = drawn(whole, budget, fits, random, population)
-    score = _predictor(whole, budget, fits, random, predicted, measure, run) or measure
+    first = selection.drawn(whole, budget, fits, random, population)
+    guess = _predictor(whole, budget, fits, random, predicted, measure, run) or measure
     settings = dict(generations=generations, parents=parents, mutated=mutated, rate=rate)
+    score = lambda genes: worth(genes, guess(genes))
     genes, scores = evolution.evolve(run, whole, first, score, fits, **settings)
+    score = lambda genes: worth(genes, measure(genes))
     if predicted:
-      genes, scores = evolution.ranked(genes, measure(genes))
-    _log(whole, net, run, 'evolution', genes[0], scores[0])
+      genes, scores = evolution.ranked(genes, score(genes))
+    _log(costed, net, run, 'evolution', genes[0], scores[0])
     if beside:
       count = population + generations * (population - max(1, round(parents * population)))
-      others = drawn(whole, budget, fits, random, count)
-      step = lambda best, i, run: (_better(best, others[i : i + 1], measure), None)
+      others = selection.drawn(whole, budget, fits, random, count)
+      step = lambda best, i, run: (_better(best, others[i * BESIDE :][:BESIDE], score), None)
       start = dict(genes=others[0], score=np.full((), -1.0))
-      best, _ = run.fold('random', step, start, count)
-      _log(whole, net, run, 'random', best['genes'], float(best['score']))
+      best, _ = run.fold('random', step, start, math.ceil(count / BESIDE))
+      _log(costed, net, run, 'random', best['genes'], float(best['score']))
     arch = description(spaces.decode(whole, genes[0]))
     if run.workdir:
       with run.write('architecture') as folder:
@@ -81,33 +90,31 @@ def specialize(
   return stage
 
 
-def drawn(space, budget, fits, random, count) -> np.ndarray:
-  """Genes [count, genes] of random networks that fit, also in what a budget does not say.
-
-  Each is there once, unless fewer are found. Raises UsageError where none is.
-  """
-  kept = np.empty((0, len(space.choices())), np.int64)
-  for _ in range(DRAWS):
-    more = selection.random_fitting(space, budget, random, count)
-    kept = np.unique(np.concatenate([kept, more[fits(more)]]), axis=0)
-    if len(kept) >= count:
-      return random.permutation(kept)[:count]
-    if len(more) < count:
-      break  # there are no more
-  require(len(kept) > 0, f'no network of {space.name} fits all limits: widen them')
-  return kept[random.integers(0, len(kept), count)]
+def costs(space, genes, picojoules: dict | None = None, table=None) -> dict:
+  """What `search.cost` says of networks [n, genes], and 'instructions'."""
+  ops = ops_of(space, np.atleast_2d(genes))
+  return latency.with_instructions(cost(ops, picojoules=picojoules), ops, table)
 
 
-def _better(best, genes, measure):
-  score = measure(genes)[0]
-  return dict(genes=genes[0], score=np.asarray(score)) if score > best['score'] else best
+def _fits(costed, limits: dict, genes) -> np.ndarray:
+  found = costed(genes)
+  if 'instructions' in limits:
+    unknown = np.isnan(found['instructions']).any()
+    require(not unknown, 'no table has every kind of op of this space: see search.latency')
+  return np.all([found[name] <= most for name, most in limits.items()], axis=0)
+
+
+def _better(best, genes, score):
+  scores = score(genes)
+  i = scores.argmax()
+  return dict(genes=genes[i], score=np.asarray(scores[i])) if scores[i] > best['score'] else best
 
 
 def _predictor(space, budget, fits, random, count, measure, run):
   """The score of a predictor trained on `count` networks, three quarters of them; None without."""
   if not count:
     return None
-  genes = drawn(space, budget, fits, random, count)
+  genes = selection.drawn(space, budget, fits, random, count)
   known_ = measure(genes)
   cut = max(2, 3 * count // 4)
   learned = predictor.fit(space, genes[:cut], known_[:cut])
@@ -118,11 +125,12 @@ def _predictor(space, budget, fits, random, count, measure, run):
   return learned
 
 
-def _log(space, net, run, method, genes, score):
-  found = {k: v[0] for k, v in cost(ops_of(space, np.atleast_2d(genes))).items()}
+def _log(costed, net, run, method, genes, score):
+  found = {name: values[0] for name, values in costed(genes).items()}
+  right = lambda split: accuracies(net, run, np.atleast_2d(genes), split)[:, 0]
   run.log(
-    kind='found', summary=True, seeds=run.seeds, method=method, validation_accuracy=score,
-    test_accuracy=accuracies(net, run, np.atleast_2d(genes), 'test')[:, 0],
+    kind='found', summary=True, seeds=run.seeds, method=method, score=score,
+    validation_accuracy=right('validation').mean(), test_accuracy=right('test'),
     genes=' '.join(map(str, genes)), **found,
   )  # fmt: skip
 

@@ -16,6 +16,7 @@ from reduction.update import classified, sgd, start
 from reduction.update import optimizer as build_optimizer
 
 SEEN = 4, 250  # batches and images that statistics of a network are from
+BESIDE = 10  # networks judged at a time
 
 
 def supernet(
@@ -83,6 +84,10 @@ def accuracies(net: Net, run: Run, genes, split: str) -> np.ndarray:
   part = jax.device_put(getattr(run.data, split))
   judge = over_replicas(s.judge(net.module), (None, None, 0, None, None))
   one = lambda r: jax.tree.map(lambda w: w[r], (net.params, net.stats))
-  genes = jnp.asarray(genes, jnp.int32)
-  found = [judge(*one(r), genes, seen, part)['accuracy'] for r in range(len(run.seeds))]
-  return np.stack(found).astype(np.float32)
+  genes, found = np.asarray(genes, np.int32), []
+  for first in range(0, len(genes), BESIDE):  # all of one shape, so that all are one program
+    some = genes[first : first + BESIDE]
+    filled = some if len(genes) <= BESIDE else np.resize(some, (BESIDE, genes.shape[1]))
+    rows = [judge(*one(r), jnp.asarray(filled), seen, part) for r in range(len(run.seeds))]
+    found.append(np.stack([row['accuracy'] for row in rows])[:, : len(some)])
+  return np.concatenate(found, 1).astype(np.float32)

@@ -348,6 +348,37 @@ def test_bad_jpeg(jpeg_folder, edit, message):
   assert jpeg.FILES[0] in str(error.value)
 
 
+def test_smaller_images_are_means_and_fewer_are_the_first_of_the_same_order(jpeg_folder, alone):
+  load = lambda **given: data.cifar10(data_dir=jpeg_folder, validation=20, **given)
+  whole, small = load(), load(side=16, examples=30)
+  assert small.name == 'CIFAR-10 (JPEG), 16 x 16' and small.test.x.shape == (30, 16, 16, 3)
+  np.testing.assert_array_equal(small.train.y, whole.train.y[:30])
+  by_hand = whole.train.x[3, 4:6, 10:12].mean((0, 1))
+  np.testing.assert_allclose(small.train.x[3, 2, 5], by_hand, rtol=1e-6)
+  for wrong, message in (dict(side=12), 'must divide 32'), (dict(examples=41), 'from 0 to 40'):
+    with pytest.raises(UsageError, match=message):
+      load(**wrong)
+
+
+def test_wake_words_from_a_folder_of_one_s_own(tmp_path):
+  load = lambda: data.visual_wake_words(data_dir=tmp_path, side=8, validation=2)
+  with pytest.raises(MissingInput, match='train/CLASS'):
+    load()
+  for part, count in ('train', 3), ('test', 2):
+    for name, gray in ('nothing', 40), ('person', 200):
+      (tmp_path / 'vww' / part / name).mkdir(parents=True)
+      for i in range(count):
+        picture = Image.new('RGB', (20 + i, 12), (gray + i,) * 3)
+        picture.save(tmp_path / 'vww' / part / name / f'{i}.png')
+  found = load()
+  assert (found.classes, found.train.x.shape, len(found.validation.y)) == (2, (4, 8, 8, 3), 2)
+  for each in (found.train, found.validation, found.test):
+    np.testing.assert_array_equal(each.x.mean((1, 2, 3)) > 0.5, each.y)
+  (tmp_path / 'vww' / 'test' / 'person' / '1.png').write_bytes(b'no picture')
+  with pytest.raises(DataError, match=r'1\.png: broken image'):
+    load()
+
+
 def test_picture_of_another_size_is_not_decoded():
   stream = io.BytesIO()
   Image.new('L', (5000, 5000)).save(stream, 'PNG')

@@ -46,19 +46,19 @@ def annotated(tmp_path):
 
 
 def test_people_by_folder(by_folder):
-  made = data.visual_wake_words(data_dir=by_folder, size=6, validation=9)
+  made = data.visual_wake_words(data_dir=by_folder, side=6, validation=9)
   assert (len(made.train.y), len(made.validation.y), len(made.test.y)) == (18, 9, 3)
   assert made.classes == 2 and made.train.x.shape[1:] == (6, 6, 3)
   for split in made.train, made.validation, made.test:
     assert ((split.x.mean((1, 2, 3)) > 0.5) == split.y).all()
   # the first tenth of each class, by name: 200, and 20 and 21
   assert sorted(np.round(255 * made.test.x[:, 0, 0, 0])) == pytest.approx([20, 21, 200], abs=1)
-  few = data.visual_wake_words(data_dir=by_folder, size=6, validation=0, examples=12)
+  few = data.visual_wake_words(data_dir=by_folder, side=6, validation=0, examples=12)
   assert len(few.train.y) == 12 and len(few.test.y) == 3
 
 
 def test_people_by_annotation(annotated):
-  made = data.visual_wake_words(data_dir=annotated, size=4, validation=0)
+  made = data.visual_wake_words(data_dir=annotated, side=4, validation=0)
   shade = lambda split: np.round(25.5 * split.x[:, 0, 0, 0]).astype(int)
   assert dict(zip(shade(made.train), made.train.y)) == {9: 0, 4: 1, 7: 0}
   assert dict(zip(shade(made.test), made.test.y)) == {1: 0, 2: 1}

@@ -37,6 +37,19 @@ def test_two_speakers_are_left_out_and_the_first_recordings_validate(spoken):
   assert len({data.digest(found) for found in whole}) == 3
 
 
+def test_a_word_is_its_recording_stretched(spoken):
+  found = data.spoken_words(data_dir=spoken, side=16)
+  frames = data.spoken_digits(data_dir=spoken, bins=16)
+  assert found.classes == 10 and found.train.x.shape == (24, 16, 16, 1)
+  for part, clips in frames.clips.items():
+    np.testing.assert_array_equal(found.splits()[part].y, clips.words)
+  # the last of a context's frames is the frame itself: a word begins and ends with its recording
+  first = frames.clips['train'].cut(frames.train.x[:, 20, :, 0])[0]
+  np.testing.assert_allclose(found.train.x[0, [0, -1], :, 0], first[[0, -1]], atol=1e-6)
+  by_hand = speech.stretched(np.array([[0.0], [3.0], [5.0]]), 5)
+  np.testing.assert_allclose(by_hand[:, 0], [0, 1.5, 3, 4, 5])
+
+
 def test_words_are_recognized_from_their_states(spoken):
   found = data.spoken_digits(data_dir=spoken, bins=20)
   models = words.learn(found.train.y, found.clips['train'], found.classes)

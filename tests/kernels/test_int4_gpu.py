@@ -105,10 +105,10 @@ def test_resident_bytes_are_those_of_codes_and_a_word_a_group(bits, group):
 @given(st.integers(1, 200), st.integers(1, 20_000), st.integers(1, 20_000))
 def test_a_weight_is_filled_little_and_shared_out_evenly(count, rows, columns):
   deep, wide = int4_gpu.filled(rows, columns, 128)
-  assert deep >= rows and wide >= columns and wide % int4_gpu.COLUMNS == 0
-  assert deep - rows < 4 * 128 and (deep - rows < 128 or rows > 31 * 128)
+  assert deep >= rows and wide >= columns and wide % int4_gpu.SIDE == 0
+  assert deep - rows < int4_gpu.PARTS * 128 and (deep - rows < 128 or rows > 31 * 128)
   parts = int4_gpu.split(count, deep // 128, wide)
-  assert deep // 128 % parts == 0 and (parts == 1 or count <= int4_gpu.SPLIT)
+  assert deep // 128 % parts == 0 and (parts <= 2 or count <= int4_gpu.SPLIT)
 
 
 @pytest.mark.parametrize('dtype, near', [('float32', 1e-6), ('float16', 2e-3)])
@@ -128,8 +128,8 @@ def test_derivatives_go_through_the_order_of_the_kernel(
 
 
 def test_one_row_of_a_layer_of_llama_keeps_an_h100_busy():
-  assert [int4_gpu.split(1, 32, n) for n in (4096, 11008, 32000)] == [4, 4, 2]
-  assert int4_gpu.split(64, 32, 4096) == 1
+  assert [int4_gpu.split(1, 32, n) for n in (4096, 11008, 32000)] == [8, 8, 4]
+  assert int4_gpu.split(64, 32, 4096) == 2
 
 
 def test_on_a_gpu_weights_are_made_for_it(monkeypatch, caplog):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import models, tree
+from reduction import models
 from reduction.errors import UsageError
 from reduction.models.choice import mixed
 from reduction.search import gradient as g
@@ -62,9 +62,9 @@ def test_one_gate_a_layer_is_the_net_of_that_operation():
   params, stats = variables['params'], variables['batch_stats']
   gates = jnp.array([[1.0, 0.0], [0.0, 1.0]])
   run = jax.jit(lambda p: mixed(module, p, stats, x, gates))
-  other = dict(params, layer1_conv1=tree.map(lambda w: w + 1, params['layer1_conv1']))
+  other = dict(params, conv1=params['conv1'].at[0].add(1))
   np.testing.assert_array_equal(run(params), run(other))  # which layer 1 does not take
-  used = dict(params, layer2_conv1=tree.map(lambda w: w + 1, params['layer2_conv1']))
+  used = dict(params, conv1=params['conv1'].at[1].add(1))
   assert float(jnp.abs(run(params) - run(used)).max()) > 1e-3
 
 
@@ -81,14 +81,26 @@ def test_reinforce_finds_the_best_of_a_table():
   table = np.random.default_rng(0).uniform(0.5, 0.6, (4, 4, 4))
   table[2, 1, 3] = 0.9
   table[2, 1], table[2, :, 3] = table[2, 1] + 0.1, table[2, :, 3] + 0.1  # neighbors are good too
-  logits, drawn = rewards.reinforce(jax.random.key(0), jnp.array(table), steps=300)
-  assert tuple(g.chosen(logits).tolist()) == np.unravel_index(table.argmax(), table.shape)
+  for epochs, steps in (1, 300), (4, 150):  # REINFORCE, PPO
+    settings = dict(steps=steps, epochs=epochs)
+    logits, drawn = rewards.reinforce(jax.random.key(0), jnp.array(table), **settings)
+    assert tuple(g.chosen(logits).tolist()) == np.unravel_index(table.argmax(), table.shape)
   assert 1 < rewards.trained(drawn) <= 64
+
+
+def test_one_step_of_a_policy_is_adam_s_along_the_score_by_hand():
+  """With one epoch nothing is clipped. Adam's first step is rate * the gradient's sign."""
+  table = jnp.array(np.random.default_rng(3).normal(size=(3, 3)))
+  logits, drawn = rewards.reinforce(jax.random.key(2), table, steps=1, samples=5, rate=0.1)
+  reward = table[drawn[0, :, 0], drawn[0, :, 1]]
+  one_hot = jax.nn.one_hot(drawn[0], 3)
+  score = ((one_hot - 1 / 3) * (reward - reward.mean())[:, None, None]).mean(0)
+  np.testing.assert_allclose(logits, 0.1 * jnp.sign(score), atol=1e-4)
 
 
 def test_settings_that_are_none_are_refused():
   module = models.choice(operations=('skip', 'conv1'))
-  with pytest.raises(UsageError, match='darts, fbnet, proxyless'):
-    g.bilevel(module, None, 'dart')
+  with pytest.raises(UsageError, match='add, power'):
+    g.bilevel(module, None, cost='times')
   with pytest.raises(UsageError, match="Did you mean 'conv1'"):
     models.choice(operations=('skip', 'con1'))

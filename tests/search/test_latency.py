@@ -1,15 +1,17 @@
 """Predicted instructions: exact where they are a sum of the features, near the emulator's count."""
 
 import dataclasses
+import itertools
 
+import jax
 import numpy as np
 import pytest
 
+from configs.mcunet import cifar, setting
 from reduction.errors import UsageError
-from reduction.mcu import emit, measure, plan, zoo
-from reduction.search import arch as a
+from reduction.mcu import measure
 from reduction.search import cost as c
-from reduction.search import latency
+from reduction.search import latency, timing
 from reduction.search import space as s
 
 SPACE = s.space('mcunet', resolutions=(32, 48), widths=(0.2, 0.3))
@@ -26,9 +28,12 @@ def made_up(one):
   return (rows @ [7, 2, 30, 0, 0, 500])[one.kind[0] != c.ABSENT]
 
 
-def test_what_is_a_sum_of_the_features_is_predicted_exactly():
+def test_what_is_a_sum_of_the_features_is_predicted_exactly(tmp_path):
   genes = s.sample(SPACE, np.random.default_rng(0), 40)
-  table = latency.fit([(ops(row), made_up(ops(row))) for row in genes[:20]])
+  shapes = latency.rows([(ops(row), made_up(ops(row))) for row in genes[:20]])
+  latency.write(shapes, tmp_path / 'rows.jsonl')
+  table = latency.read(tmp_path / 'rows.jsonl')
+  assert table.shapes == shapes
   for row in genes[20:]:
     np.testing.assert_allclose(latency.predict(table, ops(row))[0], made_up(ops(row)).sum(), 1e-5)
   many = c.ops_of(SPACE, genes[20:])
@@ -40,20 +45,54 @@ def test_what_is_a_sum_of_the_features_is_predicted_exactly():
     latency.predict(table, c.ops_of_arch(other))
 
 
-def counted(space, genes):
-  """(ops, instructions of each) of a network on the emulated Cortex-M4."""
-  network = s.decode(space, genes)
-  graph = zoo.build(a.description(network), 'net', network.resolution)
-  found = measure.measure(emit.emit(graph, plan.plan(graph))).layers
-  return c.ops_of_arch(network), found
+def test_a_few_networks_have_every_shape_of_a_space():
+  few = latency.rows([(ops_at(row), made_up(ops_at(row))) for row in latency.covering(ONE)])
+  assert len(latency.covering(ONE)) == 9
+  for row in s.sample(ONE, np.random.default_rng(0), 30):
+    one = ops_at(row)
+    assert set(latency.rows([(one, made_up(one))])) <= set(few)
+  with pytest.raises(UsageError, match='measure each'):
+    latency.covering(SPACE)
+
+
+def ops_at(genes):
+  return c.ops_of_arch(s.decode(ONE, genes))
+
+
+def test_a_table_of_this_machine_is_a_sum_of_its_ops():
+  """A clock that goes a second a look: each op takes 1 s / (2 calls, 4 images)."""
+  space = dataclasses.replace(ONE, stages=ONE.stages[:1], kernels=(3,), expansions=(3,))
+  ticks = itertools.count()
+  found = timing.timed(timing.shapes_of(space), batch=4, calls=2, repeats=1,
+                       clock=lambda: float(next(ticks)))  # fmt: skip
+  assert set(found.values()) == {1e6 / 8}
+  one = c.ops_of_arch(s.decode(space, s.extremes(space)[0]))
+  assert latency.predict(latency.fit(found), one)[0] == (one.kind != c.ABSENT).sum() * 1e6 / 8
+  for shape in found:  # what is timed makes what the op makes
+    f, arguments = timing.program(shape, 2)
+    named = dict(zip(latency.KEYS, shape))
+    size = 2 * named['out'] ** 2 * named['cout']
+    assert jax.eval_shape(f, *arguments).size == size
+
+
+@pytest.mark.parametrize('space', [
+  setting.DIGITS, setting.WORDS, setting.CIFAR, *(
+    dict(setting.CIFAR, resolutions=(side,), widths=(width,))
+    for side, width in (cifar.BEST, cifar.WORST, (16, 1.0), (16, 1.5))
+  ),
+])  # fmt: skip
+def test_the_table_that_comes_along_has_every_op_of_the_configs_spaces(space):
+  whole = s.space(**space)
+  for row in latency.covering(whole):
+    one = c.ops_of_arch(s.decode(whole, row))
+    assert set(latency.rows([(one, made_up(one))])) <= set(latency.read().shapes)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(measure.missing() is not None, reason=f'needs {measure.missing()}')
 def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
-  space = dataclasses.replace(ONE, stages=ONE.stages[:3])
-  genes = s.sample(space, np.random.default_rng(1), 8)
-  table = latency.fit([counted(space, row) for row in genes[:7]])
-  for row in genes[7:]:
-    one, counts = counted(space, row)
-    assert latency.predict(table, one)[0] == pytest.approx(sum(counts), rel=0.05)
+  """Of networks that were not measured: the table that comes along is of a few others."""
+  space = s.space(**setting.DIGITS)
+  genes = s.sample(space, np.random.default_rng(1), 2)
+  for one, counts in latency.measured(space, genes):
+    assert latency.predict(latency.read(), one)[0] == pytest.approx(sum(counts), rel=0.05)

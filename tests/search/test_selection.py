@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from configs.mcunet import cifar
 from reduction.errors import UsageError
 from reduction.search import selection
 from reduction.search import space as s
@@ -60,3 +61,16 @@ def test_networks_that_fit_are_found_once_each_or_it_says_what_the_smallest_take
     selection.random_fitting(TINY, NONE, random, 1)
   with pytest.raises(UsageError, match='no resolution 16'):
     selection.narrowed(TINY, 16, 1.0)
+
+
+def test_the_best_and_the_worst_space_of_the_cifar_config_are_those_of_the_selection():
+  space = s.space(**cifar.SPACES)
+  budget = Budget('cifar', cifar.LIMITS['sram'], cifar.LIMITS['flash'])
+  parts = selection.parts(space)
+  examine = lambda part: selection.examine(part, (budget,), np.random.default_rng(0), samples=200,
+                                           attempts=4_000)  # fmt: skip
+  found = [examine(part) for part in parts]
+  order = selection.choose(np.array([f.mean[0] for f in found]),
+                           np.array([f.found[0] for f in found]), 200)  # fmt: skip
+  ends = [(parts[i].resolutions[0], parts[i].widths[0]) for i in (order[0], order[-1])]
+  assert ends == [cifar.BEST, cifar.WORST]

@@ -13,6 +13,7 @@ from reduction.predict import logits, scores
 from reduction.search import space as s
 from reduction.search import supernet
 from reduction.search.cost import cost, ops_of_arch
+from reduction.stages.specialize import costs
 from reduction.stages.supernet import accuracies
 
 SPACE = dict(
@@ -60,7 +61,28 @@ def test_the_network_that_is_taken_fits_and_scores_as_in_the_supernet(trained):
     accuracies(net, part, genes, 'test')[:, 0], abs=0.01
   )
   assert supernet.network(s.decode(space, genes)) == small.module
+  assert found['evolution']['score'] == pytest.approx(found['evolution']['validation_accuracy'])
   assert jax.tree.leaves(small.params)[0].shape[0] == 1
+
+
+def test_a_reward_and_a_limit_on_multiply_accumulates_move_the_choice(trained):
+  """Of 20 networks; the hard reward of a target below all is the most accuracy for its cost."""
+  net, run = trained
+  space = s.space(**SPACE)
+  everything = s.enumerate_all(space)
+  macs, right = costs(space, everything)['macs'], accuracies(net, run, everything, 'validation')[0]
+  settings = dict(space=SPACE, sram=10**6, flash=10**6, population=20, generations=0, beside=False)
+  hard = dict(cost='macs', target=float(macs.min()), how='hard')
+  for given, allowed, worth in (
+    (dict(reward=hard), np.full(20, True), right * macs.min() / macs),
+    (dict(macs=int(np.median(macs))), macs <= np.median(macs), right),
+  ):
+    part = dataclasses.replace(run, rows=[], names=set())
+    stages.specialize(**settings, **given)(net, part)
+    (row,) = [r for r in part.rows if r['kind'] == 'found']
+    best = np.flatnonzero(allowed)[worth[allowed].argmax()]
+    assert row['genes'] == ' '.join(map(str, everything[best]))
+    assert row['score'] == pytest.approx(worth[best]) and row['macs'] == macs[best]
 
 
 def test_what_fits_nothing_or_is_no_supernet_is_refused(trained, fresh):
@@ -72,6 +94,11 @@ def test_what_fits_nothing_or_is_no_supernet_is_refused(trained, fresh):
     stages.specialize(space=SPACE, sram=10**6, flash=10**6)(*fresh())
   with pytest.raises(UsageError, match=r'images of digits are \(8, 8, 1\)'):
     stages.supernet(space=dict(SPACE, channels=3), **TRAIN)(*fresh())
+  with pytest.raises(UsageError, match='no table has every kind of op'):  # a kernel of 1
+    limited = dict(sram=10**6, flash=10**6, instructions=10**6)
+    stages.specialize(space=SPACE, **limited)(net, part)
+  with pytest.raises(UsageError, match="cost='time' is not one of macs"):
+    stages.specialize(space=SPACE, sram=1, flash=1, reward=dict(cost='time', target=1.0))
   with pytest.raises(UsageError, match='name a board'):
     stages.specialize(space=SPACE)
 

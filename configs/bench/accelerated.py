@@ -1,0 +1,30 @@
+"""Products with packed weights on a Hopper GPU: beside bfloat16, floats first, and reading alone.
+
+Wanted: at least 80 % of the speed at which the bytes can be read with one row of x for 4,096 x
+11,008 and larger; 3.3 times bfloat16 with one row (3.76 is what the bytes allow), twice with 16;
+never slower than making floats first. Measured: configs/bench/results/accelerated.jsonl.
+
+    python -m launch.bench --config=configs/bench/accelerated.py [--out=rows.jsonl]
+
+Shapes of Llama-2-7B and, the last, of 70B. 'quick': one small weight.
+"""
+
+from ml_collections import config_dict
+
+from configs.variants import split
+
+
+def get_config(variant: str = ''):
+  """variant: '' or 'quick'."""
+  quick = bool(split(variant, ('quick',)))
+  c = config_dict.ConfigDict()
+  c.title = 'Packed products on a GPU'
+  c.benches = ('accelerated',)
+  c.accelerated = dict(
+    shapes=((256, 128),) if quick else ((4096, 4096), (4096, 11008), (8192, 28672)),
+    rows_of_x=(1,) if quick else (1, 8, 16, 64),
+    group=128,
+    bytes=100_000 if quick else 300_000_000,
+    repeats=1 if quick else 9,
+  )
+  return c

@@ -1,0 +1,56 @@
+"""Search on spoken digits for an STM32F746: supernet, evolution, training, int8, C.
+
+Lin et al., NeurIPS 2020, section 4.3, on Speech Commands: 35 words, 2.8 times as fast as the
+largest network of before at 3.7 to 4.1 times less SRAM; not comparable: here ten digits, spoken 50
+times by each of six people, of whom two are the test set (three folds, --config.data.fold=1). A
+word is 32 moments of 32 mel bands (log energies, where the paper has their cosines, MFCC), and the
+space is of inverted bottlenecks after DS-CNN's (Zhang et al. 2017): 8,000 networks.
+
+    python -m launch.run --config=configs/mcunet/words.py --workdir=runs/words --data_dir=DATA
+
+Limits: 16 KB of SRAM, 32 KB of Flash. Variants: 'rank', the supernet's order beside that of 24
+networks trained by themselves; 'quick'. Not run yet; three seeds of 2,000 steps.
+"""
+
+from configs.mcunet import setting
+from configs.variants import split
+
+STEPS = 2_000  # 71 epochs of 1.8K recordings, batch 64
+LIMITS = dict(sram=16 * 1024, flash=32 * 1024)
+
+
+def get_config(variant: str = ''):
+  """variant: of 'rank' and 'quick', joined by a comma."""
+  chosen = split(variant, ('rank', 'quick'))
+  quick = 'quick' in chosen
+  steps, every = (20, 10) if quick else (STEPS, 200)
+  data = dict(name='spoken_words', fold=0, side=32)
+  c = setting.begin('Search on spoken digits', data, setting.WORDS, steps, every)
+  train = dict(steps=steps, batch=64, every=every, optimizer=setting.adam(3e-3, steps))
+  if 'rank' in chosen:
+    c.stages = ('supernet', 'rank')
+    c.rank = dict(train, space=setting.WORDS, networks=24)
+  else:
+    c.stages = ('supernet', 'specialize', 'train', 'microcontroller')
+    c.specialize = dict(space=setting.WORDS, **LIMITS, population=50, generations=10,
+                        picojoules=setting.PICOJOULES)  # fmt: skip
+    c.train = dict(train, stage='tune')
+    c.microcontroller = dict(board='stm32f746')
+  if quick:
+    c.seeds = (0,)
+    small = dict(setting.WORDS, stages=((8, 8, (1, 2)),), kernels=(1, 3), stem=(8, 3, 2))
+    c.supernet.update(space=small, random=0, batch=20)
+    if 'rank' in chosen:
+      c.rank.update(space=small, networks=3, batch=20)
+    else:
+      c.specialize.update(space=small, population=3, generations=1, beside=False)
+      c.train.batch = 20
+  c.tables = dict(a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained())
+  return c
+
+
+def sweep():
+  """Search and ranks, one line a fold."""
+  for variant in '', 'rank':
+    for fold in range(3):
+      yield {'variant': variant, 'data.fold': fold}
