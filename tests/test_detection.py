@@ -7,8 +7,11 @@ import optax
 import pytest
 
 from reduction import detection as d
+from reduction import prune, tree
+from reduction.mcu import from_flax, sparse
 from reduction.models import yolo
-from reduction.net import initializer
+from reduction.net import Net, initializer
+from reduction.prune import channels, select
 
 
 def boxes(*rows, kinds=None, scores=None):
@@ -73,7 +76,8 @@ def test_average_precision_by_hand():
 
 @pytest.mark.slow
 def test_the_detector_learns_made_up_boxes():
-  """Mechanics alone: four pictures of bright rectangles are learned by heart."""
+  """Mechanics alone: four pictures of bright rectangles are learned by heart, again with half of
+  the filterlets, and found in integers too."""
   random, pictures, grids, truth = np.random.default_rng(0), [], [], []
   for _ in range(4):
     left, top = random.integers(2, 14, 2)
@@ -86,20 +90,46 @@ def test_the_detector_learns_made_up_boxes():
   module = yolo(width=4)
   params, stats = jax.jit(initializer(module))(jax.random.key(0), x)
 
-  def value(params):
-    outputs, _ = module.apply({'params': params, 'batch_stats': stats}, x, train=True,
-                              mutable=['batch_stats'])  # fmt: skip
+  def value(params, masks):
+    outputs, _ = module.apply({'params': tree.keep(params, masks), 'batch_stats': stats}, x,
+                              train=True, mutable=['batch_stats'])  # fmt: skip
     return d.loss(outputs, grid), outputs
 
   tx = optax.adam(1e-2)
 
   @jax.jit
-  def step(params, opt):
-    (_, outputs), grads = jax.value_and_grad(value, has_aux=True)(params)
+  def step(params, masks, opt):
+    (_, outputs), grads = jax.value_and_grad(value, has_aux=True)(params, masks)
     updates, opt = tx.update(grads, opt)
     return optax.apply_updates(params, updates), opt, outputs
 
-  opt = tx.init(params)
-  for _ in range(120):
-    params, opt, outputs = step(params, opt)
+  def learned(params, masks):
+    opt = tx.init(params)
+    for _ in range(120):
+      params, opt, outputs = step(params, masks, opt)
+    return tree.keep(params, masks), outputs
+
+  params, outputs = learned(params, prune.all_kept(params))
   assert d.average_precision(d.decode(outputs), truth) == 1
+  found = channels.structure(module, params, stats, x[:1])
+  one = tree.map(lambda w: w[None], params)
+  masks = select.select(prune.magnitude(one), prune.all_kept(one), 'filterlet', found, 0.5)
+  params, outputs = learned(params, tree.map(lambda m: jnp.asarray(m[0]), masks))
+  assert d.average_precision(d.decode(outputs), truth) == 1
+  moving = _moving(module, params, stats, x)
+  net = Net(module, *tree.map(lambda w: w[None], (params, moving)), masks)
+  small = channels.shrunk(net, found)
+  graph = sparse.sparsify(from_flax.convert(small, x))
+  assert any(isinstance(op, sparse.Sparse) for op in graph.ops)
+  codes = from_flax.logits(graph, x).reshape(4, 2, 2, 6)
+  assert d.average_precision(d.decode(codes), truth) == 1
+
+
+def _moving(module, params, stats, x):
+  """Moving statistics that are those of these pictures."""
+  seen = jax.jit(lambda stats: module.apply(
+    {'params': params, 'batch_stats': stats}, x, train=True, mutable=['batch_stats']
+  )[1]['batch_stats'])  # fmt: skip
+  for _ in range(60):
+    stats = seen(stats)
+  return stats

@@ -8,6 +8,7 @@ TITLES = dict(
 TITLES['tickets/reinit'] = 'the same masks, fresh weights'
 TITLES['2:4'] = TITLES['n_of_m'] = 'N of 4 weights'
 TEACHER = dict(of='train', temperature=4.0, soft=0.5, hard=0.5)  # the net before it was pruned
+NAMES = dict(cifar10='CIFAR-10', visual_wake_words='visual wake words')
 SHARES = {'pattern': (5 / 9, 4 / 9, 3 / 9, 2 / 9), '2:4': (0.75, 0.5, 0.25)}
 
 
@@ -36,6 +37,13 @@ def add(c, methods: tuple, levels: tuple, *, data: str, **training):
     against(c, 'filterlet', tuple(name(m) for m in methods if m != 'filterlet'))
 
 
+def wake(c):
+  """Visual wake words in place of CIFAR-10: 64 x 64 pixels as in the paper, a person or none."""
+  c.title = c.title.replace('CIFAR-10 (JPEG)', 'CIFAR-10').replace('CIFAR-10', 'visual wake words')
+  c.data = dict(name='visual_wake_words', side=64, validation=5_000, augment='flip_and_crop')
+  c.model.classes = 2
+
+
 def tickets(c, levels: tuple, *, data: str, steps: int, **training):
   """Whether filterlet tickets win: each level trains in full, from the first weights and fresh."""
   c.tickets = stage('filterlet', levels, start='rewind', control=True, steps=steps, **training)
@@ -59,6 +67,26 @@ def lesson(c, levels: tuple, *, data: str, **training):
   against(c, 'taught', ('plain',))
 
 
+def scheduled(c, losses: tuple, *, board: str, flash: int, ram: int, tolerance: float, **training):
+  """The trained net on a board, or why not; the scheduler's choice; that on the board."""
+  chip = dict(stage='microcontroller', board=board, images=256)
+  c.before = dict(chip, must_fit=False)
+  c.schedule = dict(losses=losses, flash=flash, ram=ram, tolerance=tolerance, **training)
+  c.deploy = dict(chip, sparse='instructions', ram=ram)
+  c.stages = (*c.stages, 'before', 'schedule', 'deploy')
+  c.tables = dict(
+    a=dict(title='The scheduler', kind='schedule', rows='loss',
+           values=('kept', 'predicted_bytes', 'predicted_instructions', 'test_accuracy'),
+           names=dict(predicted_bytes='bytes of constants')),
+    b=dict(title=f'On a {board}', kind='microcontroller', rows='stage',
+           values=('constants', 'arena', 'flash', 'ram', 'instructions', 'float_accuracy',
+                   'int8_accuracy'),
+           note='Without instructions: it was refused, as its row says.',
+           where=dict(stage=('before', 'deploy')), names=dict(stage=dict(
+             before='as it was trained', deploy='as the scheduler chose'))),
+  )  # fmt: skip
+
+
 def against(c, of: str, bases: tuple):
   """The comparison at equal bytes and at equal accuracy, and its table."""
   c.rivals = dict(of=of, bases=bases)
@@ -66,10 +94,10 @@ def against(c, of: str, bases: tuple):
   c.tables.rivals = dict(
     title='At equal bytes, and at equal accuracy', kind='rival', rows=('base', 'share'),
     values=('accuracy_gain', 'bytes_change'),
-    names=dict(base=TITLES, accuracy_gain='accuracy at no more bytes',
+    names=dict(base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
                bytes_change='bytes where as accurate'),
     note=f'Of {TITLES.get(of, of)} against each level of the others: 95 % intervals over seeds and '
-    'test examples, drawn for both alike.',
+    'test examples, drawn for both alike. Equal: at most 2 % more.',
   )  # fmt: skip
 
 
@@ -83,7 +111,7 @@ def seeds():
 def figure(data: str) -> dict:
   """Accuracy against the bytes of all convolutions' weights, all methods on one picture."""
   return dict(
-    title=f'Accuracy against bytes: {data}',
+    title=f'Accuracy against bytes: {NAMES.get(data, data)}',
     caption='Each level prunes the one before and trains on. Bytes: int8 weights of convolutions, '
     'each in the best form of its structure.',
     kind='filterlet',

@@ -38,20 +38,21 @@ def filterlets(
 
 def _counted(core, name, shape, forms, shares) -> list[dict]:
   full = shape.places * shape.cout
-  items = [('dense', shape, full)]
+  items = [('dense', shape, full), ('wide', shape, full)]
   items += [(form, shape, round(share * full)) for form in forms for share in shares]
-  dense, *found = latency.measured(items, core)
+  dense, wide, *found = latency.measured(items, core)
   told = dict(summary=True, core=core, shape=name)
   rows = [dict(told, kind='filterlets', form='dense', share=1.0, ratio=1.0,
                instructions=dense.instructions)]  # fmt: skip
   rows += [dict(told, kind='filterlets', form=row.form, share=round(row.kept / full, 4),
                 ratio=round(row.instructions / dense.instructions, 4),
-                instructions=row.instructions) for row in found]  # fmt: skip
+                instructions=row.instructions) for row in (wide, *found)]  # fmt: skip
   for form in forms:
     line = [(row.kept / full, row.instructions) for row in found if row.form == form]
     slope, base = np.polyfit(*np.transpose(line), 1)
-    at = (dense.instructions - base) / slope
-    rows.append(dict(told, kind='break_even', form=form, share=round(float(at), 3)))
+    at, of_wide = ((one.instructions - base) / slope for one in (dense, wide))
+    rows.append(dict(told, kind='break_even', form=form, share=round(float(at), 3),
+                     wide_share=round(float(of_wide), 3)))  # fmt: skip
   return rows
 
 
@@ -61,8 +62,10 @@ def _table(rows) -> Table:
      f'{row["instructions"]:,}', f'{100 * row["ratio"]:.1f} %')
     for row in rows if row['kind'] == 'filterlets'
   )  # fmt: skip
-  ends = '; '.join(f'{r["core"]} {r["shape"]} {r["form"]}: {100 * r["share"]:.0f} %'
+  shares = lambda r: f'{100 * r["share"]:.0f} % ({100 * r["wide_share"]:.0f} %)'
+  ends = '; '.join(f'{r["core"]} {r["shape"]} {r["form"]}: {shares(r)}'
                    for r in rows if r['kind'] == 'break_even')  # fmt: skip
-  note = f'Breaks even with dense at these shares of filterlets: {ends}. Above 100 %: always ahead.'
+  note = (f'Breaks even with dense (with wide) at these shares of filterlets: {ends}. '
+          'Above 100 %: always ahead; below 0 %: never.')  # fmt: skip
   heads = 'core', 'shape', 'form', 'kept', 'instructions', 'of dense'
   return Table('Pruned convolutions', heads, cells, note)

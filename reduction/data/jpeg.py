@@ -20,6 +20,7 @@ from reduction.data.data import Records, Split, check_records
 from reduction.errors import DataError, MissingInput, UserError
 
 FILES = ('cifar10_train_jpeg.npz', 'cifar10_test_jpeg.npz')
+LARGEST = 2**25  # pixels of a picture that is scaled down
 ARRAYS = ('train_x', 'train_y', 'test_x', 'test_y')
 
 
@@ -70,6 +71,29 @@ def picture(encoded: bytes, shape: tuple, where: str) -> np.ndarray:
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise DataError(f'{where}: broken image ({error})') from error
   return pixels.reshape(shape)
+
+
+def resized(path: Path, shape: tuple) -> tuple[np.ndarray, tuple[int, int]]:
+  """(uint8 shape of a JPEG or PNG file of any size, its own (height, width)); scaled to fit shape.
+
+  Raises DataError where it is none, or too large to be decoded, MissingInput where it is not there.
+  """
+  from PIL import Image
+
+  height, width, channels = shape
+  try:
+    with Image.open(path, formats=('JPEG', 'PNG')) as image:
+      size = image.size[::-1]
+      if size[0] * size[1] > LARGEST:
+        raise DataError(f'{path}: {size[1]} x {size[0]} pixels are more than {LARGEST:,}')
+      image.draft('RGB', (2 * width, 2 * height))  # a JPEG is decoded at a fraction of its size
+      image = image.convert('L' if channels == 1 else 'RGB')
+      pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+  except FileNotFoundError as error:
+    raise MissingInput(f'{path} is not there') from error
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise DataError(f'{path}: broken image ({error})') from error
+  return pixels.reshape(shape), size
 
 
 def _cache_file(paths):

@@ -71,6 +71,7 @@ class Board(NamedTuple):
 BOARDS = {
   board.name: board
   for board in (
+    Board('stm32f301', 'm4', 64 * KIB, 16 * KIB),
     Board('stm32f412', 'm4', 1024 * KIB, 256 * KIB),
     Board('stm32f746', 'm7', 1024 * KIB, 320 * KIB),
     Board('stm32f765', 'm7', 1024 * KIB, 512 * KIB),

@@ -131,10 +131,12 @@ def emit(graph: Graph, plan: Plan, name: str | None = None, code: Code = FASTEST
 def _environment():
   import jinja2
 
-  return jinja2.Environment(
+  environment = jinja2.Environment(
     loader=jinja2.PackageLoader('reduction.mcu'), trim_blocks=True, lstrip_blocks=True,
     undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
   )  # fmt: skip
+  environment.globals['broken'] = broken
+  return environment
 
 
 def template(file: str, **values) -> str:
@@ -145,7 +147,8 @@ def template(file: str, **values) -> str:
 def _uses(graph, steps) -> set[str]:
   kinds = {step.kernel for step in steps}
   dense = any(isinstance(op, Product) for op in graph.ops)
-  needs = dict(fwcs={'filterlets'}, bitmap={'filterlets', 'sets'}, csr={'conv'})
+  needs = dict(fwcs={'filterlets'}, bitmap={'filterlets', 'sets'}, csr={'column'},
+               wide={'filterlets'})  # fmt: skip
   needs['paired'] = needs['bitmap']
   more = set().union(*(needs.get(kind, ()) for kind in kinds))
   return kinds | more | ({'product'} if dense else set())
@@ -260,7 +263,7 @@ def _sparse(op, inputs, output, at, index, plan) -> Step:
           (('places', stored.places), ('starts', stored.starts)) if len(values)]  # fmt: skip
   names = ('places', 'starts')[: len(more)]
   types = [f'const {values.dtype.name}_t *{name}' for name, (_, values) in zip(names, more)]
-  call = step.call.replace('(x, y, scratch, p, ', f'(x, y, scratch, p, {", ".join(names)}, ')
+  call = step.call.replace('p, ', f'p, {"".join(f"{n}, " for n in names)}', 1)
   return step._replace(
     arrays=step.arrays + more, parameters=', '.join([step.parameters, *types]), call=call,
     arguments=[*step.arguments, *(name for name, _ in more)],

@@ -16,10 +16,12 @@ import numpy as np
 from scipy import optimize
 
 from reduction.errors import require
-from reduction.mcu import emit, measure, plan, sketch, sparse
+from reduction.mcu import boards, emit, measure, plan, sketch, sparse
 from reduction.mcu.graph import Conv, Graph
 
 TABLE = pathlib.Path(__file__).parent / 'instructions.jsonl'
+ALL = 'dense', 'wide'  # forms whose kernels read every weight, also those that are 0
+LIKE = dict(m7='m4', m33='m4')  # which dual products these have too
 
 
 class Shape(NamedTuple):
@@ -59,16 +61,16 @@ SHAPES = tuple(Shape(*sizes) for sizes in (
   (16, 16, 16, 16, 3, 1), (8, 8, 16, 32, 3, 1), (8, 8, 32, 32, 3, 1), (4, 4, 64, 64, 3, 1),
   (8, 8, 64, 64, 3, 1), (4, 4, 32, 64, 3, 1), (9, 7, 20, 30, 3, 2), (8, 8, 24, 40, 3, 1),
   (16, 16, 16, 32, 1, 2), (8, 8, 12, 18, 5, 1), (4, 4, 128, 64, 3, 1), (8, 8, 1, 16, 3, 1),
-  (5, 5, 10, 9, 3, 1),
+  (5, 5, 10, 9, 3, 1), (10, 10, 1, 6, 3, 1), (12, 12, 3, 4, 3, 1),
 ))  # fmt: skip
 
 
 def items(shapes=SHAPES, shares=(1.0, 0.5, 0.1)) -> list[tuple[str, Shape, int]]:
-  """What the table that comes along holds: `write(measured(items()), TABLE)` makes it again."""
+  """What the table that comes along holds of each core: `measured(items(), core)`, then `write`."""
   found = []
   for shape in shapes:
     full = shape.places * shape.cout
-    found.append(('dense', shape, full))
+    found += [('dense', shape, full), ('wide', shape, full)]
     found += [(form, shape, max(1, round(s * full))) for form in ('fwcs', 'bitmap') for s in shares]
   return found
 
@@ -117,15 +119,17 @@ def _beside(graphs: list[Graph]) -> Graph:
                (len(tensors) - 1,))  # fmt: skip
 
 
-def features(form: str, shape: Shape, kept: int) -> np.ndarray:
-  """How often each loop of a form's kernel runs."""
-  n, cout, groups, rest = shape.pixels, shape.cout, shape.cin // 4, shape.cin % 4
-  place, depth = n * shape.places, shape.places * shape.cin
+def features(form: str, shape: Shape, kept: int, core: str = 'm4') -> np.ndarray:
+  """How often each loop of a form's kernel runs; vectors take 16 channels at once, and a rest."""
+  n, cout, depth = shape.pixels, shape.cout, shape.places * shape.cin
+  vector = boards.CORES[core].vector
+  cut = lambda size: (size // 16, size % 16 > 0) if vector else divmod(size, 4)
+  place = n * shape.places
   if form == 'dense':
-    blocks = math.ceil(n / 2) * math.ceil(cout / 2)
-    return np.array([1, n, place, place * shape.cin, n * cout, blocks, blocks * (depth // 4),
-                     blocks * (depth % 4)])  # fmt: skip
-  blocks = n // 4 + n % 4
+    blocks, (groups, rest) = math.ceil(n / 2) * math.ceil(cout / 2), cut(depth)
+    return np.array([1, n, place, place * shape.cin, n * cout, blocks, blocks * groups,
+                     blocks * rest])  # fmt: skip
+  blocks, (groups, rest) = n // 4 + n % 4, cut(shape.cin)
   return np.array([1, n, place, place * groups, place * rest, n * cout, blocks * cout,
                    blocks * kept, blocks * kept * groups, blocks * kept * rest])  # fmt: skip
 
@@ -140,6 +144,11 @@ class Table:
     require(len({row.core for row in self.rows}) == 1, 'a table holds the rows of one core')
 
   @property
+  def core(self) -> str:
+    """Whose instructions they are."""
+    return self.rows[0].core
+
+  @property
   def forms(self) -> list[str]:
     """Those of `sparse` that have rows."""
     return sorted({row.form for row in self.rows} - {'dense'})
@@ -150,42 +159,51 @@ class Table:
     found = {}
     for form in {row.form for row in self.rows}:
       rows = [row for row in self.rows if row.form == form]
-      x = np.array([features(form, r.shape, r.kept) / r.instructions for r in rows])
+      x = np.array([features(*row[1:4], self.core) / row.instructions for row in rows])
       scale = x.max(0)
       found[form] = optimize.nnls(x / scale, np.ones(len(rows)))[0] / scale
     return found
 
   @functools.cached_property
   def lines(self) -> dict[tuple[str, Shape], np.ndarray]:
-    """(form, shape) -> [points, 2] of kept and instructions, rising, where there are two."""
+    """(form, shape) -> [points, 2] of kept and instructions, rising."""
     found = {}
     for row in self.rows:
       found.setdefault((row.form, row.shape), []).append((row.kept, row.instructions))
-    return {key: np.array(sorted(points)) for key, points in found.items() if len(points) > 1}
+    return {key: np.array(sorted(points)) for key, points in found.items()}
 
   def instructions(self, form: str, shape: Shape, kept: int) -> float:
     """The count of a shape: interpolated where it is in the table, else from the loops' costs."""
+    kept = shape.places * shape.cout if form in ALL else kept
     line = self.lines.get((form, shape))
     if line is not None and line[0, 0] <= kept <= line[-1, 0]:
       return float(np.interp(kept, *line.T))
     require(form in self.costs, f'the table has no rows of {form!r}; it has {sorted(self.costs)}')
-    return float(features(form, shape, kept) @ self.costs[form])
+    return float(features(form, shape, kept, self.core) @ self.costs[form])
 
-  def best(self, shape: Shape, kept: int) -> tuple[float, str]:
+  def best(self, shape: Shape, kept: int, without: tuple[str, ...] = ()) -> tuple[float, str]:
     """The least count over forms, and its form; a layer of which all is kept may be dense."""
-    return min((self.instructions(form, shape, kept), form) for form in sorted(self.costs))
+    forms = sorted(form for form in self.costs if form not in without)
+    return min((self.instructions(form, shape, kept), form) for form in forms)
 
   def error(self, rows) -> tuple[float, float]:
     """(mean, largest) relative error on rows, by the costs of loops alone."""
-    found = [abs(features(r.form, r.shape, r.kept) @ self.costs[r.form] / r.instructions - 1)
-             for r in rows]  # fmt: skip
+    said = lambda row: features(*row[1:4], self.core) @ self.costs[row.form]
+    found = [abs(said(row) / row.instructions - 1) for row in rows]
     return float(np.mean(found)), float(np.max(found))
 
 
-def read(path: pathlib.Path = TABLE) -> Table:
-  """The table of a file of rows; the one that comes along is of a Cortex-M4."""
+def read(core: str = 'm4', path: pathlib.Path = TABLE) -> Table:
+  """The table of a core among a file of rows. Cores of the same instructions share one.
+
+  Raises UsageError for a core without rows.
+  """
+  core = LIKE.get(core, core)
   lines = [json.loads(line) for line in path.read_text().splitlines()]
-  return Table(tuple(Row(**{**line, 'shape': Shape(*line['shape'])}) for line in lines))
+  rows = [Row(**{**line, 'shape': Shape(*line['shape'])}) for line in lines]
+  known = sorted({row.core for row in rows})
+  require(core in known, f'{path.name} has no rows of {core!r}, it has {", ".join(known)}')
+  return Table(tuple(row for row in rows if row.core == core))
 
 
 def write(rows, path: pathlib.Path):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from reduction.mcu.graph import Graph
+from reduction.mcu.plan import plan
 from reduction.mcu.sparse import as_form
 
 
@@ -31,3 +32,10 @@ def narrowed(graph: Graph, counts, forms) -> Graph:
       op = op if form == 'dense' else as_form(op, form)
     ops.append(op)
   return dataclasses.replace(graph, tensors=tuple(tensors), ops=tuple(ops))
+
+
+def holds_wide(graph: Graph, ram: int | None) -> bool:
+  """Whether an arena of ram bytes, None: any, holds the windows of 'wide' in every convolution."""
+  ops = [op for op in graph.ops if op.kind == 'conv']
+  forms = ['dense' if op.window.kernel == (1, 1) else 'wide' for op in ops]
+  return ram is None or plan(narrowed(graph, [len(op.weights) for op in ops], forms)).peak <= ram

@@ -10,7 +10,7 @@ from reduction import tree
 from reduction.errors import require
 from reduction.mcu import graph as g
 from reduction.mcu import latency
-from reduction.mcu.narrow import narrowed
+from reduction.mcu.narrow import holds_wide, narrowed
 from reduction.mcu.plan import plan
 from reduction.prune import select
 from reduction.prune.channels import Structure
@@ -65,13 +65,13 @@ def budget(
   widths = tuple(_options(group.size, setting.filters) for group in net.groups)
   total = float(sum(k.sum() for k in kernels))
   order = {i: select.ranked(named, group) for i, group in enumerate(net.groups)}
-  layers, forms = [], []
+  without = () if holds_wide(graph, limits.get('ram')) else ('wide',)
+  best, made = functools.partial(table.best, without=without), []
   for leaf, op, kernel in zip(net.convs, ops, kernels):
     ends = tuple(_group(net, leaf, axis) for axis in (2, 3))
     shape = latency.shape_of(graph, op)
-    layer, form = _layer(leaf, ends, shape, kernel / total, widths, order, table, setting)
-    layers.append(layer)
-    forms.append(form)
+    made.append(_layer(leaf, ends, shape, kernel / total, widths, order, best, setting))
+  layers, forms = map(list, zip(*made))
   layers += _rest(graph, net, widths)
   sums = {n: v for n, v in limits.items() if n != 'ram'}
   check = None
@@ -106,7 +106,7 @@ def _group(net: Structure, leaf: str, axis: int) -> int | None:
   return next(holds, None)
 
 
-def _layer(leaf, ends, shape, kernel, widths, order, table, setting):
+def _layer(leaf, ends, shape, kernel, widths, order, best, setting):
   """(costs, form) [inputs, outputs, shares] of a convolution; kernel: its share of all scores."""
   inputs = widths[ends[0]] if ends[0] is not None else (shape.cin,)
   outputs = widths[ends[1]] if ends[1] is not None else (shape.cout,)
@@ -122,14 +122,14 @@ def _layer(leaf, ends, shape, kernel, widths, order, table, setting):
       found['loss'][:, o, a] = places.sum() - ranked[:kept].sum()
       for i, cin in enumerate(inputs):
         now = shape._replace(cin=cin, cout=cout)
-        found['instructions'][i, o, a], form = table.best(now, kept)
+        found['instructions'][i, o, a], form = best(now, kept)
         found['bytes'][i, o, a] = _bytes(form, now, kept) + 9 * cout
         forms[i, o, a] = form
   return Layer(leaf, ends, found), forms
 
 
 def _bytes(form: str, shape, kept: int) -> int:
-  if form == 'dense':
+  if form in ('dense', 'wide'):
     return shape.places * shape.cin * shape.cout
   index = 2 * kept + 2 * (shape.cout + 1)
   return kept * shape.cin + (index if form == 'fwcs' else math.ceil(shape.places * shape.cout / 8))

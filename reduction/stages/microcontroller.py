@@ -8,6 +8,8 @@ from reduction.errors import require
 from reduction.mcu import boards, host, interpret, latency, twin, writer
 from reduction.mcu.deploy import deploy, fits
 from reduction.mcu.from_flax import convert, logits
+from reduction.mcu.measure import STACK
+from reduction.mcu.plan import plan
 from reduction.mcu.sparse import kept as filterlets
 from reduction.mcu.sparse import sparsify
 from reduction.net import Net
@@ -22,7 +24,8 @@ LARGE = 2e9  # multiply-adds, above which compiling the twin takes less than the
 
 def microcontroller(
   *, board: str = 'stm32f746', images: int = 256, exact: bool = False, patches: int = 0,
-  name: str = 'net', sparse: str | None = None, bits: int | None = None, of: str | None = None,
+  name: str = 'net', sparse: str | None = None, ram: int = 0, must_fit: bool = True,
+  bits: int | None = None, of: str | None = None,
 ) -> Stage:  # fmt: skip
   """Quantizes the net to int8 and writes it for a board, as C and .tflite; returns what came.
 
@@ -30,17 +33,18 @@ def microcontroller(
   bits: of weights, see `convert`; all are stored as int8. of: the stage whose net to write, by
   default the one before. exact: the least arena for the ways to overlap that the greedy plan chose.
   patches: of `deploy`. name: of the C. sparse: convolutions whose filterlets are pruned are stored
-  in the form of the fewest 'bytes' or, by `mcu.latency`, 'instructions'; the same net exactly.
-  Rows: 'layer' for each, 'tensor' for where each lies when (the report draws memory over time), and
-  a 'microcontroller': bytes of arena, its lower bound, constants, instructions where the emulator
-  is installed, accuracy in floats and in int8 [R], how many predictions differ [R], for how many of
+  in the form of the fewest 'bytes' or, by `mcu.latency`, 'instructions' of the board's core, in an
+  arena of `ram` bytes if they can be, 0: of the board's; the same net exactly. Rows: 'layer' for
+  each, 'tensor' for where each lies when (the report draws memory over time), and a
+  'microcontroller': bytes of arena, its lower bound, constants, instructions where the emulator is
+  installed, accuracy in floats and in int8 [R], how many predictions differ [R], for how many of
   some test images the C on this machine gave the interpreter's bytes, and the bytes of the .tflite
   file, or why there is none. The files are the first seed's. Raises UsageError where the net does
-  not fit.
+  not fit; with must_fit=False the row says why, `problem`, and nothing is written.
   """
   chosen = boards.board(board)
   require(images > 0, f'{images=} must be above 0')
-  require(patches >= 0, f'{patches=} must not be below 0')
+  require(min(patches, ram) >= 0, f'{patches=} and {ram=} must not be below 0')
   known = (None, 'bytes', 'instructions')
   require(sparse in known, f'{sparse=} is not one of {known}')
 
@@ -52,20 +56,22 @@ def microcontroller(
     graphs = [make(replica=r) for r in range(len(run.seeds))]
     found = np.stack([_logits(graph, test.x) for graph in graphs])
     real = float_logits(net, test.x)
-    made = deploy(_stored(graphs[0], sparse), chosen, exact=exact, patches=patches)
+    made = deploy(_stored(graphs[0], sparse, chosen, ram), chosen, exact=exact, patches=patches)
     file, why = writer.attempt(graphs[0])
     for row in made.layers:
       run.log(kind='layer', **row)
     for row in made.tensors:
       run.log(kind='tensor', **row)
-    fits(made)
-    if run.workdir:
+    if must_fit:
+      fits(made)
+    if run.workdir and not made.problem:
       with run.write(NAME) as folder:
         host.write(made.source._replace(files=made.files), folder)
         if file:
           (folder / FILE).write_bytes(file)
     run.log(
       kind='microcontroller', summary=True, seeds=run.seeds, **made.total,
+      **(dict(problem=made.problem) if made.problem else {}),
       float_accuracy=scores(real, test.y)['test_accuracy'],
       int8_accuracy=scores(found, test.y)['test_accuracy'],
       changed_predictions=(found.argmax(-1) != real.argmax(-1)).sum(-1),
@@ -83,14 +89,17 @@ def _logits(graph, x) -> np.ndarray:
   return (twin.logits if work > LARGE else logits)(graph, x)
 
 
-def _stored(graph, sparse: str | None):
+def _stored(graph, sparse: str | None, board: boards.Board, ram: int):
   """graph with its convolutions in the forms that cost least; in this one for None."""
   if sparse != 'instructions':
     return sparsify(graph) if sparse else graph
-  table = latency.read()
+  table, most = latency.read(board.core), ram or board.ram - STACK
   kept = lambda op: int(filterlets(op.weights).sum())
   count = lambda op, form: table.instructions(form, latency.shape_of(graph, op), kept(op))
-  return sparsify(graph, tuple(table.forms), cost=count)
+  fewest = sparsify(graph, tuple(table.forms), cost=count)
+  if plan(fewest).peak <= most:
+    return fewest
+  return sparsify(graph, tuple(f for f in table.forms if f != 'wide'), cost=count)
 
 
 def _equal(made, x) -> int | None:

@@ -20,18 +20,21 @@ class Levels(NamedTuple):
   nbytes: np.ndarray
 
 
-def rivals(*, of: str, bases: tuple[str, ...], resamples: int = 2_000) -> Stage:
+def rivals(
+  *, of: str, bases: tuple[str, ...], slack: float = 0.02, resamples: int = 2_000
+) -> Stage:
   """Compares the levels of a `filterlet` stage with those of others; returns the net that comes.
 
   of, bases: names of earlier stages that prune the same net; 'tickets/reinit' is the control of
-  'tickets'. Rows: a 'rival' for each level of each
-  base, with accuracy_gain, that of the largest level of `of` with no more bytes, and bytes_change,
-  the bytes at which `of` is as accurate over those of the base, less 1. Between its levels accuracy
-  is taken to follow the logarithm of bytes; where already its smallest is as accurate, that one's
-  count, and where none is, the change is infinite (None in rows). Each has the 95 % interval (_low,
-  _high) of `resamples` bootstraps, in which seeds and test examples are drawn anew for both alike.
+  'tickets'. Rows: a 'rival' for each level of each base, with accuracy_gain, that of the largest
+  level of `of` with at most a share `slack` more bytes, and bytes_change, the bytes at which `of`
+  is as accurate over those of the base, less 1. Between its levels accuracy is taken to follow
+  the logarithm of bytes; where already its smallest is as accurate, that one's count, and where
+  none is, the change is infinite (None in rows). Each has the 95 % interval (_low, _high) of
+  `resamples` bootstraps, in which seeds and test examples are drawn anew for both alike.
   accuracy_gain is None where `of` has no such level.
   """
+  require(slack >= 0, f'{slack=} must not be negative')
   require(resamples > 99, f'{resamples=} must be at least 100')
   require(bases and of not in bases, f'{of!r} compared with {bases}: name others')
 
@@ -39,7 +42,7 @@ def rivals(*, of: str, bases: tuple[str, ...], resamples: int = 2_000) -> Stage:
     mine, others = _levels(of, run), [_levels(base, run) for base in bases]
     for name, rows in zip(bases, others):
       theirs = _stacked([row for row in rows if row['level'] >= 0])
-      found = compared(_stacked(mine), theirs, resamples, run.seeds[0])
+      found = compared(_stacked(mine), theirs, slack, resamples, run.seeds[0])
       for share, row in zip(theirs.share, found):
         run.log(kind='rival', summary=True, seeds=run.seeds, net=of, base=name, share=share, **row)
     return net
@@ -63,7 +66,7 @@ def _stacked(rows) -> Levels:
   return Levels(tuple(row['share'] for row in rows), get('right'), get('conv_bytes'))
 
 
-def compared(mine: Levels, base: Levels, resamples: int, seed: int) -> list[dict]:
+def compared(mine: Levels, base: Levels, slack: float, resamples: int, seed: int) -> list[dict]:
   """A row for each level of base: accuracy_gain and bytes_change, each with _low and _high."""
   accuracy, nbytes = _drawn(mine, resamples, seed)  # [1 + resamples, L]
   theirs, their_bytes = _drawn(base, resamples, seed)
@@ -71,7 +74,7 @@ def compared(mine: Levels, base: Levels, resamples: int, seed: int) -> list[dict
   for i in range(len(base.share)):
     found = np.array([_reached(b, a, t) for b, a, t in zip(nbytes, accuracy, theirs[:, i])])
     row = _interval('bytes_change', found / their_bytes[:, i] - 1)
-    whole = nbytes[0] <= their_bytes[0, i]
+    whole = nbytes[0] <= (1 + slack) * their_bytes[0, i]
     if whole.any():
       level = int(np.argmax(np.where(whole, nbytes[0], -1)))
       row |= _interval('accuracy_gain', accuracy[:, level] - theirs[:, i])

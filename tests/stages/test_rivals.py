@@ -21,7 +21,7 @@ def levels(*accuracy, nbytes, n=1_000, replicas=2):
 def test_equal_bytes_and_equal_accuracy_by_hand():
   mine = levels(0.9, 0.8, 0.5, nbytes=(1_000, 400, 100))
   base = levels(0.9, 0.65, 0.3, 0.95, nbytes=(2_000, 300, 50, 5_000))
-  rows = compared(mine, base, 200, 0)
+  rows = compared(mine, base, 0.0, 200, 0)
   # the largest level of no more bytes: 1,000 beside 2,000; 100 beside 300; none beside 50
   assert [r['level_bytes'] for r in rows if 'level_bytes' in r] == [1_000, 100, 1_000]
   gains = [r['accuracy_gain'] for r in rows]
@@ -34,14 +34,14 @@ def test_equal_bytes_and_equal_accuracy_by_hand():
 def test_what_is_drawn_is_drawn_for_both_alike():
   """The same levels: no gain in any resample, however few examples there are."""
   mine = levels(0.6, 0.3, nbytes=(400, 100), n=20)
-  for row in compared(mine, mine, 300, 0):
+  for row in compared(mine, mine, 0.0, 300, 0):
     assert [row[f'accuracy_gain{end}'] for end in ('', '_low', '_high')] == [0, 0, 0]
 
 
 def test_the_interval_is_that_of_the_examples():
   """A tenth of 1,000 examples that one alone gets right: its error is sqrt(0.09 / 1,000)."""
-  mine, base = levels(0.9, nbytes=(400,)), levels(0.8, nbytes=(400,))
-  (row,) = compared(mine, base, 2_000, 0)
+  mine, base = levels(0.9, nbytes=(408,)), levels(0.8, nbytes=(400,))  # within 2 %
+  (row,) = compared(mine, base, 0.02, 2_000, 0)
   half = (row['accuracy_gain_high'] - row['accuracy_gain_low']) / 2
   assert row['accuracy_gain'] == pytest.approx(0.1)
   assert half == pytest.approx(1.96 * (0.09 / 1_000) ** 0.5, rel=0.1)
