@@ -1,5 +1,6 @@
 """Four host devices, the CPU unless asked otherwise, a compile cache that outlives the session."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -18,7 +19,7 @@ CACHE = pathlib.Path(os.environ.setdefault(
 ))  # fmt: skip
 LARGE = 2 * 2**20  # KiB
 CACHE.mkdir(mode=0o700, exist_ok=True)  # it holds executables: for this user alone
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
 import jax  # noqa: E402 (after the environment is set)
 import numpy as np  # noqa: E402
@@ -48,6 +49,13 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
       if 'device' in item.keywords:
         item.add_marker(pytest.mark.skip(reason='needs an accelerator: --platform=gpu'))
+
+
+def pytest_collection_finish():
+  """What is imported stays: collections of garbage need not look at it again and again."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True)

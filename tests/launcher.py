@@ -5,6 +5,7 @@ backend is not started before the fork, so each child is as good as new.
 """
 
 import dataclasses
+import gc
 import json
 import os
 import pathlib
@@ -143,6 +144,8 @@ def _serve():
 
   pickles.watch()
   del flax, jax, matplotlib, orbax, sklearn, tensorboardX, reduction
+  gc.collect()
+  gc.freeze()
   for line in sys.stdin:
     request = json.loads(line)
     if 'wait' in request:

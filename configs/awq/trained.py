@@ -8,7 +8,7 @@ on ImageNet loses 0.4 points at 3 bits and 2.9 at 2).
 
 Three seeds of a net trained for 6,000 steps; QAT and LSQ train on for 1,200 steps (a tenth of the
 first rate). Symmetric scales of whole columns, all layers but the last. Variant 'quick': two bits,
-60 steps.
+LSQ beside rounding to nearest, 60 steps.
 """
 
 from ml_collections import config_dict
@@ -41,6 +41,8 @@ def get_config(variant: str = ''):
     for name in PTQ
   }
   methods |= dict(qat=on, lsq=dict(on, learned=True))
+  if quick:
+    methods = {name: methods[name] for name in ('rtn', 'lsq')}
   same = dict(group='channel', symmetric=True)
   c.stages = ('dense', 'few')
   c.dense = dict(schedule(6_000, 1.2e-3), stage='tune')

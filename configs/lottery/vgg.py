@@ -7,8 +7,8 @@ warmup, no better than their reinitializations. Layer by layer tickets reach 6.9
     python -m launch.run --config=configs/lottery/vgg.py:warmup --workdir=runs/vgg --data_dir=DATA
 
 Variants, which combine: 'high' (rate 0.1, the default), 'low' (0.01) and 'warmup' name the
-schedule; 'layerwise' ranks each layer by itself; 'quick' is one level of 4 steps of a net of 8
-channels. For a GPU.
+schedule; 'layerwise' ranks each layer by itself; 'quick' is one level of 4 steps of two layers
+of 8 channels. For a GPU.
 """
 
 from ml_collections import config_dict
@@ -50,7 +50,7 @@ def get_config(variant: str = ''):
   c.figures = dict(figure7=figures.figure7((29_600, 59_200, 112_480), schedules))
   if 'quick' in variants:
     c.seeds = SEEDS[:1]
-    c.model.width = 8
+    c.model = dict(name='vgg', layers=(8, 'pool', 8, 'pool'))
     c.lottery.update(rounds=1, steps=4, every=2, batch=8, controls={})
   return c
 

@@ -2,19 +2,16 @@
 
 import json
 import os
+import pathlib
 import random
 import re
-import shutil
 import signal
 import time
 
 import pytest
 
-# two levels of a small net on real digits: about a second once compiled
-SMALL = (
-  '--config=configs/quickstart.py:quick', '--config.seeds=(0,)', '--config.model.widths=(20,)',
-  '--config.lottery.steps=200',
-)  # fmt: skip
+SMALL = ('--config=tests/faults/small.py',)
+LONG = (*SMALL, '--config.lottery.steps=20000')
 
 
 def rows(workdir):
@@ -123,8 +120,7 @@ def test_a_loss_that_is_lost_stops_the_run(launch, tmp_path):  # [17]
 @pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(launch, tmp_path, number, code):  # [3]
   workdir = tmp_path / 'run'
-  long = [a for a in SMALL if 'steps' not in a] + ['--config.lottery.steps=20000']
-  child = launch.start(*long, f'--workdir={workdir}')
+  child = launch.start(*LONG, f'--workdir={workdir}')
   child.wait_for(workdir / 'metrics.jsonl', '"step": 1000')
   child.send(number)
   result = child.wait()
@@ -133,7 +129,7 @@ def test_a_signal_saves_and_says_how_to_go_on(launch, tmp_path, number, code):  
   saved = list((workdir / 'checkpoints').glob('*/carry/*'))
   assert saved
   (workdir / 'metrics.jsonl').unlink()
-  child = launch.start(*long, f'--workdir={workdir}')
+  child = launch.start(*LONG, f'--workdir={workdir}')
   child.wait_for(workdir / 'metrics.jsonl', '"step": 1000')
   before = rows(workdir)
   assert before[1]['step'] == 50  # restored rows first, then on from there
@@ -239,11 +235,12 @@ def test_a_gpu_that_is_not_there(launch, tmp_path):  # [50]
 
 def test_a_damaged_compile_cache_is_compiled_again(launch, tmp_path, untouched):  # [51]
   cache = tmp_path / 'cache'
-  shutil.copytree(os.environ['JAX_COMPILATION_CACHE_DIR'], cache)
-  entries = list(cache.glob('*-cache'))
-  assert entries  # what `untouched` compiled
-  for entry in entries:
-    entry.write_bytes(b'garbage')
+  compiled = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR']).glob('jit_chunk-*')
+  names = [entry.name for entry in compiled]  # the training of `untouched` among them
+  assert names
+  cache.mkdir()
+  for name in names:
+    (cache / name).write_bytes(b'garbage')
   env = {'JAX_COMPILATION_CACHE_DIR': str(cache)}
   result = launch(*SMALL, f'--workdir={tmp_path}/run', env=env)
   assert result.code == 0, result.err
@@ -261,7 +258,8 @@ def test_data_that_changed_under_a_run_is_refused(launch, tmp_path):
 
 def test_what_a_newcomer_sees(launch, tmp_path):
   workdir = tmp_path / 'run'
-  result = launch(*SMALL, f'--workdir={workdir}')
+  short = '--config.seeds=(0,)', '--config.lottery.steps=200', '--config.model.widths=(20,)'
+  result = launch('--config=configs/quickstart.py:quick', *short, f'--workdir={workdir}')
   assert re.search(r'digits: 1,297 training examples', result.err)
   assert 'WARNING' not in result.err + result.out
   table = result.out

@@ -27,7 +27,7 @@ def data(digits):
 
 @pytest.fixture(scope='module')
 def shared(data):
-  params = MODULE.init(jax.random.key(3), data[0][:1])['params']
+  params = jax.jit(MODULE.init)(jax.random.key(3), data[0][:1])['params']
   return dict(params=params, stats={}, masks=all_kept(params), step=jnp.int32(0))
 
 

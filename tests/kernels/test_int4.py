@@ -1,5 +1,6 @@
 """Products with packed weights in every form against the weights as floats."""
 
+import functools
 import pathlib
 
 import jax
@@ -12,13 +13,19 @@ from reduction.kernels import int4, int4_cpu, native
 from reduction.qtensor import Scheme, dequantize
 from reduction.quantize.rtn import quantize
 
+# each one program instead of one an operation
+QUANTIZED = jax.jit(quantize, static_argnames=('scheme', 'dtype'))
+DEQUANTIZED = jax.jit(dequantize)
+REFERENCE = jax.jit(int4.reference)
 
+
+@functools.cache
 def made(rows, columns, **scheme):
   """(x [3, rows], a packed kernel [rows, columns])."""
   random = np.random.default_rng(0)
   w = random.standard_normal((rows, columns), np.float32) + 0.3
   x = jnp.asarray(random.standard_normal((3, rows), np.float32))
-  return x, quantize(jnp.asarray(w), Scheme(**scheme), dtype=jnp.float16)
+  return x, QUANTIZED(jnp.asarray(w), scheme=Scheme(**scheme), dtype=jnp.float16)
 
 
 @pytest.mark.parametrize('bits', [2, 3, 4, 8])
@@ -27,7 +34,7 @@ def made(rows, columns, **scheme):
 )
 def test_groups_give_what_the_weights_give(bits, rows, group, symmetric):
   x, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
-  wanted = np.float64(x) @ np.float64(dequantize(kernel))
+  wanted = np.float64(x) @ np.float64(DEQUANTIZED(kernel))
   found = jax.jit(int4.grouped)(x, kernel)
   np.testing.assert_allclose(found, wanted, atol=2e-5 * abs(wanted).max())
 
@@ -37,8 +44,8 @@ def test_groups_give_what_the_weights_give(bits, rows, group, symmetric):
 def test_any_shape_and_scheme_has_a_product(group, shape):
   _, kernel = made(88, 5, bits=4, group=group)
   x = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
-  found = int4.matmul(x, kernel)
-  np.testing.assert_allclose(found, int4.reference(x, kernel), rtol=1e-4, atol=1e-4)
+  found = jax.jit(int4.matmul)(x, kernel)
+  np.testing.assert_allclose(found, REFERENCE(x, kernel), rtol=1e-4, atol=1e-4)
   assert found.dtype == x.dtype
 
 
@@ -54,8 +61,9 @@ def test_half_floats_stay_such():
 def test_derivatives_go_through_a_frozen_weight():
   x, kernel = made(64, 16, bits=4, group=16)
   loss = lambda x, product: (product(x, kernel) ** 2).sum()
-  found = jax.grad(loss)(x, int4.matmul)
-  np.testing.assert_allclose(found, jax.grad(loss)(x, int4.reference), rtol=1e-4, atol=1e-3)
+  slope = jax.jit(jax.grad(loss), static_argnums=1)
+  found = slope(x, int4.matmul)
+  np.testing.assert_allclose(found, slope(x, int4.reference), rtol=1e-4, atol=1e-3)
 
 
 def test_few_rows_never_meet_the_whole_weight_in_floats():
@@ -75,8 +83,8 @@ NATIVE = pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
 )
 def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group, symmetric):
   _, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
-  weight = int4_cpu.prepacked(kernel)
-  np.testing.assert_array_equal(int4_cpu.dequantized(weight), dequantize(kernel))
+  weight = jax.jit(int4_cpu.prepacked)(kernel)
+  np.testing.assert_array_equal(jax.jit(int4_cpu.dequantized)(weight), DEQUANTIZED(kernel))
   groups = -(-rows // weight.scheme.size(rows))
   assert weight.data.nbytes == 33 * groups * weight.scheme.size(rows) * bits // 8
 
@@ -89,7 +97,7 @@ def test_the_native_kernel_gives_what_the_weights_give(bits, rows, group, count)
   _, kernel = made(rows, 77, bits=bits, group=group)
   x = jnp.asarray(np.random.default_rng(2).standard_normal((count, rows), np.float32))
   weight = int4.prepacked(kernel)
-  w, size = np.float64(dequantize(kernel)), weight.scheme.size(rows)
+  w, size = np.float64(DEQUANTIZED(kernel)), weight.scheme.size(rows)
   for eight, near in (False, 5e-5), (True, 0.02):
     found = jax.jit(int4.matmul)(x, weight.replace(eight=eight))
     wanted = in_integers(np.asarray(x), size, 127 if eight else 32767) @ w
@@ -112,7 +120,7 @@ def test_zeros_and_numbers_of_any_size_are_rounded():
   weight = int4.prepacked(kernel)
   x = np.zeros((3, 128), np.float32)
   x[1, :64], x[2, 3] = 1e30, 1e-30
-  wanted = np.float64(x) @ np.float64(dequantize(kernel))
+  wanted = np.float64(x) @ np.float64(DEQUANTIZED(kernel))
   for eight in False, True:
     found = int4.matmul(jnp.asarray(x), weight.replace(eight=eight))
     for one, other in zip(found, wanted):
@@ -156,8 +164,8 @@ def test_what_has_no_native_kernel_stays_as_it_is():
 def test_derivatives_go_through_the_order_of_the_native_kernel():
   x, kernel = made(128, 16, bits=3, group=64)
   loss = lambda x, kernel: (int4.matmul(x, kernel) ** 2).sum()
-  found = jax.grad(loss)(x, int4.prepacked(kernel))
-  wanted = jax.grad(loss)(x, kernel)
+  slope = jax.jit(jax.grad(loss))
+  found, wanted = slope(x, int4.prepacked(kernel)), slope(x, kernel)
   np.testing.assert_allclose(found, wanted, atol=2e-4 * abs(wanted).max())
 
 

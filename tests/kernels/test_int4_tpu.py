@@ -1,5 +1,6 @@
 """The TPU's kernel in interpret mode against the weights as floats; compiled for absent TPUs."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -33,20 +34,24 @@ SCHEMES = [  # rows, columns, group, symmetric
 
 PREPACKED = jax.jit(int4_tpu.prepacked)
 DEQUANTIZED = jax.jit(int4_tpu.dequantized)
+PLAIN = jax.jit(dequantize)
+QUANTIZED = jax.jit(quantize, static_argnames=('scheme', 'dtype'))
+INTERPRETED = jax.jit(functools.partial(int4_tpu.matmul, interpret=True))
 
 
+@functools.cache
 def made(rows, columns, **scheme):
   """A packed weight [rows, columns] off center."""
   random = np.random.default_rng(0)
   w = random.standard_normal((rows, columns), np.float32) + 0.3
-  return quantize(jnp.asarray(w), Scheme(**scheme), dtype=jnp.float16)
+  return QUANTIZED(jnp.asarray(w), scheme=Scheme(**scheme), dtype=jnp.float16)
 
 
 def error(x, kernel):
   """The largest of the kernel's product, over the largest product."""
-  found = int4_tpu.matmul(x, PREPACKED(kernel), interpret=True)
+  found = INTERPRETED(x, PREPACKED(kernel))
   assert found.dtype == x.dtype and found.shape == (*x.shape[:-1], kernel.shape[1])
-  wanted = np.float64(x) @ np.float64(dequantize(kernel))
+  wanted = np.float64(x) @ np.float64(PLAIN(kernel))
   return abs(np.float64(found) - wanted).max() / abs(wanted).max()
 
 
@@ -56,7 +61,7 @@ def test_the_order_of_the_kernel_holds_the_same_weight(bits, rows, columns, grou
   kernel = made(rows, columns, bits=bits, group=group, symmetric=symmetric)
   weight = PREPACKED(kernel)
   assert weight.shape == kernel.shape
-  np.testing.assert_array_equal(DEQUANTIZED(weight), dequantize(kernel))
+  np.testing.assert_array_equal(DEQUANTIZED(weight), PLAIN(kernel))
 
 
 def test_words_as_the_docstring_shows_them():
@@ -83,9 +88,14 @@ def test_derivatives_go_through_a_frozen_weight(
   monkeypatch.setattr(int4_tpu, 'matmul', lambda *args: own(*args, interpret=True))
   kernel = made(rows, columns, bits=bits, group=group)
   x = jnp.asarray(random.standard_normal((3, rows), np.float32), dtype)
-  by, weight, w = random.integers(-3, 4, (3, columns)), PREPACKED(kernel), dequantize(kernel)
-  y, pull = jax.vjp(lambda x: int4.matmul(x, weight), x)
-  (found,) = pull(jnp.asarray(by, dtype))
+  by, weight, w = random.integers(-3, 4, (3, columns)), PREPACKED(kernel), PLAIN(kernel)
+
+  @jax.jit
+  def both(x, weight, by):
+    y, pull = jax.vjp(lambda x: int4.matmul(x, weight), x)
+    return y, *pull(by)
+
+  y, found = both(x, weight, jnp.asarray(by, dtype))
   for one, wanted in (y, np.float64(x) @ np.float64(w)), (found, by @ np.float64(w).T):
     assert one.dtype == x.dtype
     np.testing.assert_allclose(np.float64(one), wanted, atol=near * abs(wanted).max())
@@ -99,7 +109,7 @@ def test_a_scale_and_its_zero_point_share_a_word(zero, dtype):
   kernel = QTensor(jnp.zeros((4, 4), jnp.uint8), scale, zeros, Scheme(4, 8), 8)
   found = DEQUANTIZED(PREPACKED(kernel))
   tolerance = 2**-19 if dtype == 'float32' else 0
-  np.testing.assert_allclose(found, dequantize(kernel), rtol=tolerance)
+  np.testing.assert_allclose(found, PLAIN(kernel), rtol=tolerance)
 
 
 @pytest.mark.parametrize('bits, group', [(4, 128), (4, 32), (3, 64), (3, 'channel')])
@@ -143,7 +153,7 @@ def test_many_blocks_of_rows_and_columns():
 def test_any_shape_has_its_product(bits, rows, columns, group, count, seed):
   random = np.random.default_rng(seed)
   w = jnp.asarray(random.standard_normal((rows, columns), np.float32))
-  kernel = quantize(w, Scheme(bits, group), dtype=jnp.float16)
+  kernel = QUANTIZED(w, scheme=Scheme(bits, group), dtype=jnp.float16)
   if int4_tpu.takes(kernel):
     assert error(jnp.asarray(random.standard_normal((count, rows), np.float32)), kernel) < 2e-6
 
@@ -200,8 +210,8 @@ def test_derivatives_go_through_the_order_of_the_kernel():
   x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 128), np.float32))
   loss = lambda x, kernel: (int4.matmul(x, kernel) ** 2).sum()
   with pltpu.force_tpu_interpret_mode():
-    found = jax.grad(loss)(x, PREPACKED(kernel))
-  np.testing.assert_allclose(found, jax.grad(loss)(x, kernel), rtol=1e-4, atol=1e-3)
+    found = jax.jit(jax.grad(loss))(x, PREPACKED(kernel))
+  np.testing.assert_allclose(found, jax.jit(jax.grad(loss))(x, kernel), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.device

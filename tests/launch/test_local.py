@@ -18,10 +18,7 @@ from reduction import processes
 from reduction.errors import TryAgain, UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-SMALL = (
-  '--config=configs/quickstart.py:quick', '--config.seeds=(0,1)', '--config.model.widths=(20,)',
-  '--config.lottery.steps=200',
-)  # fmt: skip
+SMALL = '--config=tests/faults/small.py', '--config.seeds=(0,1)'
 
 
 def rows(workdir):

@@ -23,9 +23,9 @@ def trained(name):
   """(module, params, tokens, logits of the whole text)."""
   module = MODELS[name]
   tokens = np.random.default_rng(0).integers(0, 61, (2, 150)).astype(np.int32)
-  params = module.init(jax.random.key(0), tokens)['params']
+  params = jax.jit(module.init)(jax.random.key(0), tokens)['params']
   params = jax.tree.map(lambda w: 2 * w, params)  # so that attention has something to choose
-  return module, params, tokens, module.apply({'params': params}, tokens)
+  return module, params, tokens, jax.jit(module.apply)({'params': params}, tokens)
 
 
 def logits(module, params, tokens, cuts, stored):
@@ -59,9 +59,10 @@ def test_what_was_filled_up_is_not_seen(name):
   module, params, tokens, whole = trained(name)
   wrong = np.concatenate([tokens[:, :40], np.full((2, 24), 7, np.int32)], 1)  # 40 tokens in 64
   kept = memory.empty(module, 2, 150)
-  _, changed = module.apply({'params': params, 'memory': kept}, wrong, mutable='memory')
+  apply = jax.jit(module.apply, static_argnames='mutable')
+  _, changed = apply({'params': params, 'memory': kept}, wrong, mutable='memory')
   again = {'params': params, 'memory': memory.at(changed['memory'], 40)}
-  found, _ = module.apply(again, tokens[:, 40:50], mutable='memory')
+  found, _ = apply(again, tokens[:, 40:50], mutable='memory')
   np.testing.assert_allclose(found, whole[:, 40:50], atol=1e-5 * float(abs(whole).max()))
 
 

@@ -43,7 +43,8 @@ def test_resnet_20_has_20_layers_and_two_downsamplings():
 
 
 def test_first_weights_are_gaussian_glorot():
-  net = models.convnet(depth=2).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
+  start = jax.jit(models.convnet(depth=2).init)
+  net = start(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))['params']
   for name, fans in (('conv2/kernel', 9 * 128), ('head/fc2/kernel', 512)):
     w = dict(tree.named(net))[name]
     assert float(w.std()) == pytest.approx((2 / fans) ** 0.5, rel=0.02)

@@ -1,5 +1,7 @@
 """The recommender: what must not matter does not, and scores are products of two vectors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,20 @@ RNG = np.random.default_rng(0)
 X = RNG.integers(1, 30, (2, 8, 4)).astype(np.int32)  # 3 clicks, 5 offered
 X[:, :, 3] = 0
 flat = lambda x: jnp.asarray(x.reshape(len(x), -1))
-PARAMS = MODULE.init(jax.random.key(0), flat(X))['params']
-scores = lambda x: np.asarray(MODULE.apply(dict(params=PARAMS), flat(x)))
+
+
+@functools.cache
+def params():
+  return jax.jit(MODULE.init)(jax.random.key(0), flat(X))['params']
+
+
+@jax.jit
+def scored(params, x):
+  return MODULE.apply(dict(params=params), x)
+
+
+def scores(x):
+  return np.asarray(scored(params(), flat(x)))
 
 
 def test_order_of_clicks_and_empty_titles_do_not_matter():
