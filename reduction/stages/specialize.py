@@ -47,10 +47,9 @@ def specialize(
   """
   whole = find_space(**space)
   require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
-  one = known.board(board) if board else None
-  budget = Budget(*(board, one.ram - STACK, one.flash - code) if one else ('limits', sram, flash))
-  limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy,
-                instructions=instructions)  # fmt: skip
+  budget = _budget(board, code) if board else Budget('limits', sram, flash)
+  limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy)
+  limits['instructions'] = instructions
   told = latency.read(pathlib.Path(table)) if table else None
   costed = functools.partial(costs, whole, picojoules=picojoules, table=told)
   fits = functools.partial(_fits, costed, {name: most for name, most in limits.items() if most})
@@ -81,13 +80,15 @@ def specialize(
       start = dict(genes=others[0], score=np.full((), -1.0))
       best, _ = run.fold('random', step, start, math.ceil(count / BESIDE))
       _log(costed, net, run, 'random', best['genes'], float(best['score']))
-    arch = description(spaces.decode(whole, genes[0]))
-    if run.workdir:
-      with run.write('architecture') as folder:
-        (folder / 'architecture.json').write_text(json.dumps(arch, indent=1) + '\n')
+    _write(description(spaces.decode(whole, genes[0])), run)
     return taken(whole, net, run, genes[0])
 
   return stage
+
+
+def _budget(board: str, code: int) -> Budget:
+  chosen = known.board(board)
+  return Budget(board, chosen.ram - STACK, chosen.flash - code)
 
 
 def costs(space, genes, picojoules: dict | None = None, table=None) -> dict:
@@ -98,10 +99,15 @@ def costs(space, genes, picojoules: dict | None = None, table=None) -> dict:
 
 def _fits(costed, limits: dict, genes) -> np.ndarray:
   found = costed(genes)
-  if 'instructions' in limits:
-    unknown = np.isnan(found['instructions']).any()
-    require(not unknown, 'no table has every kind of op of this space: see search.latency')
+  told = 'instructions' not in limits or not np.isnan(found['instructions']).any()
+  require(told, 'no table has every kind of op of this space: see search.latency')
   return np.all([found[name] <= most for name, most in limits.items()], axis=0)
+
+
+def _write(arch: dict, run: Run):
+  if run.workdir:
+    with run.write('architecture') as folder:
+      (folder / 'architecture.json').write_text(json.dumps(arch, indent=1) + '\n')
 
 
 def _better(best, genes, score):

@@ -1,12 +1,14 @@
 """Small data sets in the formats of the real ones, in folders of their own, and no network."""
 
 import gzip
+import io
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from reduction.data import images, tfds
+from reduction.data import images, jpeg, tfds
 from reduction.data.data import Records, Split
 
 IDX = (
@@ -60,3 +62,24 @@ def idx_folder(tmp_path, small, idx_bytes):
     array = array.reshape(array.shape[:3])
     (folder / 'mnist' / f'{name}.gz').write_bytes(gzip.compress(idx_bytes(array)))
   return folder
+
+
+@pytest.fixture
+def jpeg_folder(tmp_path):
+  """60 + 30 plain pictures, as JPEG, sorted by class: class k is of gray 20 k + 10."""
+  folder = tmp_path / 'cifar10-jpeg'
+  folder.mkdir()
+  for name, each in zip(jpeg.FILES, (6, 3)):
+    files = []
+    for record in range(10 * each):
+      stream = io.BytesIO()
+      gray = 20 * (record // each) + 10 + record % each
+      Image.new('RGB', (32, 32), (gray,) * 3).save(stream, 'JPEG')
+      files.append(stream.getvalue())
+    np.savez_compressed(
+      folder / name,
+      jpeg=np.frombuffer(b''.join(files), np.uint8),
+      offset=np.cumsum([0, *map(len, files)]),
+      label=np.repeat(np.arange(10, dtype=np.uint8), each),
+    )
+  return tmp_path

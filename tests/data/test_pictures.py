@@ -57,6 +57,25 @@ def test_people_by_folder(by_folder):
   assert len(few.train.y) == 12 and len(few.test.y) == 3
 
 
+def test_wake_words_from_a_folder_of_one_s_own(tmp_path):
+  load = lambda: data.visual_wake_words(data_dir=tmp_path, side=8, validation=2)
+  with pytest.raises(MissingInput, match='train/CLASS'):
+    load()
+  for part, count in ('train', 3), ('test', 2):
+    for name, gray in ('nothing', 40), ('person', 200):
+      (tmp_path / 'vww' / part / name).mkdir(parents=True)
+      for i in range(count):
+        picture = Image.new('RGB', (20 + i, 12), (gray + i,) * 3)
+        picture.save(tmp_path / 'vww' / part / name / f'{i}.png')
+  found = load()
+  assert (found.classes, found.train.x.shape, len(found.validation.y)) == (2, (4, 8, 8, 3), 2)
+  for each in (found.train, found.validation, found.test):
+    np.testing.assert_array_equal(each.x.mean((1, 2, 3)) > 0.5, each.y)
+  (tmp_path / 'vww' / 'test' / 'person' / '1.png').write_bytes(b'no picture')
+  with pytest.raises(DataError, match=r'1\.png: broken image'):
+    load()
+
+
 def test_people_by_annotation(annotated):
   made = data.visual_wake_words(data_dir=annotated, side=4, validation=0)
   shade = lambda split: np.round(25.5 * split.x[:, 0, 0, 0]).astype(int)
