@@ -18,10 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction import detection
 from reduction.data import folders
 from reduction.data.jpeg import resized
-from reduction.detection import Boxes
 from reduction.errors import DataError, require
 
 FOLDERS = ('fddb', 'FDDB')
@@ -31,13 +29,17 @@ FOLDS = 10
 
 
 class Pictures(NamedTuple):
-  """x: float32 [n, size, size, 3] in [0, 1]. boxes: the truth of each, in shares of the picture."""
+  """x: float32 [n, size, size, 3] in [0, 1]. boxes: a `detection.Boxes` for each, the truth in
+  shares of the picture.
+  """
 
   x: np.ndarray
-  boxes: tuple[Boxes, ...]
+  boxes: tuple
 
   def grids(self, cells: tuple[int, int]) -> np.ndarray:
     """What the cells of a detector of faces should say, float32 [n, h, w, 6]."""
+    from reduction import detection  # JAX, which reading data needs not
+
     return np.stack([detection.targets(one, cells, 1) for one in self.boxes])
 
 
@@ -115,12 +117,14 @@ def _face(line: str, bad, at: int) -> list[float]:
   return [major, minor, angle, x, y]
 
 
-def around(ellipses, height: int, width: int) -> Boxes:
+def around(ellipses, height: int, width: int):
   """The least boxes around ellipses [faces, 5], in shares of a picture of so many pixels.
 
   An ellipse with radii a, b whose major axis is turned by t reaches sqrt(a^2 cos^2 t + b^2 sin^2 t)
   to each side, and sqrt(a^2 sin^2 t + b^2 cos^2 t) up and down.
   """
+  from reduction.detection import Boxes
+
   major, minor, angle, x, y = np.reshape(ellipses, (-1, 5)).T
   across = np.hypot(major * np.cos(angle), minor * np.sin(angle))
   down = np.hypot(major * np.sin(angle), minor * np.cos(angle))
