@@ -86,22 +86,21 @@ def test_wide_windows_are_used_where_memory_holds_them(made):
 @pytest.mark.slow
 def test_the_stage_keeps_its_limits_and_what_it_predicts(digits):
   run = Run(digits, (0, 1))
-  net = create(models.vgg(layers=(8, 'pool', 12, 8)), run.key('init', 0), digits.train.x[:1])
-  limits = dict(flash=1_800, ram=1_500)
+  net = create(models.vgg(layers=(16, 'pool', 24, 16)), run.key('init', 0), digits.train.x[:1])
+  limits = dict(flash=6_500, ram=3_000)
   small = stages.schedule(losses=(0.01, 0.4), tolerance=1.0, **limits, **TRAIN)(
     net, run.child('schedule')
   )
   (row,) = [r for r in run.rows if r['kind'] == 'schedule']  # a hundredth does not fit
-  assert row['loss'] == 0.4 and row['predicted_bytes'] <= 1_800
+  assert row['loss'] == 0.4 and row['predicted_bytes'] <= 6_500
   stages.microcontroller(board='stm32f412', sparse='instructions')(small, run.child('c'))
   total = next(r for r in run.rows if r['kind'] == 'microcontroller')
-  assert total['arena'] <= 1_500 and total['equal_in_c'] in (total['compared'], None)
-  assert 0.95 * row['predicted_bytes'] <= total['constants'] <= 1_800
+  assert total['arena'] <= 3_000 and total['equal_in_c'] in (total['compared'], None)
+  assert 0.95 * row['predicted_bytes'] <= total['constants'] <= 6_500
   if total['instructions']:
     layers = [r for r in run.rows if r['kind'] == 'layer' and r['op'] in ('conv', 'dense')]
     counted = sum(r['instructions'] for r in layers)
-    # layers of four filters are the table's worst: within 5 % where they have ten and more
-    assert row['predicted_instructions'] == pytest.approx(counted, rel=0.08)
+    assert row['predicted_instructions'] == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize(
