@@ -29,7 +29,7 @@ STAGES = 2  # in shared memory, one on its way: more leave room for fewer blocks
 SPLIT = 24  # with so few rows of x the rows of a weight are shared out among most blocks
 PARTS = 8  # at most; with more rows two
 BLOCKS = 16 * 132  # wanted: of those of few rows an H100's multiprocessor holds eight at a time
-MANY = 32  # steps, from which on filling up to PARTS costs little
+MANY, EVEN = 32, 4  # so many steps are filled up to a multiple, which costs little
 ALIGNED = 32  # floats: a copy into shared memory begins at a multiple of 128 bytes
 
 
@@ -251,7 +251,7 @@ def filled(rows: int, columns: int, step: int) -> tuple[int, int]:
   """Rows and columns of whole blocks."""
   steps = -(-rows // step)
   if steps >= MANY:
-    steps = -(-steps // PARTS) * PARTS
+    steps = -(-steps // EVEN) * EVEN
   return steps * step, -(-columns // SIDE) * SIDE
 
 

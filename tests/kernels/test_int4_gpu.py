@@ -106,7 +106,7 @@ def test_resident_bytes_are_those_of_codes_and_a_word_a_group(bits, group):
 def test_a_weight_is_filled_little_and_shared_out_evenly(count, rows, columns):
   deep, wide = int4_gpu.filled(rows, columns, 128)
   assert deep >= rows and wide >= columns and wide % int4_gpu.SIDE == 0
-  assert deep - rows < int4_gpu.PARTS * 128 and (deep - rows < 128 or rows > 31 * 128)
+  assert deep - rows < 4 * 128 and (deep - rows < 128 or rows > 31 * 128)
   parts = int4_gpu.split(count, deep // 128, wide)
   assert deep // 128 % parts == 0 and (parts <= 2 or count <= int4_gpu.SPLIT)
 
@@ -183,4 +183,5 @@ def test_what_is_tuned_compiles_for_an_h100_that_is_not_here():
   for before, now in zip(wanted, child('compile_gpu', wanted, 580), strict=True):
     assert now['bytes'] == before['bytes'], now
     assert now['spilled'] == 0 < now['wgmma'], now
-    assert now['registers'] <= 168, now  # of three warpgroups a thread can have no more
+    # so that a multiprocessor, which has 65,536, holds five blocks of 128 threads, or two at least
+    assert now['registers'] <= (96 if now['count'] <= 16 else 232), now
