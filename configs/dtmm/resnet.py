@@ -38,23 +38,10 @@ def get_config(variant: str = ''):
   again = dict(adam, learning_rate=5e-4, cosine=more)
   training = dict(steps=more, batch=128, every=every, optimizer=again)
   c.train = dict(stage='tune', steps=steps, batch=128, every=every, optimizer=adam)
-  if 'wake' in variants:
-    setting.wake(c)
-  levels = LEVELS[1:2] if quick else LEVELS
-  if 'lottery' in variants:
-    setting.tickets(c, levels, data=c.data.name, **dict(training, steps=steps, optimizer=adam))
-    return c
-  if 'taught' in variants:
-    setting.lesson(c, levels, data=c.data.name, **training)
-    return c
-  if 'schedule' in variants:
-    setting.scheduled(
-      c, (0.1,) if quick else (0.02, 0.05, 0.1, 0.2), board='mps2', flash=2**19, ram=2**17,
-      tolerance=1.0 if quick else 0.02, **training,
-    )  # fmt: skip
-    return c
-  setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
-              levels, data=c.data.name, **training)  # fmt: skip
+  setting.finish(
+    c, variants, LEVELS, losses=(0.1,) if quick else (0.02, 0.05, 0.1, 0.2),
+    limits=dict(flash=2**19, ram=2**17), **training,
+  )  # fmt: skip
   return c
 
 

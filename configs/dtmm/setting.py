@@ -37,6 +37,25 @@ def add(c, methods: tuple, levels: tuple, *, data: str, **training):
     against(c, 'filterlet', tuple(name(m) for m in methods if m != 'filterlet'))
 
 
+def finish(c, variants: set, levels: tuple, *, losses: tuple, limits: dict, **training):
+  """What variants ask of a config whose net is trained by 'train'; training: after each level."""
+  quick, full = 'quick' in variants, c.train.to_dict()
+  levels = levels[1:2] if quick else levels
+  if 'wake' in variants:
+    wake(c)
+  if 'lottery' in variants:
+    anew = dict(training, steps=full['steps'], optimizer=full['optimizer'])
+    tickets(c, levels, data=c.data.name, **anew)
+  elif 'taught' in variants:
+    lesson(c, levels, data=c.data.name, **training)
+  elif 'schedule' in variants:
+    tolerance = 1.0 if quick else 0.02
+    scheduled(c, losses, board='mps2', tolerance=tolerance, **limits, **training)
+  else:
+    methods = ('filterlet',) if quick else ('weight', 'filter', 'filterlet')
+    add(c, methods, levels, data=c.data.name, **training)
+
+
 def wake(c):
   """Visual wake words in place of CIFAR-10: 64 x 64 pixels as in the paper, a person or none."""
   c.title = c.title.replace('CIFAR-10 (JPEG)', 'CIFAR-10').replace('CIFAR-10', 'visual wake words')

@@ -52,24 +52,11 @@ def get_config(variant: str = ''):
   again = dict(adam, learning_rate=adam['learning_rate'] / 2, cosine=more)
   training = dict(steps=more, batch=128, every=every, optimizer=again)
   c.train = dict(stage='tune', steps=steps, batch=128, every=every, optimizer=adam)
-  if 'wake' in variants:
-    setting.wake(c)
-  levels = LEVELS[1:2] if quick else LEVELS
-  if 'lottery' in variants:
-    setting.tickets(c, levels, data=c.data.name, **dict(training, steps=steps, optimizer=adam))
-    return c
-  if 'taught' in variants:
-    setting.lesson(c, levels, data=c.data.name, **training)
-    return c
-  if 'schedule' in variants:
-    limits = dict(flash=16_000, ram=12_000) if mini or quick else dict(flash=2**19, ram=2**17)
-    tolerance = 1.0 if quick else 0.02
-    setting.scheduled(
-      c, (0.5,) if quick else LOSSES, board='mps2', tolerance=tolerance, **limits, **training
-    )
-    return c
-  setting.add(c, ('filterlet',) if quick else ('weight', 'filter', 'filterlet'),
-              levels, data=c.data.name, **training)  # fmt: skip
+  setting.finish(
+    c, variants, LEVELS, losses=(0.5,) if quick else LOSSES,
+    limits=dict(flash=16_000, ram=12_000) if mini or quick else dict(flash=2**19, ram=2**17),
+    **training,
+  )  # fmt: skip
   return c
 
 
