@@ -106,11 +106,11 @@ def _kernel(
   planes, (scales_hbm, sums_hbm, y_hbm, y_smem, *staged) = refs[: 5 - bits], refs[5 - bits :]
   i, j, part = (lax.axis_index(name) for name in ('rows', 'columns', 'part'))
   across = lambda column: lax.broadcast_in_dim(column, (SIDE, block_m), (0,))
-  chunks, width = step // size, min(step, size) if viewed else WORDS
+  chunks, width = step // size, step if viewed else WORDS
 
   def codes_of(planes, at):
     if viewed:
-      return planes[0][:, pl.ds(at * width, width)].astype(jnp.bfloat16)
+      return planes[0][...].astype(jnp.bfloat16)
     rows = planes if bits == 4 else (planes[at // PIECES], planes[2])
     return _piece([plane[...] for plane in rows], at)
 
@@ -143,7 +143,7 @@ def _kernel(
   spec = lambda shape, index, swizzle: plgpu.BlockSpec(shape, index, transforms=_swizzled(*swizzle))
   x_spec = spec((block_m, step), lambda k: (i, at(k)), (16, 64 if viewed else WORDS))
   if viewed:
-    specs = [spec((SIDE, step), lambda k: (j, at(k)), (4, size))]
+    specs = [spec((SIDE, step), lambda k: (j, at(k)), (4, step))]
   elif bits == 4:
     specs = [spec((SIDE, WORDS), lambda k: (j, at(k)), (16, WORDS))]
   else:  # rows of low bits come as two halves, each as wide as the high ones
@@ -224,7 +224,7 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   parts = split(count, deep // step, wide)
   planes, width = weight.planes, WORDS
   if viewed := _viewed(weight.scheme, weight.rows):
-    planes, width = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),), size
+    planes, width = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),), step
   body = functools.partial(
     _kernel, bits=weight.scheme.bits, viewed=viewed, size=size, step=step,
     steps=deep // step // parts, block_m=block_m,
