@@ -29,9 +29,10 @@ def serialize(name: str, values: list[Value], operators: list[Written], inputs, 
   """The file. inputs, outputs: indices of values. Where a value's scale has several entries they
   run along axis 3 of a [1, ...] shape, and along axis 0 of others.
   """
+  tflite = library()  # says so where it is not installed; what is imported next comes with it
   import flatbuffers
 
-  tflite, builder = library(), flatbuffers.Builder(1024)
+  builder = flatbuffers.Builder(1024)
   datas = [b'', *(v.data.tobytes() for v in values if v.data is not None)]
   buffers = _offsets(builder, [_buffer(builder, data) for data in datas])
   numbers = iter(range(1, len(datas)))

@@ -1,6 +1,7 @@
 """Written as .tflite and read again, a graph is itself; what no operator computes is refused."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -123,3 +124,10 @@ def test_activations_clamp_as_the_format_says():
   tensor = g.Tensor('x', (1, 1, 1), 0.05, -10)
   found = {a: scales.ends(*ends, tensor) for a, ends in scales.ACTIVATIONS.items()}
   assert found == {0: (-128, 127), 1: (-10, 127), 2: (-30, 10), 3: (-10, 110)}
+
+
+def test_without_the_package_a_net_is_still_deployed(monkeypatch):
+  for name in 'tflite', 'flatbuffers':  # as in an installation without [mcu]
+    monkeypatch.setitem(sys.modules, name, None)
+  file, why = writer.attempt(random_nets.build(0))
+  assert file is None and 'tflite' in why
