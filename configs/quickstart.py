@@ -11,7 +11,7 @@ papers' own settings see configs/lottery/lenet.py, configs/distill/mnist.py and 
 from ml_collections import config_dict
 
 from configs.lottery import figures
-from configs.mcu.deploy import microcontroller
+from configs.mcu.digits import MEASURED, microcontroller
 
 
 def get_config(variant: str = ''):
@@ -44,6 +44,6 @@ def get_config(variant: str = ''):
     optimizer=dict(name='adam', learning_rate=3e-3),
   )
   c.microcontroller = dict(board='stm32f746')
-  c.tables = dict(c=microcontroller())
+  c.tables = dict(c=microcontroller(*MEASURED))
   c.figures = dict(figure1=figures.figure1())
   return c

@@ -1,34 +1,76 @@
-"""Writes a net's C for a board: python -m launch.deploy --model=FILE.tflite --out=build/net
-
---model is an int8 .tflite file, or a workdir of launch.run, whose last net is quantized on its
-training images; the integer net lies beside the C as net.tflite. First it prints what each layer
-takes; a net that does not fit is exit code 2.
+"""A net that is there, written in C for a board: what `launch.run` does with a config that has a
+board, which is configs/mcu/deploy.py.
 """
 
+import contextlib
 import pathlib
-
-from absl import flags
 
 from launch import cli
 
-FLAGS = flags.FLAGS
-cli.define('platform', 'data_dir')
-flags.DEFINE_string('model', None, 'An int8 .tflite file, or a workdir of launch.run.')
-flags.DEFINE_string('board', 'stm32f746', 'For which board; it says how much memory there is.')
-flags.DEFINE_string('out', None, 'The folder to write; an older one is replaced.')
-flags.DEFINE_bool('exact', False, 'Look for the least arena (small nets).')
-flags.DEFINE_integer('patches', 0, 'The first layers in so many by so many patches; 0: whole.')
-IMAGES = 256  # that show the ranges
+NAME = 'c'
 
 
-def graph_of(path: pathlib.Path, data_dir: str | None):
-  """The integer network of a .tflite file or a workdir. Raises MissingInput and as readers do."""
+def check(config: dict):
+  """Raises UsageError unless a canonical config has the parts of such a job, and no others."""
+  from reduction import report
+  from reduction.errors import require
+
+  needed = dict(model=str, board=str, images=int, exact=bool, patches=int)
+  for key, kind in needed.items():
+    given = config.get(key)
+    require(type(given) is kind, f'config.{key}={given!r} must be of {kind.__name__}')
+  for key in config:
+    require(key in (*needed, 'tables', 'title'), f'config.{key} is no part of a deployment')
+  hint = 'an int8 .tflite file, or a workdir of launch.run'
+  require(config['model'], f'--config.model is needed: {hint}')
+  require(config['images'] > 0, f'config.images={config["images"]} must be above 0')
+  require(config['patches'] >= 0, f'config.patches={config["patches"]} must not be below 0')
+  report.check(config)
+
+
+def run(config: dict, workdir: pathlib.Path, data_dir: str | None = None):
+  """Shows what a canonical config's net takes on its board, then writes it into files/c of workdir.
+
+  Raises UsageError where it does not fit; then workdir is as it was.
+  """
+  from reduction import report
+  from reduction.config import claim
+  from reduction.mcu import boards, writer
+  from reduction.mcu.deploy import deploy, fits, rows, write
+  from reduction.rows import Sinks
+  from reduction.run import Run
+
+  check(config)
+  board = boards.board(config['board'])
+  graph = graph_of(pathlib.Path(config['model']), config['images'], data_dir)
+  made = deploy(graph, board, exact=config['exact'], patches=config['patches'])
+  found = [*rows(made), dict(kind='microcontroller', summary=True, **made.total)]
+  for table in report.pivots(found, config):
+    cli.show(table)
+  fits(made)
+  claim(workdir, config)
+  file, why = writer.attempt(graph)
+  with contextlib.closing(Sinks(workdir)) as sinks:
+    run_ = Run(workdir=workdir, sinks=sinks)
+    for row in found:
+      run_.log(**row)
+    with run_.write(NAME) as folder:
+      write(made, folder, file)
+  without = f', without a .tflite file: {why}' if why else ''
+  print(f'\nWritten: {workdir / "files" / NAME}{without}')
+
+
+def graph_of(path: pathlib.Path, images: int, data_dir: str | None):
+  """The integer network of a .tflite file or a workdir. Raises MissingInput and as readers do.
+
+  images: training examples that show a workdir's net its ranges.
+  """
   from reduction.mcu import reader
 
-  return _from_workdir(path, data_dir) if path.is_dir() else reader.read(path)
+  return _from_workdir(path, images, data_dir) if path.is_dir() else reader.read(path)
 
 
-def _from_workdir(path, data_dir):
+def _from_workdir(path, images, data_dir):
   from reduction import checkpoint, data, models, saved
   from reduction.config import call, canonical
   from reduction.errors import MissingInput
@@ -37,82 +79,9 @@ def _from_workdir(path, data_dir):
   if not (path / 'config.json').is_file():
     raise MissingInput(f'{path} is no workdir of launch.run: it has no config.json')
   config = canonical(checkpoint.read_json(path / 'config.json'))
-  there = [n for n in config['stages'] if (path / 'nets' / n).is_dir()]
+  there = [n for n in config.get('stages', ()) if (path / 'nets' / n).is_dir()]
   if not there:
     raise MissingInput(f'no stage of {path} has returned a net yet')
   net = saved.read(path / 'nets' / there[-1], models)
-  images = call(data, config['data'], 'data', data_dir=data_dir).train.x[:IMAGES]
-  return convert(net, images, name=path.name)
-
-
-def table(made):
-  """What each layer takes, and the whole net."""
-  from reduction.report.tables import Table
-
-  number = lambda n: '-' if n is None else f'{n:,}'
-  columns = 'layer', 'op', 'multiply-adds', 'Flash', 'RAM', 'instructions'
-  total = made.total
-  rows = [
-    (r['name'], r['op'], *(number(r[k]) for k in ('macs', 'flash', 'ram', 'instructions')))
-    for r in made.layers
-  ]
-  rows.append((
-    'in all', f'{len(made.layers)} layers', number(total['macs']), number(total['constants']),
-    number(total['arena']), number(total['instructions']),
-  ))  # fmt: skip
-  note = f'Bytes. RAM: the arena; no schedule needs less than {total["lower_bound"]:,}.'
-  if made.work > 1:
-    note += f' In patches: {made.work:.2f} times the multiply-adds.'
-  if total['flash']:
-    note += f' With the program around it: {total["flash"]:,} of Flash, {total["ram"]:,} of RAM.'
-  return Table(f'{made.graph.name} on {total["board"]}', columns, tuple(rows), note)
-
-
-def page(made, shown) -> str:
-  """The report of a folder: the table, and a picture of memory over time."""
-  from reduction.report import memory
-  from reduction.report.page import html
-
-  total = made.total
-  rows = [dict(kind='layer', **row) for row in made.layers]
-  rows += [dict(kind='tensor', **row) for row in made.tensors]
-  figures = memory.draw([*rows, dict(kind='microcontroller', **total)])
-  tiles = [(f'{total["arena"]:,} B', 'arena'), (f'{total["lower_bound"]:,} B', 'its lower bound')]
-  told = dict(constants=f'{total["constants"]:,} B', board=total['board'], core=total['core'])
-  if total['instructions']:
-    tiles.append((f'{total["instructions"]:,}', 'instructions, emulated'))
-  if total['flash']:
-    tiles.append((f'{total["flash"]:,} B', 'Flash, with the program'))
-  lead = f'{total["layers"]} layers, {total["macs"]:,} multiply-adds'
-  return html(shown.title, lead, told, tiles, [shown], figures, {}, before=0)
-
-
-def main(argv):
-  del argv
-  from reduction import checkpoint
-  from reduction.errors import require
-  from reduction.mcu import boards, host, writer
-  from reduction.mcu.deploy import deploy, fits
-
-  require(FLAGS.model, '--model is needed: an int8 .tflite file, or a workdir of launch.run')
-  require(FLAGS.out, '--out is needed: the folder to write, such as build/net')
-  board, out = boards.board(FLAGS.board), pathlib.Path(FLAGS.out)
-  ours = not out.exists() or (out.is_dir() and {p.name for p in out.iterdir()} >= {'board.ld'})
-  require(ours, f'--out={out} is there and was not written by this command; name a new folder')
-  cli.set_platform(FLAGS.platform)
-  graph = graph_of(pathlib.Path(FLAGS.model), FLAGS.data_dir)
-  made = deploy(graph, board, exact=FLAGS.exact, patches=FLAGS.patches)
-  shown = table(made)
-  cli.show(shown)
-  fits(made)
-  file, why = writer.attempt(graph)
-  with checkpoint.whole_folder(out) as folder:
-    host.write(made.source._replace(files=made.files), folder)
-    (folder / 'report.html').write_text(page(made, shown), encoding='utf-8')
-    if file:
-      (folder / 'net.tflite').write_bytes(file)
-  print(f'\nWritten: {out}' + (f', without a .tflite file: {why}' if why else ''))
-
-
-if __name__ == '__main__':
-  cli.run(main)
+  seen = call(data, config['data'], 'data', data_dir=data_dir).train.x[:images]
+  return convert(net, seen, name=path.name)

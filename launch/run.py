@@ -187,6 +187,7 @@ def _session(workdir):
 
 def main(argv):
   del argv
+  from launch import deploy
   from reduction import checkpoint, processes, report
   from reduction.errors import require
   from reduction.mesh import default, parse
@@ -200,11 +201,16 @@ def main(argv):
     processes.everywhere(lambda: stack.enter_context(checkpoint.lock(workdir)) and None)
     stack.enter_context(cli.profiled(profile))
     cli.log_to(workdir)
-    run(config, workdir, FLAGS.data_dir, parse(FLAGS.mesh) if FLAGS.mesh else default())
+    if 'board' in config:  # a net that is there
+      with _session(workdir):
+        deploy.run(config, workdir, FLAGS.data_dir)
+    else:
+      run(config, workdir, FLAGS.data_dir, parse(FLAGS.mesh) if FLAGS.mesh else default())
     if processes.first():
       _, page = report.write(workdir)
   if processes.first():
-    report.show(workdir)
+    if 'board' not in config:
+      report.show(workdir)
     print(f'\nReport: {page}')
 
 

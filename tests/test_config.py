@@ -16,7 +16,7 @@ from reduction.errors import UsageError
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(
   path for path in ROOT.glob('configs/**/*.py')
-  if 'def get_config' in path.read_text() and 'c.benches' not in path.read_text()
+  if 'def get_config' in path.read_text() and 'c.stages' in path.read_text()
 )  # fmt: skip
 
 

@@ -1,57 +1,31 @@
-"""From training to C: a small convolutional net on scikit-learn's digits, in int8 on an STM32F746.
+"""A net that is there, as C for a board: what each layer takes first, then a folder to build.
 
-Lin et al., MCUNet, NeurIPS 2020, its engine. Expected: the C gives the interpreter's bytes, and
-int8 costs no accuracy (a paired difference of a few test images of 360 at most). Its folder
-(files/microcontroller/c in the workdir) holds the C, a Makefile, and a test for the host. Two CPU
-cores, less than a minute; instructions are counted where arm-none-eabi-gcc and QEMU are installed.
+Lin et al., MCUNet, NeurIPS 2020, its engine. model: an int8 .tflite file of any origin, or the
+workdir of a run, whose last net is quantized on its training images. Seconds on two CPU cores.
+Flash, RAM and instructions are measured where arm-none-eabi-gcc and QEMU are installed. What does
+not fit says by how much and which layer, with exit code 2, and is not written.
 
-    python -m launch.run --config=configs/mcu/deploy.py --workdir=runs/deploy
+    python -m launch.run --config=configs/mcu/deploy.py --config.model=FILE.tflite \
+      --config.board=stm32f746 --workdir=build/net
 
-A .tflite file, or what another run returned, is deployed by `python -m launch.deploy`. Variant
-'quick': 100 steps.
+The workdir holds the report, with a picture of memory over time, and in files/c the C, a Makefile,
+a README, a test for the host and net.tflite. Variant 'patches': the first layers in 4 x 4 patches,
+where that takes less memory.
 """
 
 from ml_collections import config_dict
 
+from configs.mcu.digits import COLUMNS, layers, microcontroller
+
 
 def get_config(variant: str = ''):
-  """variant 'quick': 100 steps."""
+  """variant: '' or 'patches'."""
   c = config_dict.ConfigDict()
-  c.title = 'Handwritten digits on a microcontroller'
-  c.seeds = (0,)
-  c.data = dict(name='digits')
-  c.model = dict(name='convnet', depth=2, width=8, widths=(32,))
-  c.stages = ('train', 'microcontroller')
-  c.train = dict(
-    stage='tune',
-    steps=100 if variant == 'quick' else 1_000,
-    batch=60,
-    every=50,
-    optimizer=dict(name='adam', learning_rate=1.2e-3),
-  )
-  c.microcontroller = dict(board='stm32f746', images=256)
-  c.tables = dict(a=microcontroller(), b=layers())
+  c.title = 'On a microcontroller'
+  c.model = ''
+  c.board = 'stm32f746'
+  c.images = 256  # that show a workdir's net its ranges
+  c.exact = False  # the least arena (small nets)
+  c.patches = 4 if variant == 'patches' else 0
+  c.tables = dict(a=layers(), b=microcontroller(*COLUMNS, 'work'))
   return c
-
-
-def microcontroller():
-  """What the whole net takes, and that its C is right."""
-  return dict(
-    title='On the microcontroller', kind='microcontroller', rows='board',
-    values=('float_accuracy', 'int8_accuracy', 'arena', 'lower_bound', 'ram', 'constants', 'flash',
-            'instructions', 'equal_in_c'),
-    names=dict(
-      arena='arena, B', lower_bound='no schedule of whole tensors, B', ram='RAM, B',
-      constants='constants, B', flash='Flash, B', equal_in_c='of 20 images, C as interpreted',
-    ),
-    note='Flash and RAM with the program around it; instructions of an emulated core, not time.',
-  )  # fmt: skip
-
-
-def layers():
-  """What each layer takes."""
-  return dict(
-    title='By layer', kind='layer', rows=('layer', 'name'),
-    values=('macs', 'flash', 'ram', 'instructions'),
-    names=dict(macs='multiply-adds', flash='constants, B', ram='held, B'),
-  )

@@ -1,5 +1,6 @@
 """A folder ready for a board: the C, a Makefile, a README, a host's test; and what it costs."""
 
+import pathlib
 import re
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from reduction.mcu.overlap import Style
 from reduction.mcu.patches import best
 from reduction.mcu.plan import Plan, live, plan
 
+FILE = 'net.tflite'
 MARK = re.compile(r' \[\d+, \d+\]$')  # of a patch
 
 
@@ -80,6 +82,19 @@ def _layers(graph, held, measured) -> list[dict]:
 def fits(made: Deployed):
   """Raises UsageError where it does not fit its board."""
   require(made.problem is None, made.problem or '')
+
+
+def write(made: Deployed, folder: pathlib.Path, file: bytes | None):
+  """Fills folder with the C of a net, and with its .tflite file where there is one."""
+  host.write(made.source._replace(files=made.files), folder)
+  if file:
+    (folder / FILE).write_bytes(file)
+
+
+def rows(made: Deployed) -> list[dict]:
+  """A row 'layer' for each, 'tensor' for where each lies when."""
+  layers = [dict(kind='layer', **row) for row in made.layers]
+  return layers + [dict(kind='tensor', **row) for row in made.tensors]
 
 
 def tensors(graph: Graph, made: Plan) -> list[dict]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from reduction.errors import require
 from reduction.mcu import boards, host, interpret, latency, twin, writer
-from reduction.mcu.deploy import deploy, fits
+from reduction.mcu.deploy import deploy, fits, rows, write
 from reduction.mcu.from_flax import convert, logits
 from reduction.mcu.measure import STACK
 from reduction.mcu.plan import plan
@@ -17,7 +17,7 @@ from reduction.predict import logits as float_logits
 from reduction.predict import scores
 from reduction.run import Run, Stage
 
-NAME, FILE = 'c', 'net.tflite'
+NAME = 'c'
 COMPARED = 20  # test images
 LARGE = 2e9  # multiply-adds, above which compiling the twin takes less than the interpreter
 
@@ -58,17 +58,13 @@ def microcontroller(
     real = float_logits(net, test.x)
     made = deploy(_stored(graphs[0], sparse, chosen, ram), chosen, exact=exact, patches=patches)
     file, why = writer.attempt(graphs[0])
-    for row in made.layers:
-      run.log(kind='layer', **row)
-    for row in made.tensors:
-      run.log(kind='tensor', **row)
+    for row in rows(made):
+      run.log(**row)
     if must_fit:
       fits(made)
     if run.workdir and not made.problem:
       with run.write(NAME) as folder:
-        host.write(made.source._replace(files=made.files), folder)
-        if file:
-          (folder / FILE).write_bytes(file)
+        write(made, folder, file)
     run.log(
       kind='microcontroller', summary=True, seeds=run.seeds, **made.total,
       **(dict(problem=made.problem) if made.problem else {}),
