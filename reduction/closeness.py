@@ -20,13 +20,13 @@ def texts(net: Net, tokens, run: Run, batch: int) -> Callable[[Net, Run], Items]
 
   tokens: int32 [n, length]. batch: passages at once. Goes on after a stop.
   """
-  cut = [slice(at, at + batch) for at in range(0, len(tokens), batch)]
-  states = lambda carry, i, run: (carry, language.states(net, tokens[cut[i]]))
-  _, reference = run.fold('states', states, jnp.zeros(()), len(cut))
+  cut = language.pieces(tokens, batch)
+  states = lambda net, i: language.states(net, tokens[cut[i]], batch=batch)
+  _, reference = run.fold('states', lambda x, i, run: (x, states(net, i)), jnp.zeros(()), len(cut))
 
   def measure(small, run):
     def passages(carry, i, run):
-      mine = reference[i] if small is net else language.states(small, tokens[cut[i]])
+      mine = reference[i] if small is net else states(small, i)
       found = language.divergences(small, mine, net, reference[i], tokens[cut[i]])
       return carry, np.stack([part.mean(1) for part in found])
 

@@ -87,18 +87,19 @@ def macs(program, counts=lambda equation: True) -> int:
   return count
 
 
-def peak(program) -> int:
+def peak(program, inputs: int = 1) -> int:
   """Largest sum of bytes of values of a jaxpr between their first and last use, without weights and
-  what is made of them alone, such as a kernel that was packed. Its last argument is the input."""
+  what is made of them alone, such as a kernel that was packed. Its last arguments are the inputs.
+  """
   if len(program.eqns) == 1:  # a module that is one jitted call
     inner = list(_inner(program.eqns[0]))
     if inner:
-      return peak(inner[0])
+      return peak(inner[0], inputs)
   nbytes = lambda v: math.prod(v.aval.shape) * v.aval.dtype.itemsize
   named = lambda vs: [v for v in vs if not hasattr(v, 'val')]
   last = {v: i for i, e in enumerate(program.eqns) for v in named(e.invars)}
   last |= {v: len(program.eqns) for v in named(program.outvars)}
-  alive = {program.invars[-1]: nbytes(program.invars[-1])}  # the input
+  alive = {v: nbytes(v) for v in program.invars[-inputs:]}
   most, moving = 0, set(alive)  # what depends on it
   for i, equation in enumerate(program.eqns):
     ends = [v for v in alive if last.get(v, -1) <= i]
@@ -107,7 +108,9 @@ def peak(program) -> int:
       if equation.primitive.name != 'broadcast_in_dim':  # which is read where it is needed
         alive |= {v: nbytes(v) for v in equation.outvars if v in last}
     overwritten = max((alive[v] for v in ends if _in_place(equation, v)), default=0)
-    most = max(most, sum(alive.values()) - overwritten)
+    one = max((peak(part, len(part.invars)) for part in _inner(equation)), default=0)
+    within = one if equation.primitive.name == 'scan' else 0  # beside what it has made
+    most = max(most, sum(alive.values()) + within - overwritten)
     for v in ends:
       alive.pop(v)
   return most

@@ -20,6 +20,7 @@ from reduction.run import Run
 
 HEAD = 'embed', 'norm', 'out'  # what the last layer reads, where it is there
 BATCH = 4  # passages at once
+BATCHES = 4  # for which a block's weights are read once
 
 
 def block(net: Net, name: str):
@@ -49,17 +50,28 @@ def programs(module):
   """(embed, layer, losses): the compiled parts of a model; a packed one's module is `Served`.
 
   embed(params, tokens) -> x [n, length, width]; layer(params of a block, x) -> x; losses(params, x,
-  tokens) -> [n, length - 1], minus the log probability of each token after the first.
+  tokens) -> [n, length - 1], minus the log probability of each token after the first, of which one
+  passage's logits are in memory at a time.
   """
   embed, layer, head = parts(bare(module))
   layer = alike(layer, module)
 
   def losses(params, x, tokens):
-    logits = head(params, x[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+    one = lambda passage: _surprise(_logits(head, params, passage[0]), passage[1])
+    return jax.lax.map(one, (x, tokens))
 
   through = lambda params, x: layer.apply({'params': params}, x)
   return jax.jit(embed), jax.jit(through), jax.jit(losses)
+
+
+def _logits(head, params, x):
+  """Of what follows each token of a passage x [length, width] but the last."""
+  return head(params, x[None, :-1])[0]
+
+
+def _surprise(logits, tokens):
+  """Minus the log probability of each token after the first."""
+  return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[1:])
 
 
 def embedded(net: Net, tokens, batch: int) -> np.ndarray:
@@ -74,36 +86,45 @@ def embedded(net: Net, tokens, batch: int) -> np.ndarray:
 def walked(net: Net, tokens, run: Run, change: Callable, *, batch: int):
   """What `change` gives for each block in turn, a lazy sequence; goes on after a stop.
 
-  change(params of the block, batches, i, run) -> out, nested dicts of arrays; batches: what the
-  block is given for tokens int32 [n, length], `batch` passages at once [batch, length, width].
+  change(params of the block, batches, i, run) -> (out, nested dicts of arrays; what comes out of
+  the block [n, length, width], or None); batches: what the block is given for tokens int32
+  [n, length], `batch` passages at once [batch, length, width].
   """
   _, layer, _ = programs(net.module)
 
   def step(states, i, run):
     batches = [states[at : at + batch] for at in range(0, len(states), batch)]
     params = block(net, f'layer{i}')
-    out = change(params, batches, i, run)
-    return through(layer, params, batches), out
+    out, after = change(params, batches, i, run)
+    return through(layer, params, batches) if after is None else after, out
 
   return run.fold('blocks', step, embedded(net, tokens, batch), net.module.layers)[1]
 
 
-def states(net: Net, tokens) -> jax.Array:
-  """What comes out of the last block, [n, length, width], of tokens int32 [n, length]."""
-  embed, layer, _ = programs(net.module)
-  x = embed(outside(net, 'embed', 'positions'), tokens)
+def pieces(tokens, batch: int) -> list[slice]:
+  """Of tokens [n, length]: those that are measured together, some batches of so many passages."""
+  return [slice(at, at + BATCHES * batch) for at in range(0, len(tokens), BATCHES * batch)]
+
+
+def states(net: Net, tokens, *, batch: int = BATCH) -> np.ndarray:
+  """What comes out of the last block, [n, length, width], of tokens int32 [n, length].
+
+  batch: passages at once. Each block's weights are read once.
+  """
+  _, layer, _ = programs(net.module)
+  x = embedded(net, tokens, batch)
   for i in range(net.module.layers):
-    x = layer(block(net, f'layer{i}'), x)
+    x = through(layer, block(net, f'layer{i}'), [x[n : n + batch] for n in range(0, len(x), batch)])
   return x
 
 
-def token_losses(net: Net, tokens) -> np.ndarray:
+def token_losses(net: Net, tokens, *, batch: int = BATCH) -> np.ndarray:
   """Minus the log probability [n, length - 1] of each token after the first, float32.
 
-  tokens: int32 [n, length], a batch that fits in memory with its logits.
+  tokens: int32 [n, length]. batch: passages at once.
   """
   _, _, losses = programs(net.module)
-  return np.asarray(losses(outside(net, *HEAD), states(net, tokens), tokens))
+  return np.asarray(losses(outside(net, *HEAD), states(net, tokens, batch=batch), tokens))
 
 
 def divergences(net: Net, x, reference: Net, of_reference, tokens) -> tuple[np.ndarray, np.ndarray]:
@@ -111,8 +132,11 @@ def divergences(net: Net, x, reference: Net, of_reference, tokens) -> tuple[np.n
 
   x, of_reference: the `states` of each on tokens. One passage's logits are in memory at a time.
   """
+  if net is reference:
+    found = np.asarray(programs(net.module)[2](outside(net, *HEAD), x, tokens))
+    return found, np.zeros_like(found)
   both = outside(net, *HEAD), outside(reference, *HEAD)
-  found = _diverging(bare(net.module))(*both, jnp.asarray(x), of_reference, tokens)
+  found = _diverging(bare(net.module))(*both, x, of_reference, tokens)
   return tuple(np.asarray(part) for part in found)
 
 
@@ -124,10 +148,10 @@ def _diverging(module):
   def diverging(params, of_reference, x, x_reference, tokens):
     def one(passage):
       x, other, tokens = passage
-      mine = jax.nn.log_softmax(head(params, x[None, :-1])[0])
-      theirs = jax.nn.log_softmax(head(of_reference, other[None, :-1])[0])
-      loss = -jnp.take_along_axis(mine, tokens[1:, None], -1)[:, 0]
-      return loss, (jnp.exp(theirs) * (theirs - mine)).sum(-1)
+      mine, theirs = _logits(head, params, x), _logits(head, of_reference, other)
+      apart = (jax.nn.softmax(theirs) * (theirs - mine)).sum(-1)
+      apart += jax.nn.logsumexp(mine, -1) - jax.nn.logsumexp(theirs, -1)
+      return _surprise(mine, tokens), apart
 
     return jax.lax.map(one, (x, x_reference, tokens))
 
@@ -140,12 +164,12 @@ def perplexity(net: Net, tokens, run: Run, *, batch: int = BATCH) -> dict:
   batch: passages at once. Goes on after a stop.
   """
   require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
-  count = -(-len(tokens) // batch)
+  cut = pieces(tokens, batch)
 
   def step(carry, i, run):
     del run
-    return carry, token_losses(net, tokens[i * batch : (i + 1) * batch])
+    return carry, token_losses(net, tokens[cut[i]], batch=batch)
 
-  _, outs = run.fold('passages', step, jnp.zeros(()), count)
+  _, outs = run.fold('passages', step, jnp.zeros(()), len(cut))
   losses = np.concatenate([np.asarray(out, np.float64).ravel() for out in outs])
   return dict(perplexity=[float(np.exp(losses.mean()))])

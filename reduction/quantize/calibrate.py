@@ -8,7 +8,7 @@ the activations themselves (papers keep them: 126 GB for a model of 8 billion we
 import functools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -84,19 +84,23 @@ def nbytes(inputs: Sequence[Input], block: int | None = None) -> int:
 def calibrate(
   module: nn.Module, params, batches: Iterable, inputs: Sequence[Input],
   *, block: int | None = None, seen=None, most_dropped: float = 0.05,
+  passed: Callable | None = None,
 ) -> dict[str, Statistics]:  # fmt: skip
   """The statistics of each input, by its first linear, over batches of what the module takes.
 
   Batches that lie on several devices are summed there and the sums reduced over them. block: see
   `empty`. seen: batch -> bool [n, length], which tokens count where some are padding; an input that
   is not [n, length, rows] counts whole. most_dropped: the share
-  of batches that may be left out because an input of theirs is not finite.
+  of batches that may be left out because an input of theirs is not finite. passed: is given what
+  the module makes of each batch.
   Raises UsageError without batches, DataError for more dropped ones.
   """
   sums = {i.linears[0]: empty(i.rows, block) for i in inputs}
-  add, given = _adding(module, tuple(sums), seen), 0
+  add, given = _adding(module, tuple(sums), seen, passed is not None), 0
   for x in batches:
-    sums, given = add(params, x, sums), given + 1
+    (sums, y), given = add(params, x, sums), given + 1
+    if passed:
+      passed(y)
   require(given > 0, 'nothing to calibrate on: no batch was given')
   for name, one in ((i.linears[0], sums[i.linears[0]]) for i in inputs):
     says = f'the input of {name} is not finite in {int(one.dropped)} of {given} batches'
@@ -108,7 +112,7 @@ def calibrate(
 
 
 @functools.lru_cache(maxsize=16)
-def _adding(module, names, seen):
+def _adding(module, names, seen, passes):
   @functools.partial(jax.jit, donate_argnums=2)
   def add(params, x, sums):
     sums, counts = dict(sums), None if seen is None else seen(x)
@@ -118,8 +122,8 @@ def _adding(module, names, seen):
         sums[path] = added(sums[path], value, by_token(counts, value))
 
     with linears(look):
-      module.apply({'params': params}, x)
-    return sums
+      y = module.apply({'params': params}, x)
+    return sums, y if passes else None  # what nobody reads is not computed
 
   return add
 

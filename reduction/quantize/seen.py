@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reduction import language, tree
 from reduction.models.decoder import parts
@@ -45,11 +46,14 @@ def gather(net: Net, tokens, run: Run, needs: Needs) -> Seen:
   def of_block(params, batches, i, run):
     del i, run
     params = tree.map(lambda w: w.astype(jnp.float32), params)
-    early = len(batches) - int(needs.held * len(batches))
+    early, after = len(batches) - int(needs.held * len(batches)), []
     both = dict(searched=batches[:early], held=batches[early:])
-    return {
-      part: _named(calibrate(layer, params, some, inputs)) for part, some in both.items() if some
-    }
+    keep = lambda y: after.append(np.asarray(y))
+    found = {
+      part: _named(calibrate(layer, params, some, inputs, passed=keep))
+      for part, some in both.items() if some
+    }  # fmt: skip
+    return found, np.concatenate(after)
 
   outs = language.walked(net, tokens, run, of_block, batch=needs.batch)
 

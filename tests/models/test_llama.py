@@ -5,6 +5,7 @@ import math
 import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from reduction import tree
 from reduction.errors import DataError, UsageError
 from reduction.formats import huggingface
+from reduction.models import decoder
 from reduction.models.decoder import checked, parts
 from reduction.models.llama import frequencies, llama
 from reduction.models.llama_files import settings, shapes, weights
@@ -332,3 +334,17 @@ def test_settings_outside_their_ranges_are_refused(change, message):
   known = dict(layers=1, width=32, heads=4, inner=8, vocabulary=50, positions=16)
   with pytest.raises(UsageError, match=message):
     llama(**dict(known, **change))
+
+
+def test_attention_of_one_key_head_at_a_time_is_that_of_all(monkeypatch):
+  rng = np.random.default_rng(0)
+  draw = lambda heads: jnp.asarray(rng.normal(size=(2, 5, heads, 4)), jnp.float32)
+  given = draw(6), draw(3), draw(3)
+  both = lambda *x: jax.value_and_grad(lambda *y: (decoder.attended(*y) ** 3).sum(), (0, 1, 2))(*x)
+  whole, slopes = both(*given)
+  monkeypatch.setattr(decoder, 'CACHED', 0)
+  assert 'scan' in str(jax.make_jaxpr(decoder.attended)(*given))
+  alone, mine = both(*given)
+  assert np.isclose(alone, whole, rtol=1e-6)
+  for one, other in zip(mine, slopes):
+    assert np.allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -98,7 +98,8 @@ def test_statistics_are_gathered_once_for_all_cells(tiny, tmp_path, monkeypatch)
     half=dict(METHODS['half'], batch=1),
   )  # fmt: skip
   blocks, gathered = [], seen.calibrate
-  monkeypatch.setattr(seen, 'calibrate', lambda *args: blocks.append(args) or gathered(*args))
+  counted = lambda *args, **more: blocks.append(args) or gathered(*args, **more)
+  monkeypatch.setattr(seen, 'calibrate', counted)
   run = Run(data, workdir=tmp_path)
   stages.compare(methods=methods, grid=GRID)(model.net, run)
   # of two blocks: the tokens that search and those that judge, and all for the one without
