@@ -34,6 +34,7 @@ class Run:
   data: what the stages train and measure on. seeds: one a replicate. workdir: where the run is
   kept; None keeps all in memory, which is what a notebook uses. mesh: devices to train on.
   measure: (net, run) -> the row of the before/after table. sinks: takes each row (`rows.Sinks`).
+  known: what stages have found out, for those that come after.
   progress: shows the folds (`progress.Progress`). save_every: seconds between checkpoints.
   """
 
@@ -47,6 +48,7 @@ class Run:
   save_every: float = 20.0
   rows: list[dict] = dataclasses.field(default_factory=list)
   nets: dict[str, Net] = dataclasses.field(default_factory=dict)
+  known: dict = dataclasses.field(default_factory=dict)
   path: tuple[str, ...] = ()
   tags: dict = dataclasses.field(default_factory=dict)
   names: set = dataclasses.field(default_factory=set)

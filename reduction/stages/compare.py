@@ -88,10 +88,14 @@ def _needs(cell: Cell):
 
 
 def _seen(cells, net: Net, run: Run) -> dict:
-  """needs -> what the cells that have them are given: statistics that are gathered once."""
-  needs = dict.fromkeys(n for n in map(_needs, cells) if n is not None)
-  gathered = lambda i, n: gather(net, run.data.train.x, run.child(f'statistics{i}'), n)
-  return {n: dict(seen=gathered(i, n)) for i, n in enumerate(needs)}
+  """needs -> what the cells that have them are given: statistics that are gathered once a run."""
+  found = {}
+  for i, n in enumerate(dict.fromkeys(n for n in map(_needs, cells) if n is not None)):
+    key = 'statistics', id(net.params), n  # the chain keeps the net
+    if key not in run.known:
+      run.known[key] = gather(net, run.data.train.x, run.child(f'statistics{i}'), n)
+    found[n] = dict(seen=run.known[key])
+  return found
 
 
 def _cells(methods, grid, baseline) -> list[Cell]:

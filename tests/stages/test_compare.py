@@ -104,6 +104,8 @@ def test_statistics_are_gathered_once_for_all_cells(tiny, tmp_path, monkeypatch)
   stages.compare(methods=methods, grid=GRID)(model.net, run)
   # of two blocks: the tokens that search and those that judge, and all for the one without
   assert len(blocks) == 2 * 3
+  stages.compare(methods=dict(half=methods['half']))(model.net, run.child('again'))
+  assert len(blocks) == 2 * 3
   monkeypatch.undo()
   for name, how in methods.items():
     alone = {k: v for k, v in how.items() if k != 'stage'}
