@@ -14,12 +14,23 @@ Items = dict[str, np.ndarray]  # measure -> its values [R, n] on test items: pas
 ENDS = '', '_low', '_high'
 
 
-def texts(net: Net, tokens, run: Run, batch: int) -> Callable[[Net, Run], Items]:
-  """(small, run) -> its 'perplexity', as the mean loss of the tokens of each test passage, and its
-  'divergence', the mean KL(net || small) of what they predict there.
+def surprise(tokens, batch: int) -> Callable[[Net, Run], Items]:
+  """(net, run) -> its 'perplexity', as the mean loss of the tokens of each test passage.
 
   tokens: int32 [n, length]. batch: passages at once. Goes on after a stop.
   """
+  cut = language.pieces(tokens, batch)
+
+  def measure(net, run):
+    one = lambda i: language.token_losses(net, tokens[cut[i]], batch=batch).mean(1)
+    _, outs = run.fold('passages', lambda x, i, run: (x, one(i)), jnp.zeros(()), len(cut))
+    return dict(perplexity=np.concatenate([np.asarray(out) for out in outs])[None])
+
+  return measure
+
+
+def texts(net: Net, tokens, run: Run, batch: int) -> Callable[[Net, Run], Items]:
+  """As `surprise`, and the 'divergence', the mean KL(net || small) of what they predict there."""
   cut = language.pieces(tokens, batch)
   states = lambda net, i: language.states(net, tokens[cut[i]], batch=batch)
   _, reference = run.fold('states', lambda x, i, run: (x, states(net, i)), jnp.zeros(()), len(cut))

@@ -47,6 +47,7 @@ def get_config(variant: str = ''):
     baseline=dict(net='rtn'),
     methods=setting.methods(*(('rtn', 'gptq_r') if quick else METHODS)),
     grid=dict(bits=BITS[:1] if quick else BITS, group=(64,)),
+    divergence=False,
   )
   paper = tuple((f'{model}, the paper', tuple(zip(LABELS, (f'{x:.2f}' for x in column))))
                 for model, column in PAPER.items())  # fmt: skip

@@ -9,9 +9,9 @@ worse a network than random search with as many evaluations.
 
 Variants: 'shrinking' trains in four phases, the largest first (progressive shrinking, with learned
 kernel transforms); 'deploy' searches for 12 KB of SRAM and 16 KB of Flash, then trains, prunes,
-distills and writes int8 C; 'fast' allows 250,000 instructions (of 135,656 to 631,968), 'reward'
-takes MnasNet's soft reward with that target; 'quick'. Joined by a comma. Time:
-results/digits.jsonl.
+distills and trains on in integers, each of which becomes int8 C; 'fast' allows 250,000 instructions
+(of 135,656 to 631,968), 'reward' takes MnasNet's soft reward with that target; 'quick'. Joined by a
+comma. Time: results/digits.jsonl.
 """
 
 from configs.mcunet import setting
@@ -19,6 +19,7 @@ from configs.variants import split
 
 STEPS = 2_000
 INSTRUCTIONS = 250_000
+WRITTEN = dict(train='trained', prune='pruned', distill='distilled', qat='trained in integers')
 
 
 def get_config(variant: str = ''):
@@ -39,13 +40,17 @@ def get_config(variant: str = ''):
     c.specialize.reward = dict(cost='instructions', target=float(INSTRUCTIONS), how='soft')
   train = dict(steps=steps, batch=64, every=every, optimizer=setting.adam(3e-3, steps))
   if 'deploy' in chosen:
-    c.stages = ('supernet', 'specialize', 'train', 'prune', 'distill', 'microcontroller')
+    c.stages = ('supernet', 'specialize', 'train', 'prune', 'distill', 'qat')
     c.train = dict(train, stage='tune')
     c.prune = dict(
       train, stage='lottery', rounds=1 if quick else 3, rates=(('(expand|project)/kernel', 0.2),)
     )
     c.distill = dict(train, teachers=('train',), temperature=4.0, hard=0.1)
-    c.microcontroller = dict(board='stm32f746')
+    c.qat = dict(train, stage='qat_mcu', steps=steps // 4, every=every // 2, freeze=steps // 8,
+                 optimizer=setting.adam(1e-3, steps // 4))  # fmt: skip
+    for of in WRITTEN:
+      c[f'{of}_in_c'] = dict(stage='microcontroller', board='stm32f746', of=of)
+      c.stages = (*c.stages, f'{of}_in_c')
   else:
     c.stages = ('supernet', 'rank', 'specialize')
     c.rank = dict(train, space=setting.DIGITS, networks=24)
@@ -58,9 +63,10 @@ def get_config(variant: str = ''):
     c.specialize = {k: v for k, v in c.specialize.items() if k not in ('instructions', 'reward')}
     if 'rank' in c.stages:
       c.rank.update(space=small, networks=3)
+  written = {f'{of}_in_c': name for of, name in WRITTEN.items()}
   c.tables = dict(
-    a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(),
-  )  # fmt: skip
+    a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(**written)
+  )
   c.figures = dict(
     evolution=dict(title='Evolution', kind='generation', x='step', y='best',
                    x_label='generation', y_label='accuracy on validation images'),

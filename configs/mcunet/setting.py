@@ -60,9 +60,10 @@ def agreement() -> dict:
   )  # fmt: skip
 
 
-def trained() -> dict:
-  """The table of what a network is in the end, on its board."""
+def trained(**names: str) -> dict:
+  """The table of what a network is in the end, on its board. names: of the stages that wrote it."""
   return dict(
-    title='Trained, on the board', kind='microcontroller', rows='board',
-    values=('float_accuracy', 'int8_accuracy', 'peak', 'constants', 'instructions'),
+    title='Trained, on the board', kind='microcontroller', rows='at' if names else 'board',
+    values=('float_accuracy', 'int8_accuracy', 'arena', 'constants', 'flash', 'instructions'),
+    names=dict(at=names, arena='arena, B', constants='constants, B', flash='Flash, B'),
   )  # fmt: skip

@@ -233,7 +233,7 @@ def brief(rows: list[dict]) -> Table:
   columns = dict.fromkeys(key for line in lines for key in line)
   lines = [{key: line.get(key, NONE) for key in columns} for line in lines]
   told = '; test accuracy at the end' if 'accuracy (%)' in columns else ''
-  in_c = ''.join(map(_in_c, _summaries(rows, 'microcontroller')))
+  in_c = ''.join(map(_in_c, _summaries(rows, 'microcontroller')[-1:]))  # the last of several
   return _table('', lines, f'Mean [least, greatest] over seeds{told}.{in_c}')
 
 

@@ -31,7 +31,7 @@ class Cell(NamedTuple):
 
 def compare(
   *, methods: dict, grid: dict | None = None, baseline: dict | None = None, each: bool = False,
-  items: int | None = None, batch: int = 4,
+  items: int | None = None, batch: int = 4, divergence: bool = True,
 ) -> Stage:  # fmt: skip
   """Makes a net of the one that comes in every way, measures it and lets it go; returns the first.
 
@@ -40,7 +40,7 @@ def compare(
   baseline: fields of the cells that the others are compared with, on the same test items:
   dict(net='rtn') is that method at the same point, dict(scaled=1.0) the same method there. each:
   logs the 'quantized' of every linear too. items: of the test split, the first so many count, all
-  by default. batch: passages at once.
+  by default. batch: passages at once. divergence: is measured too, which takes a quarter longer.
   Rows: a 'cell' for each net and one for that which came, 'float'. Fields: net, the method's name;
   the point's settings; bytes; `error`, the mean over linears; what the stage logs of itself; of a
   language model `perplexity` and `divergence`, KL(float || net) in nats a token, else
@@ -56,7 +56,10 @@ def compare(
   def stage(net: Net, run: Run) -> Net:
     texts = isinstance(run.data, Passages)
     x, y = (part[:items] for part in run.data.test)
-    measure = closeness.texts(net, x, run, batch) if texts else closeness.outputs(net, x, y)
+    if texts and not divergence:
+      measure = closeness.surprise(x, batch)
+    else:
+      measure = closeness.texts(net, x, run, batch) if texts else closeness.outputs(net, x, y)
     seen = _seen(cells, net, run)
     first = measure(net, run.child('float'))
     _log(run, dict(net='float'), net, first, {}, [])

@@ -64,6 +64,18 @@ def test_a_cell_is_its_stage_alone(tiny, cells):
   assert cells['half', 3]['bytes'] == cells['float', None]['bytes']
 
 
+def test_without_divergences_perplexities_are_the_same(tiny, cells):
+  model, data = tiny
+  run = Run(data)
+  stages.compare(
+    methods=METHODS, grid=GRID, baseline=dict(net='rtn'), divergence=False
+  )(model.net, run)
+  for place, row in measured(run).items():
+    same = [key for key in row if key.startswith('perplexity')]
+    assert 'divergence' not in row and same
+    assert all(np.allclose(row[key], cells[place][key], rtol=1e-4, atol=1e-5) for key in same)
+
+
 def test_a_change_is_against_the_baseline_of_the_same_point(tiny, cells):
   model, data = tiny
   x = data.test.x
