@@ -9,7 +9,7 @@ import shlex
 import sys
 import traceback
 
-from absl import app, flags
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from reduction.errors import Interrupted, MissingInput, TryAgain, UsageError, UserError
@@ -188,13 +188,21 @@ def _first_line(text: str, path: str) -> str:
   return f'{path}:{where[-1]}: {lines[-1]}' if where else lines[-1]
 
 
+def _help(about: str) -> str:
+  """What a command line is about, and its own flags."""
+  flagged = FLAGS.flags_by_module_dict().items()
+  own = {f.name: f for module, found in flagged if 'absl' not in module for f in found if f.help}
+  lines = [f'  --{name}: {" ".join(own[name].help.split())}' for name in sorted(own)]
+  return '\n'.join([about, 'Flags:', *lines])
+
+
 def _parse(argv):
   """absl's flags; every mistake becomes one line."""
   path = config_path()
   if path and not os.path.exists(path):
     raise UsageError(f'--config={path} is not there; see configs/')
   try:
-    return app.parse_flags_with_usage(argv) if '--help' in argv else FLAGS(argv)
+    return FLAGS(argv)
   except flags.Error as error:
     raise UsageError(_first_line(str(error), path)) from error
   except (KeyError, AttributeError) as error:  # ml_collections, for a key that is not there
@@ -213,6 +221,9 @@ def _parse(argv):
 
 def run(main):
   """Parses the flags, calls main(argv); a UserError is one line on stderr and its exit code."""
+  if {'-h', '--help', '--helpfull'}.intersection(sys.argv):
+    print(_help(main.__globals__['__doc__']))
+    return
   try:
     main(_parse(sys.argv))
   except Interrupted as stop:
