@@ -14,6 +14,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from reduction.errors import DataError, require
 from reduction.models.served import linears
@@ -100,7 +101,7 @@ def calibrate(
   for x in batches:
     (sums, y), given = add(params, x, sums), given + 1
     if passed:
-      passed(y)
+      passed(np.asarray(y, x.dtype))
   require(given > 0, 'nothing to calibrate on: no batch was given')
   for name, one in ((i.linears[0], sums[i.linears[0]]) for i in inputs):
     says = f'the input of {name} is not finite in {int(one.dropped)} of {given} batches'

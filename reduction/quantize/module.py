@@ -29,17 +29,18 @@ def quantized(
   module: nn.Module, flat: dict, batches: Sequence, inputs: Sequence[Input], method: Method, *,
   held: int = 0, seen: Callable | None = None, masks: dict | None = None,
   plan: plans.Plan | None = None, known: tuple[plans.Sums, plans.Sums | None] | None = None,
+  passed: Callable | None = None,
 ) -> Quantized:  # fmt: skip
   """The weights of a module, by path, of one replicate, and the plan they were quantized by.
 
   batches: may be none where `method.looks` at none; then no errors are known. held: so many at the
   end judge scales that are searched. seen: see `calibrate`. masks: by path; what they prune stays
   0. plan: one to apply instead of searching. known: the statistics of the tokens that search and of
-  those that judge, instead of looking at batches.
+  those that judge, instead of looking at batches. passed: see `calibrate`.
   """
   params, early = tree.nest(flat), len(batches) - (held if method.searches else 0)
   searched, late = batches[:early], batches[early:]
-  look = lambda part: calibrate(module, params, part, inputs, seen=seen)
+  look = lambda part: calibrate(module, params, part, inputs, seen=seen, passed=passed)
   (sums, others), judges = known or ({}, None), {}
   if known and not method.searches:
     sums, others = plans.joined(sums, others), None

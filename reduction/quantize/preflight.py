@@ -93,13 +93,13 @@ class _Job(NamedTuple):
 
 def preflight(
   net: Net, calibration: tuple[int, int], test: tuple[int, int], *, method: Method, batch: int,
-  held: float,
+  held: float, follows: str = 'float',
 ) -> dict:  # fmt: skip
   """A row of what `stages.awq` will take. Nothing is computed and no weight is read.
 
   net: as the stage is given it; shapes and types of its leaves are enough. calibration, test:
   passages, and tokens of each, that it is calibrated on, and measured on before and after. batch,
-  held: of the stage.
+  held, follows: of the stage.
 
   params; fp16_bytes, int8_bytes...: all weights in so many bits; int8_group_bytes...: with scales
   and, unless symmetric, zero points of the method's groups, vectors in 16 bits; packed_bytes: of
@@ -121,7 +121,8 @@ def preflight(
   judged = _judged(job, calibration, batch, held)
   row = dict(kind='preflight', summary=True, scheme=_named(method.scheme), **sizes)
   row |= _memory(job, calibration, test, batch, held, sizes, judged)
-  return row | _work(job, calibration, test, judged) | _left(job)
+  passes = method.looks(False) * (1 if follows == 'float' else 2)  # of each block
+  return row | _work(job, calibration, test, judged, passes) | _left(job)
 
 
 def _judged(job: _Job, calibration, batch, held) -> dict[str, _Replayed]:
@@ -201,11 +202,11 @@ def _memory(job: _Job, calibration, test, batch, held, sizes, judged) -> dict:
   return dict(memory_bytes=most, **named, measuring_memory=measuring)
 
 
-def _work(job: _Job, calibration, test, judged) -> dict:
+def _work(job: _Job, calibration, test, judged, passes: int) -> dict:
   """Floating-point operations of the products, and how many weights are rounded."""
-  method, looks = job.method, job.method.looks(False)
+  method = job.method
   gram = search = clip = gptq = error = rounded = 0
-  for one in job.inputs if looks else ():
+  for one in job.inputs if passes else ():
     gram += math.prod(calibration) * one.rows**2
     replays = judged.get(one.linears[0])
     search += (GRID + 2) * replays.macs if replays else 0
@@ -223,7 +224,7 @@ def _work(job: _Job, calibration, test, judged) -> dict:
         gptq += products(rows, columns)
   through, measured = (macs(job.layer(1, length)) for _, length in (calibration, test))
   found = dict(
-    calibrating=job.layers * ((1 + looks) * calibration[0] * through + gram),
+    calibrating=job.layers * (passes * calibration[0] * through + gram),
     searching=job.layers * (search + clip),
     rounding=job.layers * (gptq + error),
     # before and after

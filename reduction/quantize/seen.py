@@ -48,9 +48,8 @@ def gather(net: Net, tokens, run: Run, needs: Needs) -> Seen:
     params = tree.map(lambda w: w.astype(jnp.float32), params)
     early, after = len(batches) - int(needs.held * len(batches)), []
     both = dict(searched=batches[:early], held=batches[early:])
-    keep = lambda y: after.append(np.asarray(y))
     found = {
-      part: _named(calibrate(layer, params, some, inputs, passed=keep))
+      part: _named(calibrate(layer, params, some, inputs, passed=after.append))
       for part, some in both.items() if some
     }  # fmt: skip
     return found, np.concatenate(after)

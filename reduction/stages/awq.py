@@ -3,6 +3,7 @@
 import functools
 
 import jax.numpy as jnp
+import numpy as np
 
 from reduction import language, tree
 from reduction.errors import require
@@ -49,7 +50,7 @@ def awq(
   def stage(net: Net, run: Run, seen: Seen | None = None) -> Net:
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
     require(not isinstance(net.module, Served), 'the net is quantized already')
-    embed, apply, _ = language.programs(net.module)
+    embed, _, _ = language.programs(net.module)
     _, serve, _ = language.programs(Served(net.module, activations))
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
     x, start = run.data.train.x, language.outside(net, 'embed', 'positions')
@@ -63,14 +64,16 @@ def awq(
       batches = [states[at : at + batch] for at in cut]
       params = language.block(net, names[i])
       flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
+      after = []  # of the float block
       found = quantized(
         layer, flat, batches, inputs, method, held=int(held * len(cut)),
         plan=None if given is None else given.get(names[i], {}), known=seen and seen(i),
+        passed=after.append if follows == 'float' else None,
       )  # fmt: skip
       _log(run, names[i], inputs, found)
       small = tree.nest(found.params)
-      seen_by = (apply, params) if follows == 'float' else (serve, small)
-      states = language.through(*seen_by, batches) if batches else states
+      if batches:
+        states = np.concatenate(after) if after else language.through(serve, small, batches)
       return states, dict(params=kept.arrays(small), plan=found.plan)
 
     _, outs = run.fold('blocks', one_block, states, len(names))
@@ -79,7 +82,9 @@ def awq(
   if follows == 'float' and method.looks_at_sums(bool(plan)):
     stage.needs = Needs(batch, held)
   stage.method = method
-  stage.preflight = functools.partial(preflight, method=method, batch=batch, held=held)
+  stage.preflight = functools.partial(
+    preflight, method=method, batch=batch, held=held, follows=follows
+  )
   return stage
 
 

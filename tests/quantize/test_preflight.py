@@ -95,7 +95,7 @@ def test_work_by_hand():
   weights = sum(count * math.prod(shape) for shape, count in kernels.items())
   forward = lambda n, length: n * (length * weights + 2 * length * length * 32)
   gram = 6 * 16 * (3 * 32**2 + 48**2)
-  assert found['calibrating_flops'] == 2 * 2 * (2 * forward(6, 16) + gram)
+  assert found['calibrating_flops'] == 2 * 2 * (forward(6, 16) + gram)
   error = lambda shape: (shape[0] ** 2 + shape[0]) * shape[1]
   outputs = sum(count * error(shape) for shape, count in kernels.items())
   clipped = weights - 32 * 32 - 32 * 16  # all but queries and keys
