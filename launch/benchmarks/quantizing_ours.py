@@ -46,7 +46,7 @@ def model(settings: dict):
     vocabulary=net.module.vocabulary, data_dir=settings['data_dir'],
   )  # fmt: skip
   method = Method(scheme, 'awq', clip=True, tokens=TOKENS)
-  embed, apply, _ = language.programs(net.module)
+  embed, _, _ = language.programs(net.module)
   layer, x = parts(net.module)[1], data.train.x
   first = language.block(net, 'layer0')
   inputs = find(layer, first, jax.ShapeDtypeStruct((1, 2, net.module.width), jnp.float32))
@@ -62,9 +62,10 @@ def model(settings: dict):
     params = language.block(net, f'layer{block}')
     flat = {name: w.astype(jnp.float32) for name, w in tree.named(params)}
     clock(flat)
-    sums, others = (
-      calibrate(layer, params, part, inputs) if part else None for part in cut_at(batches)
-    )
+    after = []
+    look = lambda part: calibrate(layer, params, part, inputs, passed=after.append)
+    sums, others = (look(part) if part else None for part in cut_at(batches))
+    states[0] = np.concatenate(after)
     seconds['calibrating'] = clock(sums, others)
     judges = replay.judges(layer, params, inputs, TOKENS, *cut_at(batches))
     plan = plans.search(flat, inputs, sums, method, others, judges)
@@ -72,8 +73,6 @@ def model(settings: dict):
     every = plans.after(plans.joined(sums, others), plan)
     new = plans.apply(flat, inputs, plan, method, lambda one, so_far: every[one.linears[0]])
     seconds['rounding'] = clock(new)
-    states[0] = language.through(apply, params, batches)
-    seconds['calibrating'] += clock(states[0])
     return dict(seconds=seconds)
 
   told = {name: row[f'{name}_flops'] for name in ('calibrating', 'searching', 'rounding')}

@@ -50,13 +50,11 @@ def awq(
   def stage(net: Net, run: Run, seen: Seen | None = None) -> Net:
     require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
     require(not isinstance(net.module, Served), 'the net is quantized already')
-    embed, _, _ = language.programs(net.module)
-    _, serve, _ = language.programs(Served(net.module, activations))
+    serve = language.programs(Served(net.module, activations))[1]
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
-    x, start = run.data.train.x, language.outside(net, 'embed', 'positions')
+    x = run.data.train.x
     cut = range(0, len(x) if seen is None and method.looks(bool(plan)) else 0, batch)
-    passages = [x[i : i + batch] for i in cut]
-    states = language.through(embed, start, passages or [x[:1]])[: len(x) if cut else 0]
+    states = language.embedded(net, x, batch) if cut else language.embedded(net, x[:1], 1)[:0]
     inputs = block_inputs(net)
     given = plans.read_parts(plan, names, inputs, language.block(net, names[0])) if plan else None
 
@@ -81,10 +79,8 @@ def awq(
 
   if follows == 'float' and method.looks_at_sums(bool(plan)):
     stage.needs = Needs(batch, held)
-  stage.method = method
-  stage.preflight = functools.partial(
-    preflight, method=method, batch=batch, held=held, follows=follows
-  )
+  told = dict(method=method, batch=batch, held=held, follows=follows)
+  stage.method, stage.preflight = method, functools.partial(preflight, **told)
   return stage
 
 
