@@ -108,8 +108,8 @@ def peak(program, inputs: int = 1) -> int:
       if equation.primitive.name != 'broadcast_in_dim':  # which is read where it is needed
         alive |= {v: nbytes(v) for v in equation.outvars if v in last}
     overwritten = max((alive[v] for v in ends if _in_place(equation, v)), default=0)
-    one = max((peak(part, len(part.invars)) for part in _inner(equation)), default=0)
-    within = one if equation.primitive.name == 'scan' else 0  # beside what it has made
+    loops = _inner(equation) if equation.primitive.name == 'scan' else ()
+    within = max((peak(part, len(part.invars)) for part in loops), default=0)
     most = max(most, sum(alive.values()) + within - overwritten)
     for v in ends:
       alive.pop(v)

@@ -94,10 +94,10 @@ def _seen(cells, net: Net, run: Run) -> dict:
   """needs -> what the cells that have them are given: statistics that are gathered once a run."""
   found = {}
   for i, n in enumerate(dict.fromkeys(n for n in map(_needs, cells) if n is not None)):
-    key = 'statistics', id(net.params), n  # the chain keeps the net
-    if key not in run.known:
-      run.known[key] = gather(net, run.data.train.x, run.child(f'statistics{i}'), n)
-    found[n] = dict(seen=run.known[key])
+    key = 'statistics', id(net), n
+    if key not in run.known:  # with the net, or another might get its id
+      run.known[key] = net, gather(net, run.data.train.x, run.child(f'statistics{i}'), n)
+    found[n] = dict(seen=run.known[key][1])
   return found
 
 

@@ -48,23 +48,28 @@ def write(folder: pathlib.Path, **sizes) -> int:
 def quantized(folder: pathlib.Path, workdir: pathlib.Path, stage: dict, limit: bool) -> dict:
   """What `launch.run` does with a model; the row that foresaw it.
 
-  limit: to what this process holds now, what was foreseen, and NOISE.
+  limit: to what this process holds now, what was foreseen, and NOISE; it ends with a MemoryError,
+  for what ends a process needs memory too.
   """
   from launch import preflight, run
 
   data = dict(name='passages', calibration='text.txt', test='text.txt', examples=4, length=16,
               test_passages=4)  # fmt: skip
   config = dict(data=data, model=dict(path='model'), stages=('awq',), awq=stage, seeds=(0,))
-  row = preflight.foreseen(config, folder)
+  row, before = preflight.foreseen(config, folder), resource.getrlimit(resource.RLIMIT_DATA)
   if limit:
     status = pathlib.Path('/proc/self/status').read_text()
     held = 1024 * int(re.search(r'VmData:\s+(\d+) kB', status)[1])
-    resource.setrlimit(resource.RLIMIT_DATA, (held + row['memory_bytes'] + NOISE,) * 2)
-  if '--careless' in sys.argv:
-    from reduction import opened, tree
+    resource.setrlimit(resource.RLIMIT_DATA, (held + row['memory_bytes'] + NOISE, before[1]))
+  try:
+    if '--careless' in sys.argv:
+      from reduction import opened, tree
 
-    tree.map(np.array, opened.language_model('model', folder).net.params)
-  run.run(config, workdir, folder)
+      tree.map(np.array, opened.language_model('model', folder).net.params)
+    run.run(config, workdir, folder)
+  except MemoryError:
+    resource.setrlimit(resource.RLIMIT_DATA, before)
+    raise
   return row
 
 
