@@ -209,8 +209,7 @@ def main(argv):
     if processes.first():
       _, page = report.write(workdir)
   if processes.first():
-    if 'board' not in config:
-      report.show(workdir)
+    report.show(workdir)
     print(f'\nReport: {page}')
 
 

@@ -19,14 +19,8 @@ def surprise(tokens, batch: int) -> Callable[[Net, Run], Items]:
 
   tokens: int32 [n, length]. batch: passages at once. Goes on after a stop.
   """
-  cut = language.pieces(tokens, batch)
-
-  def measure(net, run):
-    one = lambda i: language.token_losses(net, tokens[cut[i]], batch=batch).mean(1)
-    _, outs = run.fold('passages', lambda x, i, run: (x, one(i)), jnp.zeros(()), len(cut))
-    return dict(perplexity=np.concatenate([np.asarray(out) for out in outs])[None])
-
-  return measure
+  losses = lambda net, run: language.all_losses(net, tokens, run, batch=batch)
+  return lambda net, run: dict(perplexity=losses(net, run).mean(1)[None])
 
 
 def texts(net: Net, tokens, run: Run, batch: int) -> Callable[[Net, Run], Items]:

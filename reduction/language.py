@@ -87,16 +87,15 @@ def walked(net: Net, tokens, run: Run, change: Callable, *, batch: int):
   """What `change` gives for each block in turn, a lazy sequence; goes on after a stop.
 
   change(params of the block, batches, i, run) -> (out, nested dicts of arrays; what comes out of
-  the block [n, length, width], or None); batches: what the block is given for tokens int32
-  [n, length], `batch` passages at once [batch, length, width].
+  the block [n, length, width]); batches: what the block is given for tokens int32 [n, length],
+  `batch` passages at once [batch, length, width].
   """
-  _, layer, _ = programs(net.module)
 
   def step(states, i, run):
     batches = [states[at : at + batch] for at in range(0, len(states), batch)]
     params = block(net, f'layer{i}')
     out, after = change(params, batches, i, run)
-    return through(layer, params, batches) if after is None else after, out
+    return after, out
 
   return run.fold('blocks', step, embedded(net, tokens, batch), net.module.layers)[1]
 
@@ -158,12 +157,8 @@ def _diverging(module):
   return diverging
 
 
-def perplexity(net: Net, tokens, run: Run, *, batch: int = BATCH) -> dict:
-  """perplexity [1] of passages int32 [n, length]: exp of the mean loss of all tokens but the first.
-
-  batch: passages at once. Goes on after a stop.
-  """
-  require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
+def all_losses(net: Net, tokens, run: Run, *, batch: int = BATCH) -> np.ndarray:
+  """`token_losses` of any number of passages, some batches at a time; goes on after a stop."""
   cut = pieces(tokens, batch)
 
   def step(carry, i, run):
@@ -171,5 +166,14 @@ def perplexity(net: Net, tokens, run: Run, *, batch: int = BATCH) -> dict:
     return carry, token_losses(net, tokens[cut[i]], batch=batch)
 
   _, outs = run.fold('passages', step, jnp.zeros(()), len(cut))
-  losses = np.concatenate([np.asarray(out, np.float64).ravel() for out in outs])
-  return dict(perplexity=[float(np.exp(losses.mean()))])
+  return np.concatenate([np.asarray(out) for out in outs])
+
+
+def perplexity(net: Net, tokens, run: Run, *, batch: int = BATCH) -> dict:
+  """perplexity [1] of passages int32 [n, length]: exp of the mean loss of all tokens but the first.
+
+  batch: passages at once. Goes on after a stop.
+  """
+  require(len(run.seeds) == 1, 'a language model from a folder is one net: give one seed')
+  losses = all_losses(net, tokens, run, batch=batch)
+  return dict(perplexity=[float(np.exp(losses.mean(dtype=np.float64)))])

@@ -158,11 +158,13 @@ def show(run: pathlib.Path | str | list[dict], file=None):
   """Prints the table that ends a run, given a workdir or rows; drawn where file is a terminal."""
   rows = run if isinstance(run, list) else pool.read(pathlib.Path(run) / 'metrics.jsonl')
   file, made = file or sys.stdout, tables.brief(rows)
+  if not made.rows:
+    return
   if file.isatty():
     from rich.console import Console
 
     Console(file=file, highlight=False).print(terminal(made))
-  elif made.rows:
+  else:
     encoding = getattr(file, 'encoding', None) or 'utf-8'
     # a terminal of another alphabet loses a dash, not the table
     print(tables.plain(made).encode(encoding, 'replace').decode(encoding), file=file)

@@ -242,7 +242,7 @@ def _in_c(row) -> str:
   told = f' In C for {row["board"]}: {row["arena"]:,} B of arena'
   if row['instructions']:
     told += f', {row["instructions"]:,} instructions of an emulated {row["core"].upper()}'
-  if row['equal_in_c'] is not None:
+  if row.get('equal_in_c') is not None:
     told += f', {row["equal_in_c"]} of {row["compared"]} outputs as interpreted'
   return f'{told}.'
 

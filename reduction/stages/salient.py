@@ -79,7 +79,9 @@ def _over_blocks(net, run, change, inputs, seen: Seen | None, batch: int):
   layer = parts(net.module)[1]
 
   def looked(params, batches, i, run):
-    return change(params, calibrate(layer, params, batches, inputs), i, run), None
+    after = []
+    sums = calibrate(layer, params, batches, inputs, passed=after.append)
+    return change(params, sums, i, run), np.concatenate(after)
 
   def known(carry, i, run):
     return carry, change(language.block(net, f'layer{i}'), plans.joined(*seen(i)), i, run)
