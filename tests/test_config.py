@@ -14,6 +14,10 @@ from reduction import config, data, models, report, stages
 from reduction.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent
+SOON = {  # one of each folder, whose quick run is in the README's test command; CI has all
+  'awq/salient', 'configs/quickstart', 'distill/mnist', 'dtmm/digits', 'fedkd/digits',
+  'lottery/lenet', 'mcu/digits', 'mcunet/words', 'nas/digits',
+}  # fmt: skip
 FILES = sorted(
   path for path in ROOT.glob('configs/**/*.py')
   if 'def get_config' in path.read_text() and 'c.stages' in path.read_text()
@@ -107,7 +111,24 @@ def folders(color_images, spoken, texts, decoder):
   return dict(read, **recordings, cifar10=color_images, passages=decoder)
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda p: '/'.join(p.with_suffix('').parts[-2:]))
+def named(path) -> str:
+  """'folder/file' of a config."""
+  return '/'.join(path.with_suffix('').parts[-2:])
+
+
+def soon_or_slow(path):
+  """A config as a test's parameter."""
+  marks = () if named(path) in SOON else pytest.mark.slow
+  return pytest.param(path, marks=marks, id=named(path))
+
+
+def test_every_folder_has_a_quick_run_in_the_test_command():
+  every = [path for path in FILES if named(path) in SOON]
+  assert len(every) == len(SOON)
+  assert {path.parent for path in every} == {path.parent for path in FILES}
+
+
+@pytest.mark.parametrize('path', list(map(soon_or_slow, FILES)))
 def test_quick_runs_for_two_steps(path, tmp_path, folders):
   """All in this process: what is compiled for one is there for the others of its folder."""
   if path == next(other for other in FILES if other.parent == path.parent):

@@ -8,6 +8,7 @@ from launch.benchmarks.sides import Session
 from reduction.config import canonical
 
 
+@pytest.mark.slow
 def test_networks_a_second_of_those_that_the_planner_agrees_on():
   lines = []
   row, step = run(canonical(get_config('quick')), Session(None, '', lines.append))

@@ -39,6 +39,7 @@ def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
     assert shared + table[[0, 1, 2], path].sum() == pytest.approx(counted, rel=0.05)
 
 
+@pytest.mark.slow
 def test_searches_find_the_network_that_is_the_best_when_all_are_trained(digits):
   run = Run(digits, (0, 1))
   net = create(MODULE, run.key('init', 0), digits.train.x[:1])
