@@ -85,8 +85,14 @@ class Method(NamedTuple):
 
   def looks(self, planned: bool) -> bool:
     """Whether it needs to see inputs: for its rounding, or for a plan that is not there yet."""
-    rounds = self.rounding != 'nearest' or self.activations != 'none'
-    return rounds or (not planned and (self.scales != 'none' or self.clip))
+    return self.rounding != 'nearest' or self.activations != 'none' or self._plans(planned)
+
+  def reads(self, planned: bool) -> bool:
+    """Whether it reads statistics of the float module, as all but sequential rounding do."""
+    return not self.sequential or self.activations != 'none' or self._plans(planned)
+
+  def _plans(self, planned: bool) -> bool:
+    return not planned and (self.scales != 'none' or self.clip)
 
   def looks_at_sums(self, planned: bool) -> bool:
     """Whether all that it needs to see are statistics of the inputs of the float model."""

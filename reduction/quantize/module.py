@@ -44,7 +44,7 @@ def quantized(
   (sums, others), judges = known or ({}, None), {}
   if known and not method.searches:
     sums, others = plans.joined(sums, others), None
-  if len(batches) and known is None:
+  if len(batches) and known is None and (passed or method.reads(plan is not None)):
     sums, others = look(searched), look(late) if len(late) else None
   if plan is None:
     if method.searches and method.tokens:
