@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 MINUS = '\N{MINUS SIGN}'
+INFINITE = '\N{INFINITY}'
 TIMES = '\N{MULTIPLICATION SIGN}'
 NONE = '\N{EN DASH}'  # a cell that has no number
 # endings of the keys that hold a fraction, shown in percent
@@ -122,5 +123,6 @@ def wording(
   mean = ('+' if signed and round(found.mean, digits) > 0 else '') + plain(found.mean) + unit
   if found.count == 1:
     return f'{mean} (one seed, no interval)'
-  text = f'{mean} [{plain(found.low)}, {plain(found.high)}]'
+  high = plain(found.high) if found.high < math.inf else INFINITE
+  text = f'{mean} [{plain(found.low)}, {high}]'
   return text if found.excludes(zero) else f'no difference found ({text})'

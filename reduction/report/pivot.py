@@ -142,9 +142,10 @@ def _heading(spec, across, column, key, with_key: bool) -> str:
 def _cell(rows, key) -> str:
   rows = [row for row in rows if row.get(key) is not None]
   if len(rows) == 1 and f'{key}_low' in rows[0]:
-    ends = [rows[0].get(name) for name in (key, f'{key}_low', f'{key}_high')]
-    if None in ends:
+    mean, low, high = (rows[0].get(name) for name in (key, f'{key}_low', f'{key}_high'))
+    if low is None:
       return 'not finite'
+    ends = mean, low, math.inf if high is None else high
     unit = ' pp' if is_fraction(key) else ' %'
     return intervals.wording(Interval(*(100 * x for x in ends), 2), unit, digits=1)
   return spread(key, pool.pooled(rows, key))

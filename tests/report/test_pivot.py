@@ -5,7 +5,7 @@ import pytest
 from reduction import report
 from reduction.errors import UsageError
 from reduction.report import pool
-from reduction.report.intervals import MINUS, NONE
+from reduction.report.intervals import INFINITE, MINUS, NONE
 from reduction.report.pivot import pivoted
 
 
@@ -66,6 +66,22 @@ def test_a_change_has_its_interval_and_none_is_said_so():
   none, less = made.rows[0][1:]
   assert less == f'{MINUS}4.1 % [{MINUS}5.0, {MINUS}3.2]'
   assert none == f'no difference found (+1.0 % [{MINUS}2.0, 4.0])'
+
+
+@pytest.mark.parametrize(
+  'ends, text',
+  [
+    ((0.5, 0.1, None), f'+50.0 % [10.0, {INFINITE}]'),  # None is infinite in rows
+    ((0.0, -0.1, None), f'no difference found (0.0 % [{MINUS}10.0, {INFINITE}])'),
+    ((0.5, None, None), 'not finite'),
+    ((None, None, None), NONE),
+  ],
+)
+def test_a_change_may_have_no_end(ends, text):
+  change = dict(zip(('c_change', 'c_change_low', 'c_change_high'), ends))
+  rows = [dict(cell('awq', 1.0), **change), dict(cell('rtn', 1.0), c_change=0.0)]
+  made = pivoted(rows, dict(SPEC, rows='net', columns=(), values='c_change', where={}))
+  assert dict(row[:2] for row in made.rows).get('AWQ', NONE) == text
 
 
 def test_floats_mean_the_nearest_and_fractions_are_percents():
