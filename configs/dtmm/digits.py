@@ -3,9 +3,9 @@
 Han et al., DTMM, INFOCOM 2024, figure 11, its axes: accuracy against bytes. Expected: at equal
 bytes filterlets keep more accuracy than filters, and at equal accuracy they need fewer bytes than
 single weights in CSR. scikit-learn's 1,797 digits, a VGG of four layers, three seeds, two CPU
-cores; time: in the results. Each level trains on for as long as the first net did: by validation
-accuracy a fifth of it is too short for all, and three times as long gains nothing. The smallest net of each method that loses at most 1 point of
-validation accuracy is kept; that of filterlets becomes C.
+cores; time: in the results. Each level trains for as long as the first net did: a fifth of it is
+too short for all by validation accuracy, three times as long gains nothing. The smallest net of
+each method that loses at most 1 point of validation accuracy is kept; that of filterlets becomes C.
 
     python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
 

@@ -116,8 +116,8 @@ def against(c, of: str, bases: tuple):
     names=dict(base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
                bytes_change='bytes where as accurate'),
     note=f'Of {TITLES.get(of, of)} against each level of the others: 95 % intervals over seeds and '
-    'test examples, drawn for both alike. Equal: at most 2 % more. Without an entry: no level of it '
-    'is as small, or as accurate.',
+    'test examples, drawn for both alike. Equal: at most 2 % more. No entry: no level of it is as '
+    'small, or as accurate.',
   )  # fmt: skip
 
 
