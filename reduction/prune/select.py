@@ -58,9 +58,13 @@ def _each(cut, scores, masks, names, net):
     for r in range(len(held[names[0]]))
   ]
   held |= {n: np.stack([one[n] for one in after]) for n in names}
-  made = tree.unflatten(masks, list(held.values()))
-  gone = channels.dead(made, net)
-  return channels.silenced(made, net, {i: ~g for i, g in gone.items() if g.any()})
+  return _still(tree.unflatten(masks, list(held.values())), net)
+
+
+def _still(masks, net: Structure):
+  """masks in which filters that lost their last weight feed nothing."""
+  gone = channels.dead(masks, net)
+  return channels.silenced(masks, net, {i: ~g for i, g in gone.items() if g.any()})
 
 
 def _narrower(scores, masks, names, net, share, scope, least):
@@ -166,4 +170,4 @@ def by_layer(scores, masks, net: Structure, widths: dict, shares: dict):
       {0: s}, {0: m}, STRUCTURES['filterlet'], {0: k}
     )[0]
     held[name] = np.stack([cut(s[name], m, k) for s, m, k in zip(one, held[name], keep)])
-  return tree.unflatten(masks, list(held.values()))
+  return _still(tree.unflatten(masks, list(held.values())), net)

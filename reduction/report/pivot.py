@@ -103,13 +103,21 @@ def _below(spec, across, column, rows) -> str:
 def _ordered(spec, fields, found) -> list[tuple]:
   """The distinct tuples of values, in the order that `where` lists each field, else as found.
 
-  What lacks a field stands first.
+  What lacks a field stands first. Numbers that `where` does not list go on, up or down, as they
+  begin: one group of rows may have some that the first has not.
   """
   found, where = list(dict.fromkeys(found)), spec.get('where', {})
   known = [[None, *pool.listed(where.get(name, ()))] for name in fields]
-  known = [[*listed, *dict.fromkeys(t[i] for t in found)] for i, listed in enumerate(known)]
+  known = [[*listed, *_going_on(t[i] for t in found)] for i, listed in enumerate(known)]
   place = lambda value, listed: next(n for n, one in enumerate(listed) if _same(one, value))
   return sorted(found, key=lambda t: [place(value, listed) for value, listed in zip(t, known)])
+
+
+def _going_on(found) -> list:
+  found = list(dict.fromkeys(found))
+  if len(found) < 3 or not all(isinstance(value, int | float) for value in found):
+    return found
+  return sorted(found, reverse=found[0] > found[1])
 
 
 def _same(wanted, value) -> bool:

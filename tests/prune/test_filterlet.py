@@ -12,7 +12,7 @@ from reduction import models, tree
 from reduction.errors import UsageError
 from reduction.net import Net, all_kept, initializer
 from reduction.predict import logits
-from reduction.prune import channels, filterlet
+from reduction.prune import channels, filterlet, select
 from reduction.prune.importance import importance
 
 SHAPE = (3, 3, 5, 7)
@@ -186,6 +186,20 @@ def test_removed_filters_leave_the_function_of_the_masked_net(prunable):
     before = dict(tree.named(net.params))[name]
     if f'params/{name}' in found.convs:
       assert w.shape[-1] == before.shape[-1] - 1
+
+
+def test_filters_that_lose_all_their_filterlets_can_be_removed(prunable):
+  """Given shares of each layer; what is left of a filter's normalization would feed the next."""
+  net, x, found = prunable
+  net = net.replace(params=tree.map(lambda w: w + 0.1, net.params))  # biases, too
+  scores = tree.map(lambda w: jnp.abs(w) * jnp.arange(1, 1 + w.shape[-1]) ** 3, net.params)
+  widths = {i: g.size for i, g in enumerate(found.groups)}
+  shares = dict.fromkeys((leaf for g in found.groups for leaf in g.filters), 0.3)
+  masks = select.by_layer(scores, all_kept(net.params), found, widths, shares)
+  masked = net.replace(masks=tree.map(jnp.asarray, masks))
+  small = channels.shrunk(masked, found)
+  assert tree.size(small.params) < tree.size(net.params)
+  np.testing.assert_allclose(logits(masked, x), logits(small, x), rtol=1e-4, atol=1e-5)
 
 
 def test_terms_of_a_sum_lose_the_same_filters():
