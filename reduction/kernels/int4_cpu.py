@@ -10,16 +10,18 @@ from reduction.kernels import native
 from reduction.qtensor import QTensor, Scheme, unpack
 
 UNIT = 64  # rows that are packed together: a group has a multiple
-MOST = {3: 32_768, 4: 32_768, 8: 2_048}  # bits -> rows of a group: their sums have 32 bits
+TILE = 8  # columns that lie together
+BITS = 3, 4, 8
 SCALES = 'float16', 'float32'  # as they are kept; others become float32
 
 
 class CpuWeight(struct.PyTreeNode):
-  """A packed weight [rows, columns] as the kernel reads it, columns first: of a table, its words.
+  """A packed weight [rows, columns] as the kernel reads it, eight columns together: of a table, its
+  words.
 
-  data: uint8 [columns, groups * size * bits / 8], 64 rows in the order of cpu/packed.h. scale: of
-  SCALES [columns, groups]; zero: uint8 like it. eight: whether x is rounded to 8 bits in each group
-  of rows (A8), or to 16, which is finer than bfloat16 (A16).
+  data: uint8 [tiles, groups * size * bits], in the order of cpu/packed.h. scale: of SCALES [tiles,
+  groups, 8]; zero: uint8 like it. fill: columns that the last tile lacks. eight: whether x is
+  rounded to 8 bits in each group of rows (A8), or to 16, which is finer than bfloat16 (A16).
   """
 
   data: jax.Array
@@ -27,20 +29,20 @@ class CpuWeight(struct.PyTreeNode):
   zero: jax.Array
   scheme: Scheme = struct.field(pytree_node=False)
   rows: int = struct.field(pytree_node=False)
+  fill: int = struct.field(pytree_node=False, default=0)
   eight: bool = struct.field(pytree_node=False, default=False)
 
   @property
   def shape(self) -> tuple[int, int]:
     """That of the weight."""
-    return self.rows, len(self.data)
+    return self.rows, len(self.data) * TILE - self.fill
 
 
 def takes(kernel: QTensor) -> bool:
   """Whether there is a kernel for such a weight."""
   scheme = kernel.scheme
-  good = scheme.bits in MOST and scheme.group != 'tensor' and kernel.data.ndim == 2
-  size = scheme.size(kernel.rows)
-  return good and size % UNIT == 0 and size <= MOST[scheme.bits]
+  good = scheme.bits in BITS and scheme.group != 'tensor' and kernel.data.ndim == 2
+  return good and scheme.size(kernel.rows) % UNIT == 0
 
 
 def prepacked(kernel: QTensor) -> CpuWeight:
@@ -53,22 +55,22 @@ def prepacked(kernel: QTensor) -> CpuWeight:
   zero = jnp.full(scale.shape, scheme.middle, jnp.uint8) if middle else turned(kernel.zero)
   codes = unpack(data, scheme.bits, rows)
   filled = jnp.broadcast_to(zero[-1], (groups * size - rows, columns))
-  codes = jnp.concatenate([codes, filled]).reshape(-1, UNIT, columns)  # [units, 64, columns]
-  if scheme.bits == 8:
-    data = codes
-  elif scheme.bits == 4:
-    data = codes[:, :32] | codes[:, 32:] << 4
-  else:
-    data = jnp.concatenate([_packed(codes & 3, 2, apart=16), _packed(codes >> 2, 1, apart=1)], 1)
-  data = data.transpose(2, 0, 1).reshape(columns, -1)
+  fill = -columns % TILE
+  codes, scale, zero = (
+    jnp.pad(part, ((0, 0), (0, fill))).reshape(len(part), -1, TILE)
+    for part in (jnp.concatenate([codes, filled]), scale, zero)
+  )  # [rows or groups, tiles, 8]
+  eights = codes.reshape(-1, 8, 8, *codes.shape[1:]).transpose(3, 0, 1, 4, 2)
+  data = _vectors(eights, scheme.bits).reshape(codes.shape[1], -1)
   scale = scale if str(scale.dtype) in SCALES else scale.astype(jnp.float32)
-  return CpuWeight(data, scale.T, zero.T, scheme, rows)
+  by_tile = lambda part: part.transpose(1, 0, 2)
+  return CpuWeight(data, by_tile(scale), by_tile(zero), scheme, rows, fill)
 
 
 def matmul(x, weight: CpuWeight) -> jax.Array:
   """x [..., rows] times the weight, of x's type; sums in float32."""
   flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-  like = jax.ShapeDtypeStruct((len(flat), len(weight.data)), jnp.float32)
+  like = jax.ShapeDtypeStruct((len(flat), weight.shape[1]), jnp.float32)
   how = dict(bits=weight.scheme.bits, size=weight.scheme.size(weight.rows), eight=weight.eight)
   call = jax.ffi.ffi_call('reduction_packed_product', like)
   y = call(flat, weight.data, weight.scale, weight.zero, threads=native.threads(), **how)
@@ -77,42 +79,46 @@ def matmul(x, weight: CpuWeight) -> jax.Array:
 
 def looked_up(weight: CpuWeight, words) -> jax.Array:
   """Columns of the weight, float32 [*words.shape, rows]: the words of a table."""
-  flat = words.reshape(-1)
-  data, scale, zero = (part[flat] for part in (weight.data, weight.scale, weight.zero))
-  some = weight.replace(data=data, scale=scale, zero=zero)
-  return dequantized(some).T.reshape(*words.shape, -1)
+  flat, bits = words.reshape(-1), weight.scheme.bits
+  tile, place = flat // TILE, flat % TILE
+  data = weight.data.reshape(len(weight.data), -1, bits, TILE, 8)[tile, ..., place, :]
+  codes = _eights(data, bits).reshape(len(flat), weight.scale.shape[1], -1)
+  scale, zero = (part[tile, :, place, None] for part in (weight.scale, weight.zero))
+  w = (codes.astype(jnp.float32) - zero) * scale.astype(jnp.float32)
+  return w.reshape(len(flat), -1)[:, : weight.rows].reshape(*words.shape, -1)
 
 
 def dequantized(weight: CpuWeight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] in floats."""
-  columns, groups = weight.scale.shape
+  tiles, groups, _ = weight.scale.shape
   bits = weight.scheme.bits
-  data = weight.data.reshape(columns, -1, UNIT * bits // 8).transpose(1, 2, 0)
-  if bits == 8:
-    codes = data
-  elif bits == 4:
-    codes = jnp.concatenate([data & 15, data >> 4], 1)
-  else:
-    codes = _codes(data[:, :16], 2, apart=16) | _codes(data[:, 16:], 1, apart=1) << 2
-  by_row = lambda values: values.T[:, None].astype(jnp.float32)
-  codes = codes.reshape(groups, -1, columns).astype(jnp.float32)
+  codes = _eights(weight.data.reshape(tiles, -1, bits, TILE, 8), bits)  # [tiles, units, 8, 8, 8]
+  codes = codes.transpose(1, 2, 4, 0, 3).reshape(groups, -1, tiles * TILE).astype(jnp.float32)
+  by_row = lambda part: part.transpose(1, 0, 2).reshape(groups, 1, -1).astype(jnp.float32)
   w = (codes - by_row(weight.zero)) * by_row(weight.scale)
-  return w.reshape(-1, columns)[: weight.rows].astype(dtype)
+  rows, columns = weight.shape
+  return w.reshape(-1, tiles * TILE)[:rows, :columns].astype(dtype)
 
 
-def _packed(codes, bits, apart):
-  """Codes [units, 64, columns] in bytes, lowest first, those of a byte so many rows apart."""
-  units, _, columns = codes.shape
-  many = 8 // bits
-  parts = codes.reshape(units, -1, many, apart, columns)
-  shifts = bits * jnp.arange(many, dtype=jnp.uint8)[:, None, None]
-  return (parts << shifts).sum(2, dtype=jnp.uint8).reshape(units, -1, columns)
+def _vectors(eights, bits: int):
+  """Codes [n, units, 8, ...], eight rows of a unit after another, as cpu/packed.h packs them."""
+  v = [eights[:, :, i] for i in range(8)]
+  if bits == 8:
+    return eights
+  if bits == 4:
+    return jnp.stack([low | high << 4 for low, high in zip(v[::2], v[1::2])], 2)
+  a, b, c = (low | high << 3 for low, high in zip(v[:6:2], v[1:6:2]))
+  high = (v[6] & 4) << 4 | (v[7] & 4) << 5
+  return jnp.stack([a | (v[6] & 3) << 6, b | (v[7] & 3) << 6, c | high], 2)
 
 
-def _codes(data, bits, apart):
-  """The codes that `_packed` packed."""
-  units, _, columns = data.shape
-  many = 8 // bits
-  shifts = bits * jnp.arange(many, dtype=jnp.uint8)[:, None, None]
-  parts = data.reshape(units, -1, 1, apart, columns) >> shifts & (2**bits - 1)
-  return parts.reshape(units, UNIT, columns)
+def _eights(vectors, bits: int):
+  """The codes [n, units, 8, ...] of `_vectors` [n, units, bits, ...]."""
+  v = [vectors[:, :, i] for i in range(bits)]
+  if bits == 8:
+    return vectors
+  if bits == 4:
+    return jnp.stack([part for two in v for part in (two & 15, two >> 4)], 2)
+  made = [part for two in v for part in (two & 7, two >> 3 & 7)]
+  made += [v[0] >> 6 | (v[2] >> 4 & 4), v[1] >> 6 | (v[2] >> 5 & 4)]
+  return jnp.stack(made, 2)

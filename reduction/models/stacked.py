@@ -13,7 +13,7 @@ from jax import lax
 
 from reduction import tree
 from reduction.kernels import decoder_cpu, int4
-from reduction.kernels.int4_cpu import CpuWeight
+from reduction.kernels.int4_cpu import TILE, CpuWeight
 from reduction.models import memory
 from reduction.models.llama import Llama, frequencies
 from reduction.models.served import Served, bare
@@ -67,8 +67,9 @@ def _leaves(layer) -> dict:
 
 
 def _kind(w):
-  """What weights side by side have in common, None for one of another order."""
-  return (w.scheme, w.rows, str(w.scale.dtype), w.eight) if isinstance(w, CpuWeight) else None
+  """What weights side by side have in common; None for one of another order, or of part tiles."""
+  whole = isinstance(w, CpuWeight) and not w.fill
+  return (w.scheme, w.rows, str(w.scale.dtype), w.eight) if whole else None
 
 
 def stacked(module, params: dict) -> dict:
@@ -120,8 +121,8 @@ def unstacked(module, blocks: Blocks, i) -> dict:
   )  # fmt: skip
   found = {name: blocks.norms[i, n] for n, name in enumerate(NORMS)}
   for field, names in TOGETHER.items():
-    w, start = getattr(blocks, field), i * sum(columns[field])
-    for name, count in zip(names, columns[field]):
+    w, start = getattr(blocks, field), i * sum(columns[field]) // TILE
+    for name, count in zip(names, (n // TILE for n in columns[field])):
       cut = lambda part, at=start, n=count: lax.dynamic_slice_in_dim(part, at, n)
       found[name] = jax.tree.map(cut, w)
       start = start + count

@@ -76,7 +76,7 @@ def test_few_rows_never_meet_the_whole_weight_in_floats():
 NATIVE = pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
 
 
-@pytest.mark.parametrize('bits', [3, 4])
+@pytest.mark.parametrize('bits', [3, 4, 8])
 @pytest.mark.parametrize(
   'rows, group, symmetric',
   [(256, 64, True), (300, 128, False), (384, 192, True), (256, 'channel', False)],
@@ -86,12 +86,16 @@ def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group,
   weight = jax.jit(int4_cpu.prepacked)(kernel)
   np.testing.assert_array_equal(jax.jit(int4_cpu.dequantized)(weight), DEQUANTIZED(kernel))
   groups = -(-rows // weight.scheme.size(rows))
-  assert weight.data.nbytes == 33 * groups * weight.scheme.size(rows) * bits // 8
+  assert weight.shape == (rows, 33)
+  assert weight.data.nbytes == 40 * groups * weight.scheme.size(rows) * bits // 8  # whole tiles
+  words = np.array([[5], [32]])
+  found = jax.jit(int4_cpu.looked_up)(weight, words)
+  np.testing.assert_array_equal(found, DEQUANTIZED(kernel).T[words])
 
 
 @NATIVE
 @pytest.mark.parametrize('bits', [3, 4])
-@pytest.mark.parametrize('rows, group', [(256, 64), (300, 128), (384, 192), (256, 'channel')])
+@pytest.mark.parametrize('rows, group', [(256, 64), (300, 128), (384, 192), (8_960, 'channel')])
 @pytest.mark.parametrize('count', [1, 7, 19])
 def test_the_native_kernel_gives_what_the_weights_give(bits, rows, group, count):
   _, kernel = made(rows, 77, bits=bits, group=group)
@@ -100,7 +104,7 @@ def test_the_native_kernel_gives_what_the_weights_give(bits, rows, group, count)
   w, size = np.float64(DEQUANTIZED(kernel)), weight.scheme.size(rows)
   for eight, near in (False, 5e-5), (True, 0.02):
     found = jax.jit(int4.matmul)(x, weight.replace(eight=eight))
-    wanted = in_integers(np.asarray(x), size, 127 if eight else 32767) @ w
+    wanted = in_integers(np.asarray(x), size, 127 if eight else 127 * 257) @ w
     np.testing.assert_allclose(found, wanted, atol=2e-6 * abs(wanted).max())  # exact but for sums
     wanted = np.float64(x) @ w
     np.testing.assert_allclose(found, wanted, atol=near * abs(wanted).max())

@@ -29,10 +29,10 @@ bool Fits(const Given& given, int64_t layers, int64_t bits, int64_t size, bool e
             given.columns, groups, static_cast<int>(size)},
            bits};
   bool known = bits == 3 || bits == 4 || (bits == 8 && !eight);
-  return known && size > 0 && size % 64 == 0 && size <= packed::Longest(bits) &&
+  return known && size > 0 && size % 64 == 0 && given.columns % packed::kTile == 0 &&
          (half || given.scale.element_type() == ffi::F32) && given.rows <= groups * size &&
-         given.rows > (groups - 1) * size && of_data[1] == groups * size * bits / 8 &&
-         of_data[0] == layers * given.columns && of_scale[0] == of_data[0];
+         given.rows > (groups - 1) * size && of_data[1] == made->w.Stride(bits) &&
+         of_data[0] == layers * given.columns / packed::kTile && of_scale[0] == of_data[0];
 }
 
 // See decoder.h; keys, values [layers, 1, places, heads, size] and their scales are also results,

@@ -2,7 +2,8 @@
 //
 // A block: x += output(attention(turned(queries), turned(keys), values of norm(x))), then
 // x += down(silu(gate) up of norm(x)). The projections that read one norm lie one after another as
-// columns of one weight, so that its integers are made once: queries, keys, values; gates, ups.
+// columns of one weight, so that its integers are made once: queries, keys, values; gates, ups. All
+// have whole tiles of columns.
 // The memory of earlier tokens is written at `place` and read up to it.
 // Scratch: a few rows of x and the scores of one head, `place` floats. Equal to the blocks one
 // operation after another but for the order of float32 sums and the last bits of exp.
@@ -27,7 +28,7 @@ struct Linear {
 
   packed::Weight Of(int64_t layer) const {
     packed::Weight one = w;
-    one.data += layer * w.columns * w.groups * w.size * bits / 8;
+    one.data += layer * w.columns / packed::kTile * w.Stride(bits);
     one.scale = (const char*)w.scale + layer * w.columns * w.groups * (w.half ? 2 : 4);
     one.zero += layer * w.columns * w.groups;
     return one;

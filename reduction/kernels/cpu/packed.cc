@@ -34,11 +34,12 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
   auto shape = x.dimensions(), of_scale = scale.dimensions(), of_data = data.dimensions();
   bool half = scale.element_type() == ffi::F16;
   packed::Weight w{data.typed_data(), scale.untyped_data(), half, zero.typed_data(),
-                   of_scale[0],       of_scale[1],          static_cast<int>(size)};
+                   y->dimensions()[1], of_scale[1], static_cast<int>(size)};
   bool known = bits == 3 || bits == 4 || (bits == 8 && !eight);
-  bool fits = known && size > 0 && size % 64 == 0 && size <= packed::Longest(bits) &&
+  bool fits = known && size > 0 && size % 64 == 0 &&
               (half || scale.element_type() == ffi::F32) && shape[1] <= w.groups * size &&
-              shape[1] > (w.groups - 1) * size && of_data[1] == w.groups * size * bits / 8;
+              shape[1] > (w.groups - 1) * size && of_data[1] == w.Stride(bits) &&
+              of_data[0] == (w.columns + packed::kTile - 1) / packed::kTile;
   if (!fits) return ffi::Error::InvalidArgument("packed product: shapes do not fit");
   auto multiply = eight ? Multiply<int8_t> : Multiply<int16_t>;
   multiply(pool, threads, x.typed_data(), shape[0], shape[1], w, bits, y->typed_data());

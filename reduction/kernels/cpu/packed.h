@@ -1,21 +1,24 @@
 // y = x w for a packed weight w of 3, 4 or 8 bits and a few rows of x, on a CPU.
 //
-// Layout. A column of w is `groups` groups of `size` rows, a multiple of 64, and 64 rows are
-//   4 bits  32 bytes: byte j holds row j in its low half, row j + 32 in its high half
-//   3 bits  16 bytes: byte j holds the low two bits of rows j, j + 16, j + 32 and j + 48 from its
-//           lowest on, then 8 bytes: the high bits, one after another
-//   8 bits  64 bytes
-// so that a shift and a mask give neighboring rows: 64 weights of 4 bits take two masks, one shift.
-// A code c of group g stands for (c - zero[g]) scale[g].
+// Layout. A tile is eight columns of w; the last one is filled up. It is `groups` groups of `size`
+// rows, a multiple of 64, and its codes of 64 rows are vectors of 64 bytes, as many as a code has
+// bits; byte 8 c + j is of column c, and of row 8 i + j
+//   8 bits  in vector i
+//   4 bits  in vector i / 2: its low half for even i, its high one for odd
+//   3 bits  a, b, c: bits 0-2 and 3-5 of a are i = 0 and 1, of b 2 and 3, of c 4 and 5; bits 6 and
+//           7 of a are the low two of i = 6, of b of 7; bits 6 and 7 of c their high ones
+// so that a shift and a mask give what eight rows of x, the same for all columns, are multiplied
+// by, and one stream of bytes is all that is read. A code c of group g stands for
+// (c - zero[g]) scale[g].
 //
 // Each group of each row of x is rounded to integers, x = by q with by = max |x| / most, and the
 // products of integers are summed exactly:
 //   y[m][n] = sum_g scale[n][g] by[m][g] (sum_k q[m][k] c[k] - zero[n][g] sum_k q[m][k])
-// A16: q of 16 bits, most 32767, finer than bfloat16 or float16 of what is near the largest of a
-// group. A8: of 8 bits, most 127; not for codes of 8 bits.
-// Ranges: codes of so many bits, zero 0..255, x finite, size up to Longest so that no sum overflows
-// 32 bits. Scratch: `Rows`. Equal to the reference on the rounded x but for the order of float32
-// sums.
+// A16: q of 16 bits, most 127 * 256 + 127, which is two signed bytes and finer than bfloat16 or
+// float16 of what is near the largest of a group. A8: of 8 bits, most 127; not for codes of 8 bits.
+// Ranges: codes of so many bits, zero 0..255, x finite. Sums are taken out of 32 bits before they
+// overflow, after `Longest` rows. Scratch: `Rows`. Equal to the reference on the rounded x but for
+// the order of float32 sums.
 
 #ifndef REDUCTION_PACKED_H_
 #define REDUCTION_PACKED_H_
@@ -27,6 +30,8 @@
 #include <type_traits>
 #include <vector>
 
+#define PACKED_UNROLL _Pragma("GCC unroll 8")
+
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "avx.h"
 #elif defined(__ARM_NEON) && defined(__aarch64__)
@@ -35,43 +40,24 @@
 #include "plain.h"
 #endif
 
-#define PACKED_UNROLL _Pragma("GCC unroll 8")
-
 namespace packed {
 
+constexpr int kTile = 8;          // columns
 constexpr int64_t kAhead = 4096;  // bytes that are asked for before they are needed
 
-constexpr int Longest(int64_t bits) { return bits == 8 ? 2048 : 32768; }
+// 255 * 32639 * 256 and 15 * 32639 * 4096 are below 2^31.
+constexpr int Longest(int bits) { return bits == 8 ? 256 : 4096; }
 
 struct Weight {
-  const uint8_t* data;  // [columns, groups * size * bits / 8]
-  const void* scale;    // [columns, groups], float16 or float32
+  const uint8_t* data;  // [tiles, groups * size / 64, bits, 64]
+  const void* scale;    // [tiles, groups, 8], float16 or float32
   bool half;            // whether float16
-  const uint8_t* zero;  // [columns, groups]
+  const uint8_t* zero;  // [tiles, groups, 8]
   int64_t columns, groups;
   int size;
-};
 
-// The scales and zero points of eight groups from `group` on of a column, those of the next column
-// where it has no more, 0 where there is none.
-inline void EightGroups(const Weight& w, int64_t column, int64_t group, float* scale, float* zero) {
-  int64_t at = column * w.groups + group, left = std::min<int64_t>(w.columns * w.groups - at, 8);
-  int64_t step = w.half ? 2 : 4;
-  const char* scales = (const char*)w.scale + at * step;
-  const uint8_t* zeros = w.zero + at;
-  char some_scales[32] = {};
-  uint8_t some_zeros[8] = {};
-  if (left < 8) {
-    scales = (const char*)std::memcpy(some_scales, scales, left * step);
-    zeros = (const uint8_t*)std::memcpy(some_zeros, zeros, left);
-  }
-  if (w.half) {
-    EightFloats((const uint16_t*)scales, scale);
-  } else {
-    std::memcpy(scale, scales, 32);
-  }
-  EightBytes(zeros, zero);
-}
+  int64_t Stride(int bits) const { return groups * size * bits; }  // bytes of a tile
+};
 
 // The largest |x|, 0 of none; in parts, which a compiler makes one vector of.
 inline float Most(const float* x, int64_t size) {
@@ -88,46 +74,44 @@ inline float Most(const float* x, int64_t size) {
   return most;
 }
 
-// The codes of 64 rows.
-template <int kBits>
-inline auto Unpacked(const uint8_t* at) {
-  if constexpr (kBits == 8) {
-    return EightBits(at);
-  } else if constexpr (kBits == 4) {
-    return FourBits(at);
-  } else {
-    return ThreeBits(at);
+// 64 integers, 256 high + low, as 64 low bytes and 64 high ones, all signed.
+inline void Halved(int16_t* x) {
+  int8_t bytes[128];
+  for (int i = 0; i < 64; ++i) {
+    bytes[i] = int8_t(x[i]);
+    bytes[64 + i] = int8_t((x[i] - bytes[i]) >> 8);
   }
+  std::memcpy(x, bytes, 128);
 }
 
 // Rows of x in integers X, made once for all columns.
 template <typename X>
 struct Rows {
-  std::vector<X> q;         // [count, groups * size], 0 where rows fill the last group up; 64 by 64
-                            // as `Arrange` puts them
-  int64_t padded;           // groups, rounded up to a multiple of 8
-  std::vector<float> by;    // [count, padded]
-  std::vector<float> sums;  // [count, padded], by times the sum of q
-  int64_t count, length;
+  std::vector<X> q;             // [count, length], 0 where rows fill the last group up; 64 by 64
+                                // `Halved` where the processor takes them so
+  std::vector<float> by, sums;  // [count, groups]; sums: by times the sum of q
+  int64_t count, groups, length;
 
   // x: [count, rows]; bits: of the codes that they meet
   Rows(const float* x, int64_t count, int64_t rows, const Weight& w, int64_t bits)
-      : q(count * w.groups * w.size), padded((w.groups + 7) / 8 * 8), by(count * padded),
-        sums(by.size()), count(count), length(w.groups * w.size) {
+      : q(count * w.groups * w.size), by(count * w.groups), sums(by.size()), count(count),
+        groups(w.groups), length(w.groups * w.size) {
     for (int64_t m = 0; m < count; ++m) {
-      for (int64_t g = 0; g < w.groups; ++g) {
+      for (int64_t g = 0; g < groups; ++g) {
         int64_t from = g * w.size, some = std::min<int64_t>(w.size, rows - from);
-        Round(x + m * rows + from, some, m * padded + g, &q[m * length + from]);
+        Round(x + m * rows + from, some, m * groups + g, &q[m * length + from]);
       }
     }
     if constexpr (sizeof(X) > 1) {
-      for (int64_t i = 0; bits < 8 && i < count * length; i += 64) Arrange(&q[i]);
+      if (bits == 8 ? kHalved<8> : kHalved<4>) {
+        for (int64_t i = 0; i < count * length; i += 64) Halved(&q[i]);
+      }
     }
   }
 
  private:
   void Round(const float* x, int64_t size, int64_t group, X* codes) {
-    constexpr float kMost = std::is_same_v<X, int8_t> ? 127 : 32767;
+    constexpr float kMost = std::is_same_v<X, int8_t> ? 127 : 127 * 256 + 127;
     float most = Most(x, size), step = most > 0 ? most / kMost : 1, inverse = 1 / step;
     int32_t sum = 0;
     for (int64_t k = 0; k < size; ++k) {
@@ -142,77 +126,55 @@ struct Rows {
   }
 };
 
-// M rows of x from `row` on times N columns of w from `column` on. y: [rows, columns]. factors:
-// scratch [N, M, padded], what the sum of a group is multiplied by.
-template <int kBits, typename X, int M, int N>
-inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t column, float* y,
-                  float* factors) {
-  int64_t groups = w.groups, bytes = int64_t(w.size) * kBits / 8, stride = groups * bytes;
-  int64_t ahead = std::max(kAhead, N * stride);
-  const uint8_t* data = w.data + column * stride;
-  const X* q = x.q.data() + row * x.length;
-  // What the zero points take away, in parts, comes first. Loops are unrolled so that sums stay in
-  // registers: through memory, a group would wait for the one before.
-  Floats total[N][M];
-  PACKED_UNROLL for (int n = 0; n < N; ++n) {
-    float offset[M][8];
+// M rows of x from `row` on times a tile of w. y: [rows, columns].
+template <int kBits, typename X, int M>
+inline void Tile(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, float* y) {
+  const int64_t groups = w.groups, length = x.length, first = tile * groups * kTile;
+  const uint8_t* data = w.data + tile * w.Stride(kBits);
+  const X* q = x.q.data() + row * length;
+  // Loops are unrolled so that sums stay in registers.
+  Eight total[M];
+  PACKED_UNROLL for (int m = 0; m < M; ++m) total[m] = Zeros();
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t at = first + g * kTile, of_x = row * groups + g;
+    const Eight scale =
+        w.half ? Floats((const uint16_t*)w.scale + at) : Floats((const float*)w.scale + at);
+    const Eight zero = Times(Floats(w.zero + at), scale);
     PACKED_UNROLL for (int m = 0; m < M; ++m) {
-      for (int j = 0; j < 8; ++j) offset[m][j] = 0;
+      total[m] = Less(total[m], zero, x.sums[of_x + m * groups]);
     }
-    for (int64_t g = 0; g < x.padded; g += 8) {
-      float scale[8], zero[8], factor[8];
-      EightGroups(w, column + n, g, scale, zero);
-      for (int j = 0; j < 8; ++j) zero[j] *= scale[j];
-      PACKED_UNROLL for (int m = 0; m < M; ++m) {
-        const int64_t at = (row + m) * x.padded + g;
-        const float *by = &x.by[at], *sums = &x.sums[at];
-        for (int j = 0; j < 8; ++j) factor[j] = scale[j] * by[j];
-        for (int j = 0; j < 8; ++j) offset[m][j] -= zero[j] * sums[j];
-        std::memcpy(factors + (n * M + m) * x.padded + g, factor, 32);
-      }
-    }
-    PACKED_UNROLL for (int m = 0; m < M; ++m) total[n][m] = First(offset[m]);
-  }
-  for (int64_t g = 0; g < groups; ++g, data += bytes, q += w.size) {
-    // what follows so far behind, of these columns and then of the next
-    PACKED_UNROLL for (int n = 0; n < N; ++n) __builtin_prefetch(data + n * stride + ahead);
-    Ints part[N][M];
-    PACKED_UNROLL for (int n = 0; n < N; ++n) {
-      PACKED_UNROLL for (int m = 0; m < M; ++m) part[n][m] = Ints{};
-    }
-    for (int k = 0; k < w.size; k += 64) {
-      PACKED_UNROLL for (int n = 0; n < N; ++n) {
-        const uint8_t* at = data + n * stride + k * kBits / 8;
-        auto codes = Unpacked<kBits>(at);
-        PACKED_UNROLL for (int m = 0; m < M; ++m) {
-          part[n][m] = Dot(part[n][m], codes, q + m * x.length + k);
+    for (int left = w.size; left > 0; left -= Longest(kBits)) {
+      Sums<kBits, X, M> sums[M][kParts] = {};
+      for (int k = std::min(left, Longest(kBits)); k > 0; k -= 64, data += 64 * kBits, q += 64) {
+        PACKED_UNROLL for (int i = 0; i < kBits; ++i) __builtin_prefetch(data + 64 * i + kAhead);
+        PACKED_UNROLL for (int p = 0; p < kParts; ++p) {
+          // what parts have in common would be kept where registers are too few: on the stack
+          asm volatile("" ::: "memory");
+          const auto codes = Unpacked<kBits>(data + p * kPartBytes);
+          PACKED_UNROLL for (int m = 0; m < M; ++m) Dot(sums[m][p], codes, q + m * length);
         }
       }
-    }
-    PACKED_UNROLL for (int n = 0; n < N; ++n) {
       PACKED_UNROLL for (int m = 0; m < M; ++m) {
-        total[n][m] = Fma(part[n][m], factors[(n * M + m) * x.padded + g], total[n][m]);
+        const Eight by = Times(scale, x.by[of_x + m * groups]);
+        total[m] = Added(total[m], InColumns(sums[m]), by);
       }
     }
   }
-  PACKED_UNROLL for (int n = 0; n < N; ++n) {
-    PACKED_UNROLL for (int m = 0; m < M; ++m) {
-      y[(row + m) * w.columns + column + n] = Sum(total[n][m]);
-    }
+  const int64_t column = tile * kTile, some = std::min<int64_t>(kTile, w.columns - column);
+  PACKED_UNROLL for (int m = 0; m < M; ++m) {
+    float found[kTile];
+    Put(total[m], found);
+    std::memcpy(y + (row + m) * w.columns + column, found, some * sizeof(float));
   }
 }
 
 // Columns begin..end-1 of M rows of y.
 template <int kBits, typename X, int M>
 void Strip(const Rows<X>& x, const Weight& w, int64_t row, int64_t begin, int64_t end, float* y) {
-  constexpr int N = std::max(1, std::min(4, kSums / M));
-  std::vector<float> scratch(N * M * x.padded);
-  int64_t n = begin;
-  for (; n + N <= end; n += N) Block<kBits, X, M, N>(x, w, row, n, y, scratch.data());
-  for (; n < end; ++n) Block<kBits, X, M, 1>(x, w, row, n, y, scratch.data());
+  for (int64_t n = begin; n < end; n += kTile) Tile<kBits, X, M>(x, w, row, n / kTile, y);
 }
 
-// Columns begin..end-1 of y.
+// Columns begin..end-1 of y, of whole tiles but for the last of w.
 template <int kBits, typename X>
 void Columns(const Rows<X>& x, const Weight& w, int64_t begin, int64_t end, float* y) {
   int64_t row = 0;

@@ -2,63 +2,10 @@
 
 namespace packed {
 
-constexpr int kSums = 4;
-
-struct Codes {
-  uint8_t v[64];
-};
-inline Codes FourBits(const uint8_t* at) {
-  Codes codes;
-  for (int j = 0; j < 32; ++j) {
-    codes.v[j] = at[j] & 15;
-    codes.v[32 + j] = at[j] >> 4;
-  }
-  return codes;
-}
-inline Codes ThreeBits(const uint8_t* at) {
-  Codes codes;
-  for (int row = 0; row < 64; ++row) {
-    int low = (at[row % 16] >> (2 * (row / 16))) & 3, high = (at[16 + row / 8] >> (row % 8)) & 1;
-    codes.v[row] = low | high << 2;
-  }
-  return codes;
-}
-
-inline Codes EightBits(const uint8_t* at) {
-  Codes codes;
-  std::memcpy(&codes, at, 64);
-  return codes;
-}
-
-inline void Arrange(int16_t*) {}
-
-struct Ints {
-  int32_t v[8];
-};
-template <typename X>
-inline Ints Dot(Ints sum, Codes codes, const X* x) {
-  for (int i = 0; i < 64; ++i) sum.v[i % 8] += codes.v[i] * x[i];
-  return sum;
-}
-
-struct Floats {
+struct Eight {
   float v[8];
 };
-inline Floats First(const float* x) {
-  Floats found;
-  std::memcpy(&found, x, 32);
-  return found;
-}
-inline Floats Fma(Ints a, float by, Floats c) {
-  for (int i = 0; i < 8; ++i) c.v[i] += a.v[i] * by;
-  return c;
-}
-inline float Sum(Floats a) {
-  float sum = 0;
-  for (float x : a.v) sum += x;
-  return sum;
-}
-
+inline Eight Zeros() { return {}; }
 inline float Float16(uint16_t bits) {
   uint32_t magnitude = uint32_t(bits & 0x7fff) << 13;
   float found;
@@ -66,11 +13,80 @@ inline float Float16(uint16_t bits) {
   found *= 0x1p112f;  // the exponents begin 112 apart
   return bits & 0x8000 ? -found : found;
 }
-inline void EightFloats(const uint16_t* bits, float* to) {
-  for (int i = 0; i < 8; ++i) to[i] = Float16(bits[i]);
+inline Eight Floats(const float* at) {
+  Eight found;
+  std::memcpy(&found, at, 32);
+  return found;
 }
-inline void EightBytes(const uint8_t* bytes, float* to) {
-  for (int i = 0; i < 8; ++i) to[i] = bytes[i];
+inline Eight Floats(const uint16_t* halves) {
+  Eight found;
+  for (int i = 0; i < 8; ++i) found.v[i] = Float16(halves[i]);
+  return found;
+}
+inline Eight Floats(const uint8_t* bytes) {
+  Eight found;
+  for (int i = 0; i < 8; ++i) found.v[i] = bytes[i];
+  return found;
+}
+inline Eight Times(Eight a, Eight b) {
+  for (int i = 0; i < 8; ++i) a.v[i] *= b.v[i];
+  return a;
+}
+inline Eight Times(Eight a, float b) {
+  for (float& x : a.v) x *= b;
+  return a;
+}
+inline Eight Added(Eight sum, Eight a, Eight b) {
+  for (int i = 0; i < 8; ++i) sum.v[i] += a.v[i] * b.v[i];
+  return sum;
+}
+inline Eight Less(Eight sum, Eight a, float b) {
+  for (int i = 0; i < 8; ++i) sum.v[i] -= a.v[i] * b;
+  return sum;
+}
+inline void Put(Eight a, float* to) { std::memcpy(to, &a, 32); }
+
+constexpr int kParts = 1, kPartBytes = 64;
+template <int kBits>
+constexpr bool kHalved = false;
+
+template <int kBits>
+struct Codes {
+  uint8_t v[8][64];
+};
+template <int kBits>
+inline Codes<kBits> Unpacked(const uint8_t* at) {
+  Codes<kBits> codes;
+  for (int j = 0; j < 64; ++j) {
+    const uint8_t a = at[j], b = at[64 + j], c = at[128 + j];
+    if (kBits == 8) {
+      for (int i = 0; i < 8; ++i) codes.v[i][j] = at[64 * i + j];
+    } else if (kBits == 4) {
+      for (int i = 0; i < 8; ++i) codes.v[i][j] = at[64 * (i / 2) + j] >> (4 * (i % 2)) & 15;
+    } else {
+      const int all[8] = {a & 7, a >> 3 & 7, b & 7, b >> 3 & 7, c & 7, c >> 3 & 7,
+                          a >> 6 | (c >> 4 & 4), b >> 6 | (c >> 5 & 4)};
+      for (int i = 0; i < 8; ++i) codes.v[i][j] = all[i];
+    }
+  }
+  return codes;
+}
+
+template <int kBits, typename X, int M>
+struct Sums {
+  int32_t v[8];
+};
+template <int kBits, typename X, int M>
+inline void Dot(Sums<kBits, X, M>& sums, const Codes<kBits>& codes, const X* x) {
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 64; ++j) sums.v[j / 8] += codes.v[i][j] * x[8 * i + j % 8];
+  }
+}
+template <int kBits, typename X, int M>
+inline Eight InColumns(const Sums<kBits, X, M> (&sums)[kParts]) {
+  Eight found;
+  for (int i = 0; i < 8; ++i) found.v[i] = sums[0].v[i];
+  return found;
 }
 
 }  // namespace packed
