@@ -5,8 +5,8 @@ groups of 32, words in 8; ours has the blocks rounded again, in groups of 64, wo
 decode at least llama.cpp's, on the same two threads. 'INT4, blocks apart' is what the native call
 for all blocks replaced. Two threads need a machine to themselves: beside other work llama.cpp's
 wait for each other in a loop and come to a stop, so compare there with
---config.chatting.threads=1: configs/bench/results/chatting.jsonl, whose prompts ours read on all of
-XLA's threads.
+--config.chatting.threads=1, where ours reads prompts on all of XLA's threads. Measured:
+configs/bench/results/chatting.jsonl.
 
     python -m launch.bench --config=configs/bench/chatting.py [--out=rows.jsonl]
 

@@ -154,6 +154,8 @@ def _cell(rows, key) -> str:
     if low is None:
       return 'not finite'
     ends = mean, low, math.inf if high is None else high
+    if not is_fraction(key) and not key.endswith('change'):
+      return intervals.wording(Interval(*ends, 2))
     unit = ' pp' if is_fraction(key) else ' %'
     return intervals.wording(Interval(*(100 * x for x in ends), 2), unit, digits=1)
   return spread(key, pool.pooled(rows, key))
