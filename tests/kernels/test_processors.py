@@ -10,12 +10,16 @@ import pytest
 CHECK = pathlib.Path(__file__).parent / 'packed_check.cc'
 SOURCES = pathlib.Path(__file__).parents[2] / 'reduction' / 'kernels' / 'cpu'
 ARM = 'aarch64-linux-gnu-g++'
+SIMDE = pathlib.Path('/usr/include/simde')  # Debian: libsimde-dev
+HAS = 'AVX2', 'FMA', 'F16C', 'AVX512BW', 'AVX512VL', 'AVX512VNNI'
+EMULATED = ('-O0', f'-I{CHECK.parent / "emulated"}', *(f'-D__{name}__' for name in HAS))
 pytestmark = pytest.mark.slow  # each compiles for several seconds
 KINDS = {
   'any': ('g++', (), ()),
   'AVX2': ('g++', ('-march=haswell',), ('avx2', 'fma', 'f16c')),
   'AVX-512': ('g++', ('-march=skylake-avx512',), ('avx512f', 'avx512bw', 'avx512vl')),
   'VNNI': ('g++', ('-march=icelake-server',), ('avx512_vnni', 'avx512_vbmi2')),
+  'VNNI, emulated': ('g++', EMULATED, ()),
   'NEON': (ARM, ('-static',), ()),
   'NEON with dot products': (ARM, ('-static', '-march=armv8.2-a+dotprod'), ()),
 }
@@ -34,12 +38,14 @@ def compiled(tmp_path_factory):
   folder = tmp_path_factory.mktemp('compiled')
 
   def of(kind):
-    compiler, march, _ = KINDS[kind]
+    compiler, flags, _ = KINDS[kind]
     if not shutil.which(compiler):
       pytest.skip(f'no {compiler}')
+    if flags == EMULATED and not SIMDE.is_dir():
+      pytest.skip('no SIMDe, which emulates it')
     out = folder / kind.replace(' ', '_')
     if not out.exists():
-      command = [compiler, '-std=c++17', '-O1', '-ffp-contract=fast', *march, f'-I{SOURCES}']
+      command = [compiler, '-std=c++17', '-O1', '-ffp-contract=fast', *flags, f'-I{SOURCES}']
       subprocess.run([*command, str(CHECK), '-o', str(out)], check=True)
     return out
 
@@ -49,12 +55,11 @@ def compiled(tmp_path_factory):
 @pytest.mark.parametrize('kind', KINDS)
 def test_products_are_those_of_the_rounded_rows(kind, compiled):
   compiler, _, needed = KINDS[kind]
+  program = str(compiled(kind))
   run = [shutil.which('qemu-aarch64')] if compiler == ARM else []
   if None in run or set(needed) - set(flags()):
     pytest.skip('cannot be run here')
-  out = subprocess.run(
-    [*run, str(compiled(kind))], check=True, capture_output=True, text=True
-  ).stdout
+  out = subprocess.run([*run, program], check=True, capture_output=True, text=True).stdout
   found = {tuple(line.split()[:2]): float(line.split()[2]) for line in out.splitlines()}
   assert len(found) == 5 and max(found.values()) < 1e-6, found
 

@@ -77,7 +77,7 @@ inline Eight InColumns(const Sums<kBits, X, M> (&sums)[kParts]) {
       all = _mm512_add_epi32(all, _mm512_slli_epi32(sums[0].v[high][chain], 8 * high));
     }
   }
-  all = _mm512_add_epi32(all, _mm512_shuffle_epi32(all, _MM_PERM_CDAB));
+  all = _mm512_add_epi32(all, _mm512_srli_epi64(all, 32));  // of two neighbors, in the first
   return {_mm256_cvtepi32_ps(_mm512_cvtepi64_epi32(all))};
 }
 
