@@ -32,7 +32,8 @@ bool Fits(const Given& given, int64_t layers, int64_t bits, int64_t size, bool e
   return known && size > 0 && size % 64 == 0 && given.columns % packed::kTile == 0 &&
          (half || given.scale.element_type() == ffi::F32) && given.rows <= groups * size &&
          given.rows > (groups - 1) * size && of_data[1] == made->w.Stride(bits) &&
-         of_data[0] == layers * given.columns / packed::kTile && of_scale[0] == of_data[0];
+         of_data[0] == layers * given.columns / packed::kTile && of_scale[0] == of_data[0] &&
+         of_scale[2] == packed::kTile;
 }
 
 // See decoder.h; keys, values [layers, 1, places, heads, size] and their scales are also results,

@@ -39,7 +39,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
   bool fits = known && size > 0 && size % 64 == 0 &&
               (half || scale.element_type() == ffi::F32) && shape[1] <= w.groups * size &&
               shape[1] > (w.groups - 1) * size && of_data[1] == w.Stride(bits) &&
-              of_data[0] == (w.columns + packed::kTile - 1) / packed::kTile;
+              of_data[0] == (w.columns + packed::kTile - 1) / packed::kTile &&
+              of_scale[0] == of_data[0] && of_scale[2] == packed::kTile;
   if (!fits) return ffi::Error::InvalidArgument("packed product: shapes do not fit");
   auto multiply = eight ? Multiply<int8_t> : Multiply<int16_t>;
   multiply(pool, threads, x.typed_data(), shape[0], shape[1], w, bits, y->typed_data());
