@@ -59,8 +59,7 @@ def get_config(variant: str = ''):
       tolerance=1.0 if quick else 0.01, **training,
     )  # fmt: skip
     return c
-  three = tuple(m for m in setting.METHODS[::-1] if m in ('filterlet', 'filter', 'weight'))
-  methods = setting.METHODS[::-1] if 'all' in variants else three
+  methods = setting.METHODS if 'all' in variants else setting.THREE
   setting.add(c, ('filterlet',) if quick else methods, levels, data='digits', **training)
   c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='bytes')
   c.stages = (*c.stages, 'deploy')

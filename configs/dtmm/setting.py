@@ -1,5 +1,6 @@
 """What the experiments of DTMM share: the methods, their levels, and the picture of all."""
 
+THREE = 'filterlet', 'filter', 'weight'
 METHODS = ('filterlet', 'paired', 'filter', 'weight', 'pattern', '2:4')
 TITLES = dict(
   filterlet='filterlets', paired='filterlets of filter pairs', filter='filters',
@@ -7,6 +8,7 @@ TITLES = dict(
 )  # fmt: skip
 TITLES['tickets/reinit'] = 'the same masks, fresh weights'
 TITLES['2:4'] = TITLES['n_of_m'] = 'N of 4 weights'
+LEVELS = tuple(range(9))  # of a table, which leaves out the whole net, in which all lines begin
 TEACHER = dict(of='train', temperature=4.0, soft=0.5, hard=0.5)  # the net before it was pruned
 NAMES = dict(cifar10='CIFAR-10', visual_wake_words='visual wake words')
 SHARES = {'pattern': (5 / 9, 4 / 9, 3 / 9, 2 / 9), '2:4': (0.75, 0.5, 0.25)}
@@ -27,17 +29,27 @@ def name(structure: str) -> str:
 
 def add(c, methods: tuple, levels: tuple, *, data: str, **training):
   """The stages of methods, each from the same trained net, behind those that c has; all of them on
-  one picture and in a table, and filterlets against each of the others."""
+  one picture and in a table, and filterlets against each of the others. The first comes last, so
+  that what follows gets its net."""
   for method in methods:
     c[name(method)] = stage(method, levels, **training)
-  c.stages = (*c.stages, *map(name, methods))
-  c.figures = dict(methods=figure(data))
+  c.stages = (*c.stages, *map(name, methods[::-1]))
+  c.figures = dict(
+    methods=figure(data),
+    speed=dict(
+      figure(data), title=f'Accuracy against instructions: {NAMES.get(data, data)}',
+      x='instructions', x_label='instructions of a Cortex-M4 (predicted)',
+      caption='The same nets. Each convolution in its fastest form, single weights in CSR.',
+    ),
+  )  # fmt: skip
   c.tables = dict(methods=table())
   if len(methods) > 1:
     against(c, 'filterlet', tuple(name(m) for m in methods if m != 'filterlet'))
 
 
-def finish(c, variants: set, levels: tuple, *, losses: tuple, limits: dict, **training):
+def finish(
+  c, variants: set, levels: tuple, *, losses: tuple, limits: dict, methods: tuple = METHODS, **training
+):  # fmt: skip
   """What variants ask of a config whose net is trained by 'train'; training: after each level."""
   quick, full = 'quick' in variants, c.train.to_dict()
   levels = levels[1:2] if quick else levels
@@ -52,7 +64,7 @@ def finish(c, variants: set, levels: tuple, *, losses: tuple, limits: dict, **tr
     tolerance = 1.0 if quick else 0.02
     scheduled(c, losses, board='mps2', tolerance=tolerance, **limits, **training)
   else:
-    methods = ('filterlet',) if quick else ('weight', 'filter', 'filterlet')
+    methods = ('filterlet',) if quick else methods
     add(c, methods, levels, data=c.data.name, **training)
 
 
@@ -70,6 +82,7 @@ def tickets(c, levels: tuple, *, data: str, steps: int, **training):
   names = dict(rewind='tickets', reinit='the same masks, fresh weights')
   where = dict(start=('rewind', 'reinit'))
   c.figures = dict(tickets=dict(figure(data), lines='start', where=where, names=names))
+  where = dict(where, level=LEVELS)
   c.tables = dict(tickets=dict(table(), rows=('start', 'share'), where=where,
                                names=dict(start=names)))  # fmt: skip
   against(c, 'tickets', ('tickets/reinit',))
@@ -82,6 +95,7 @@ def lesson(c, levels: tuple, *, data: str, **training):
   c.stages = (*c.stages, 'plain', 'taught')
   where = dict(stage=('plain', 'taught'))
   c.figures = dict(taught=dict(figure(data), lines='stage', where=where, names={}))
+  where = dict(where, level=LEVELS)
   c.tables = dict(methods=dict(table(), rows=('stage', 'share'), where=where, names={}))
   against(c, 'taught', ('plain',))
 
@@ -133,8 +147,8 @@ def figure(data: str) -> dict:
   """Accuracy against the bytes of all convolutions' weights, all methods on one picture."""
   return dict(
     title=f'Accuracy against bytes: {NAMES.get(data, data)}',
-    caption='Each level prunes the one before and trains on. Bytes: int8 weights of convolutions, '
-    'each in the best form of its structure.',
+    caption='Lines begin at the whole net; each level prunes the one before and trains on. Bytes: int8 '
+    'weights of convolutions, each in the least form of its structure.',
     kind='filterlet',
     x='conv_bytes',
     x_scale='log',
@@ -150,6 +164,9 @@ def table() -> dict:
   """The same in numbers, a line a method and share."""
   return dict(
     title='Accuracy and bytes at each share of the weights kept', kind='filterlet',
-    rows=('structure', 'share'), values=('kept', 'conv_bytes', 'test_accuracy'),
-    where=dict(structure=METHODS), names=dict(structure=TITLES),
+    rows=('structure', 'share'),
+    values=('kept', 'conv_bytes', 'instructions', 'ram', 'test_accuracy'),
+    where=dict(structure=METHODS, level=LEVELS), names=dict(structure=TITLES),
+    note='Bytes of convolutions in the least form of each structure; instructions of a Cortex-M4, by '
+    'a table of measured ones, in the fastest, and the bytes of RAM that those need.',
   )  # fmt: skip

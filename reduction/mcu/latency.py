@@ -1,7 +1,7 @@
-"""Instructions of a convolution from a table of measured ones: by shape, form and filterlets kept.
+"""Instructions of a convolution from a table of measured ones: by shape, form and what is kept.
 
-For one shape and form the count is linear in the filterlets that are kept, whatever their values;
-between shapes it is a sum of loops, whose costs are fitted to the table (non-negative least squares
+For one shape and form the count is linear in the filterlets that are kept, in 'csr' in the weights,
+whatever their values; between shapes it is a sum of loops, whose costs are fitted to the table (non-negative least squares
 of relative errors). Instructions of the emulator, not cycles.
 """
 
@@ -20,7 +20,9 @@ from reduction.mcu import boards, emit, measure, plan, sketch, sparse
 from reduction.mcu.graph import Conv, Graph
 
 TABLE = pathlib.Path(__file__).parent / 'instructions.jsonl'
+SINGLE = 0.4, 0.1  # shares of weights: more of the largest shape pass the 32,767 of its integers
 ALL = 'dense', 'wide'  # forms whose kernels read every weight, also those that are 0
+DENSE = 1.3  # instructions of a multiplication in a dense layer
 LIKE = dict(m7='m4', m33='m4')  # which dual products these have too
 
 
@@ -47,7 +49,7 @@ class Shape(NamedTuple):
 
 
 class Row(NamedTuple):
-  """A measurement. form: 'dense' or of `sparse`. kept: filterlets. core: of `boards`."""
+  """A measurement. form: 'dense' or of `sparse`. kept: filterlets, or weights. core: of `boards`."""
 
   core: str
   form: str
@@ -72,6 +74,7 @@ def items(shapes=SHAPES, shares=(1.0, 0.5, 0.1)) -> list[tuple[str, Shape, int]]
     full = shape.places * shape.cout
     found += [('dense', shape, full), ('wide', shape, full)]
     found += [(form, shape, max(1, round(s * full))) for form in ('fwcs', 'bitmap') for s in shares]
+    found += [('csr', shape, max(1, round(s * full * shape.cin))) for s in SINGLE]
   return found
 
 
@@ -92,16 +95,15 @@ def measured(items: list[tuple[str, Shape, int]], core: str = 'm4') -> list[Row]
 
 
 def _single(form: str, shape: Shape, kept: int, seed: int) -> Graph:
-  """One convolution with random weights in `kept` random filterlets, or pairs of them."""
+  """One convolution with random weights in `kept` random filterlets, pairs of them, or places."""
   s = sketch.Sketch((shape.h, shape.w, shape.cin), seed)
   sketch.conv(s, 0, shape.cout, kernel=shape.kernel, stride=shape.stride)
   op = s.ops[0]
   together = 2 if form == 'paired' else 1
-  filters = -(-shape.cout // together)
-  chosen = s.random.permutation(filters * shape.places) < kept / together
-  alive = np.repeat(chosen.reshape(filters, shape.kernel, shape.kernel, 1), together, 0)[
-    : shape.cout
-  ]
+  channels = shape.cin if form == 'csr' else 1
+  size = -(-shape.cout // together), shape.kernel, shape.kernel, channels
+  chosen = s.random.permutation(math.prod(size)) < kept / together
+  alive = np.repeat(chosen.reshape(size), together, 0)[: shape.cout]
   op = dataclasses.replace(op, weights=np.where(alive, op.weights | 1, 0).astype(np.int8))
   # pairs of filters by pairs of pixels: four sums, as one filter by four
   s.ops[0] = op if form == 'dense' else sparse.as_form(op, form, 2 if together == 2 else 4)
@@ -130,6 +132,8 @@ def features(form: str, shape: Shape, kept: int, core: str = 'm4') -> np.ndarray
     return np.array([1, n, place, place * shape.cin, n * cout, blocks, blocks * groups,
                      blocks * rest])  # fmt: skip
   blocks, (groups, rest) = n // 4 + n % 4, cut(shape.cin)
+  if form == 'csr':
+    return np.array([1, n, place, place * shape.cin, n * cout, blocks * cout, blocks * kept])
   return np.array([1, n, place, place * groups, place * rest, n * cout, blocks * cout,
                    blocks * kept, blocks * kept * groups, blocks * kept * rest])  # fmt: skip
 
@@ -182,8 +186,8 @@ class Table:
     return float(features(form, shape, kept, self.core) @ self.costs[form])
 
   def best(self, shape: Shape, kept: int, without: tuple[str, ...] = ()) -> tuple[float, str]:
-    """The least count over forms, and its form; a layer of which all is kept may be dense."""
-    forms = sorted(form for form in self.costs if form not in without)
+    """The least count over forms of filterlets, and its form; one that keeps all may be dense."""
+    forms = sorted(form for form in self.costs if form not in (*without, 'csr'))
     return min((self.instructions(form, shape, kept), form) for form in forms)
 
   def error(self, rows) -> tuple[float, float]:
@@ -204,6 +208,35 @@ def read(core: str = 'm4', path: pathlib.Path = TABLE) -> Table:
   known = sorted({row.core for row in rows})
   require(core in known, f'{path.name} has no rows of {core!r}, it has {", ".join(known)}')
   return Table(tuple(row for row in rows if row.core == core))
+
+
+def stored(op: Conv, form: str) -> int:
+  """What a form keeps of a convolution: filterlets, in 'csr' single weights."""
+  return int(np.count_nonzero(op.weights) if form == 'csr' else sparse.kept(op.weights).sum())
+
+
+def fastest(graph: Graph, table: Table, most: float = math.inf) -> Graph:
+  """graph with each convolution in the form of the fewest instructions.
+
+  most: bytes of the arena; where `wide` windows do not fit into it, none are.
+  """
+  count = lambda op, form: table.instructions(form, shape_of(graph, op), stored(op, form))
+  fewest = sparse.sparsify(graph, tuple(table.forms), cost=count)
+  if plan.plan(fewest).peak <= most:
+    return fewest
+  return sparse.sparsify(graph, tuple(f for f in table.forms if f != 'wide'), cost=count)
+
+
+def predicted(graph: Graph, table: Table) -> float:
+  """Instructions of a graph's convolutions by the table, and DENSE for each weight of others."""
+  total = 0.0
+  for op in graph.ops:
+    if op.kind == 'conv':
+      form = getattr(op, 'form', 'dense')
+      total += table.instructions(form, shape_of(graph, op), stored(op, form))
+    elif op.kind == 'dense':
+      total += DENSE * op.weights.size
+  return total
 
 
 def write(rows, path: pathlib.Path):

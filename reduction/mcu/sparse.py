@@ -258,7 +258,7 @@ def unfit(weights, form: str) -> str | None:
 
 
 def sparsify(graph: Graph, forms=OF_FILTERLETS, *, columns: int = 4, cost=None) -> Graph:
-  """graph with every convolution in the form that costs least; 1 x 1 ones stay as they are.
+  """graph with every convolution in the form that costs least; 1 x 1 ones dense, or 'csr'.
 
   forms: those allowed beside 'dense'; each must fit. cost: (op, form) -> a number, by default exact
   bytes; the earlier of equal ones, dense first. What an op computes does not change.
@@ -269,9 +269,10 @@ def sparsify(graph: Graph, forms=OF_FILTERLETS, *, columns: int = 4, cost=None) 
 
 
 def _cheapest(op, forms, columns, cost):
-  if type(op) is not Conv or (op.window.kernel == (1, 1) and 'csr' not in forms):
+  if type(op) is not Conv:
     return op
-  allowed = ['dense', *(f for f in forms if not unfit(op.weights, f))]
+  fits = lambda form: form == 'csr' or op.window.kernel != (1, 1)
+  allowed = ['dense', *(f for f in forms if fits(f) and not unfit(op.weights, f))]
   best = min(allowed, key=lambda form: cost(op, form))
   return op if best == 'dense' else as_form(op, best, columns)
 

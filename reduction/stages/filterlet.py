@@ -59,8 +59,8 @@ def filterlet(
   prune, by default the one before. teacher: who teaches while it trains, of `pruning.told`,
   dict(of='train', temperature=4.0), the net that came whole. steps, batch, optimizer, every: of
   each level's training. The net that comes out is without the filters that are gone, and keeps its
-  masks. Rows: a 'filterlet' for each level, with the bytes of its int8 weights in their best form,
-  and a 'right', the test examples that it gets right, which `rivals` pairs, also of the whole net.
+  masks. Rows, for the whole net, level -1, and each level: a 'filterlet' with its `pruning.costs`,
+  and a 'right', the test examples that it gets right, which `rivals` pairs.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   falling = levels and all(a > b for a, b in zip((1.0 + 1e-9, *levels), levels))
@@ -85,11 +85,12 @@ def prune_until(search: Search, net: Net, run: Run) -> Net:
   net = run.nets[search.of] if search.of else net
   made = pruning.opened(net, run, search.tx, search.schedule, search.lesson, 'filterlet')
   net, found = made.net, made.found
-  enough = float(made.accuracy(net).mean()) - search.tolerance
+  seen = made.accuracy(net)
+  enough = float(seen.mean()) - search.tolerance
   first = dict(last=None, rewind=run.nets.get('start', net))
   if search.control or search.start == 'reinit':
     first['reinit'] = create(net.module, run.key('init', 1), run.data.train.x[:1])
-  _tell(search, made, net, run, level=-1, share=1.0, start=search.start)
+  _log(search, made, net, run, seen, level=-1, share=1.0, enough=True, start=search.start)
 
   def step(carry, index: int, run: Run):
     grid = index < len(search.levels)
@@ -132,8 +133,8 @@ def _log(search: Search, made, net: Net, run: Run, seen, **told):
 
 
 def _tell(search: Search, made, net: Net, run: Run, **told) -> dict:
-  """Logs which test examples net gets right; (test_accuracy, conv_bytes) by seed."""
+  """Logs which test examples net gets right; (test_accuracy, `pruning.costs`) by seed."""
   right, told = pruning.right(net, run), {k: v for k, v in told.items() if k != 'enough'}
-  size = pruning.nbytes(search.structure, channels.shrunk(net, made.found), made.found)
-  run.log(kind='right', **told, conv_bytes=size, right=pruning.packed(right))
-  return dict(test_accuracy=right.mean(1, dtype=np.float32), conv_bytes=size)
+  costs = pruning.costs(search.structure, net, made.found, run)
+  run.log(kind='right', **told, conv_bytes=costs['conv_bytes'], right=pruning.packed(right))
+  return dict(test_accuracy=right.mean(1, dtype=np.float32), **costs)

@@ -9,8 +9,6 @@ from reduction.mcu import boards, host, interpret, latency, twin, writer
 from reduction.mcu.deploy import deploy, fits, rows, write
 from reduction.mcu.from_flax import convert, logits
 from reduction.mcu.measure import STACK
-from reduction.mcu.plan import plan
-from reduction.mcu.sparse import kept as filterlets
 from reduction.mcu.sparse import sparsify
 from reduction.net import Net
 from reduction.predict import logits as float_logits
@@ -89,13 +87,7 @@ def _stored(graph, sparse: str | None, board: boards.Board, ram: int):
   """graph with its convolutions in the forms that cost least; in this one for None."""
   if sparse != 'instructions':
     return sparsify(graph) if sparse else graph
-  table, most = latency.read(board.core), ram or board.ram - STACK
-  kept = lambda op: int(filterlets(op.weights).sum())
-  count = lambda op, form: table.instructions(form, latency.shape_of(graph, op), kept(op))
-  fewest = sparsify(graph, tuple(table.forms), cost=count)
-  if plan(fewest).peak <= most:
-    return fewest
-  return sparsify(graph, tuple(f for f in table.forms if f != 'wide'), cost=count)
+  return latency.fastest(graph, latency.read(board.core), ram or board.ram - STACK)
 
 
 def _equal(made, x) -> int | None:

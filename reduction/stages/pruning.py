@@ -9,7 +9,10 @@ import numpy as np
 
 from reduction import prune, tree
 from reduction.distill.lesson import Lesson
-from reduction.errors import did_you_mean, require
+from reduction.errors import UsageError, did_you_mean, require
+from reduction.mcu import latency
+from reduction.mcu.from_flax import convert
+from reduction.mcu.plan import plan
 from reduction.mcu.sparse import footprint
 from reduction.net import Net, over_replicas
 from reduction.predict import logits
@@ -103,13 +106,27 @@ def scored(kind: str, examples: int, net: Net, run: Run):
   )
 
 
-def nbytes(structure: str, net: Net, found: channels.Structure) -> list[int]:
-  """int8 bytes [R] of all convolutions' weights, each in the least form of its structure."""
-  masks = dict(tree.named(net.masks))
+def costs(structure: str, net: Net, found: channels.Structure, run: Run) -> dict:
+  """What net costs without the filters that are gone, by seed, {name: [R]}.
+
+  conv_bytes: int8 bytes of all convolutions' weights, each in the least form of its structure.
+  instructions: of a Cortex-M4 by `mcu.latency`, each convolution in its fastest form, and ram: bytes
+  of that arena; without these where `mcu` cannot run the net.
+  """
+  small = channels.shrunk(net, found)
+  masks = dict(tree.named(small.masks))
   forms = FORMS.get(structure, ('csr', 'element_bitmap', 'patterns'))
   kernels = [np.moveaxis(np.asarray(masks[n.removeprefix('params/')]), -1, 1) for n in found.convs]
-  return [sum(footprint(k[r].astype(np.int8), forms) for k in kernels)
-          for r in range(len(kernels[0]))]  # fmt: skip
+  seeds = range(len(kernels[0]))
+  size = [sum(footprint(k[r].astype(np.int8), forms) for k in kernels) for r in seeds]
+  table = latency.read()
+  try:
+    graphs = [convert(small, run.data.train.x[:64], replica=r) for r in seeds]
+  except UsageError:
+    return dict(conv_bytes=size)
+  graphs = [latency.fastest(graph, table) for graph in graphs]
+  count = [round(latency.predicted(graph, table)) for graph in graphs]
+  return dict(conv_bytes=size, instructions=count, ram=[plan(graph).peak for graph in graphs])
 
 
 def right(net: Net, run: Run) -> np.ndarray:
