@@ -34,21 +34,15 @@ def add(c, methods: tuple, levels: tuple, *, data: str, **training):
   for method in methods:
     c[name(method)] = stage(method, levels, **training)
   c.stages = (*c.stages, *map(name, methods[::-1]))
-  c.figures = dict(
-    methods=figure(data),
-    speed=dict(
-      figure(data), title=f'Accuracy against instructions: {NAMES.get(data, data)}',
-      x='instructions', x_label='instructions of a Cortex-M4 (predicted)',
-      caption='The same nets. Each convolution in its fastest form, single weights in CSR.',
-    ),
-  )  # fmt: skip
+  c.figures = dict(methods=figure(data))
   c.tables = dict(methods=table())
   if len(methods) > 1:
     against(c, 'filterlet', tuple(name(m) for m in methods if m != 'filterlet'))
 
 
 def finish(
-  c, variants: set, levels: tuple, *, losses: tuple, limits: dict, methods: tuple = METHODS, **training
+  c, variants: set, levels: tuple, *, losses: tuple, limits: dict, methods: tuple = METHODS,
+  **training,
 ):  # fmt: skip
   """What variants ask of a config whose net is trained by 'train'; training: after each level."""
   quick, full = 'quick' in variants, c.train.to_dict()
@@ -144,20 +138,20 @@ def seeds():
 
 
 def figure(data: str) -> dict:
-  """Accuracy against the bytes of all convolutions' weights, all methods on one picture."""
+  """Accuracy against bytes, instructions and RAM, all methods on one picture."""
   return dict(
-    title=f'Accuracy against bytes: {NAMES.get(data, data)}',
-    caption='Lines begin at the whole net; each level prunes the one before and trains on. Bytes: int8 '
-    'weights of convolutions, each in the least form of its structure.',
-    kind='filterlet',
-    x='conv_bytes',
-    x_scale='log',
-    x_label='bytes of convolutions',
-    y='test_accuracy',
-    lines='structure',
-    where=dict(structure=METHODS),
-    names=TITLES,
-  )
+    title=f'Accuracy against what a net costs: {NAMES.get(data, data)}',
+    caption='Lines begin at the whole net; each level prunes the one before and trains on. Bytes: '
+    'int8 weights of convolutions, each in the least form of its structure. Instructions of a '
+    'Cortex-M4: by a table of measured ones, each in its fastest form, whose arena the RAM is.',
+    kind='filterlet', y='test_accuracy', lines='structure', where=dict(structure=METHODS),
+    names=TITLES, x_scale='log',
+    panels=dict(
+      a=dict(x='conv_bytes', x_label='bytes of convolutions'),
+      b=dict(x='instructions', x_label='instructions'),
+      c=dict(x='ram', x_label='bytes of RAM'),
+    ),
+  )  # fmt: skip
 
 
 def table() -> dict:
@@ -167,6 +161,6 @@ def table() -> dict:
     rows=('structure', 'share'),
     values=('kept', 'conv_bytes', 'instructions', 'ram', 'test_accuracy'),
     where=dict(structure=METHODS, level=LEVELS), names=dict(structure=TITLES),
-    note='Bytes of convolutions in the least form of each structure; instructions of a Cortex-M4, by '
-    'a table of measured ones, in the fastest, and the bytes of RAM that those need.',
+    note='Bytes of convolutions in the least form of each structure; instructions of a Cortex-M4, '
+    'by a table of measured ones, in the fastest, and the bytes of RAM that those need.',
   )  # fmt: skip

@@ -9,10 +9,11 @@ which does not compare with published numbers to the point.
     python -m launch.run --config=configs/dtmm/vgg.py:mini --workdir=runs/dtmm-vgg --data_dir=DATA
 
 Variants, which combine: 'mini' is scaled down for a CPU (8 channels where the paper has 32, 2,400
-steps, 7 epochs, and 300 a level, of which there are three); 'wake' is visual wake words (figure 11 b) instead; 'lottery' and
-'taught' are those of digits.py; 'schedule' chooses filters and filterlets of every layer for the
-fewest instructions within 512 KiB of Flash and 128 KiB of RAM ('mini': 64 KB and 32 KB); 'quick' is
-a few steps. In full for a GPU: on two CPU cores an epoch takes six minutes.
+steps, 7 epochs, and 300 a level, of which there are three); 'wake' is visual wake words (figure
+11 b) instead; 'lottery' and 'taught' are those of digits.py; 'schedule' chooses filters and
+filterlets of every layer for the fewest instructions within 512 KiB of Flash and 128 KiB of RAM
+('mini': 64 KB and 32 KB); 'quick' is a few steps. In full for a GPU: on two CPU cores an epoch
+takes six minutes.
 """
 
 from ml_collections import config_dict

@@ -1,8 +1,8 @@
 """Instructions of a convolution from a table of measured ones: by shape, form and what is kept.
 
 For one shape and form the count is linear in the filterlets that are kept, in 'csr' in the weights,
-whatever their values; between shapes it is a sum of loops, whose costs are fitted to the table (non-negative least squares
-of relative errors). Instructions of the emulator, not cycles.
+whatever their values; between shapes it is a sum of loops, whose costs are fitted to the table
+(non-negative least squares of relative errors). Instructions of the emulator, not cycles.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
 
 class Row(NamedTuple):
-  """A measurement. form: 'dense' or of `sparse`. kept: filterlets, or weights. core: of `boards`."""
+  """A measurement. form: 'dense' or of `sparse`. kept: filterlets; of 'csr', weights."""
 
   core: str
   form: str

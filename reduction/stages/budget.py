@@ -145,6 +145,6 @@ def _rest(graph, net: Structure, widths) -> list[Layer]:
       (op,) = (op for op in graph.ops if op.kind == 'dense'
                and op.weights.shape[1] == axis.repeat * group.size)  # fmt: skip
       size = np.array([w * axis.repeat * len(op.weights) for w in widths[i]], float)[:, None, None]
-      tables = dict(instructions=latency.DENSE * size, bytes=size + 9 * len(op.weights), loss=0 * size)
-      found.append(Layer(axis.leaf, (i, None), tables))
+      tables = dict(instructions=latency.DENSE * size, bytes=size + 9 * len(op.weights))
+      found.append(Layer(axis.leaf, (i, None), dict(tables, loss=0 * size)))
   return found

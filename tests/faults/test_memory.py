@@ -22,19 +22,12 @@ def quantized(launch, folder, sizes, layers, stage, *flags):
   return launch(*folders, json.dumps(stage), *flags, **how), floats
 
 
+@pytest.mark.slow
 @LINUX
-@pytest.mark.parametrize(
-  'sizes, layers, stage',
-  [
-    (SIZES, 24, RTN),
-    pytest.param(SIZES, 24, dict(group=64), marks=pytest.mark.slow),
-  ],
-  ids=['rtn', 'awq'],
-)
-def test_a_model_is_quantized_in_less_memory_than_its_weights_take(
-  launch, tmp_path, sizes, layers, stage
-):
-  result, floats = quantized(launch, tmp_path, sizes, layers, stage)
+@pytest.mark.parametrize('stage', [RTN, dict(group=64)], ids=['rtn', 'awq'])
+def test_a_model_is_quantized_in_less_memory_than_its_weights_take(launch, tmp_path, stage):
+  layers = 24
+  result, floats = quantized(launch, tmp_path, SIZES, layers, stage)
   assert result.code == 0, result.err
   row = json.loads(result.out.splitlines()[-1])
   assert row['memory_bytes'] + bounded.NOISE < 0.8 * floats

@@ -57,6 +57,7 @@ def alone(tmp_path_factory, launch):
   return rows(workdir)
 
 
+@pytest.mark.slow
 def test_a_killed_pair_of_processes_goes_on_as_one(tmp_path, launch, alone):  # faults 45 and 46
   flags = (*SMALL, f'--workdir={tmp_path}/run')
   crash = dict(REDUCTION_CRASH_AT='levels:1')

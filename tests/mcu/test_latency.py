@@ -1,9 +1,13 @@
 """The table of instructions: what it interpolates, and how far off it is where it has no row."""
 
+import dataclasses
+import math
+
+import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import latency, measure
+from reduction.mcu import emit, latency, measure, plan, sketch
 
 absent = measure.missing()
 emulated = pytest.mark.skipif(bool(absent), reason=f'needs {absent}')
@@ -16,7 +20,8 @@ def table():
 
 
 def test_what_was_measured_is_what_is_said_and_between_is_linear(table):
-  assert {row.core for row in table.rows} == {'m4'} and table.forms == ['bitmap', 'csr', 'fwcs', 'wide']
+  assert {row.core for row in table.rows} == {'m4'}
+  assert table.forms == ['bitmap', 'csr', 'fwcs', 'wide']
   assert [(r.form, r.shape, r.kept) for r in table.rows] == latency.items()
   for row in table.rows:
     assert table.instructions(*row[1:4]) == pytest.approx(row.instructions, rel=1e-9)
@@ -52,6 +57,43 @@ def test_every_core_has_a_table_and_its_loops_are_told(core):
 def test_a_form_without_rows_is_refused(table):
   with pytest.raises(UsageError, match="no rows of 'paired'"):
     table.instructions('paired', HELD[0], 10)
+
+
+def two_layers(share: float, structure: str):
+  """A graph of two convolutions and a dense layer, pruned to a share of weights or filterlets."""
+  random = np.random.default_rng(0)
+
+  def kept(op):
+    shape = (*op.weights.shape[:3], 1 if structure == 'filterlet' else op.weights.shape[3])
+    chosen = random.permutation(math.prod(shape)) < share * math.prod(shape)
+    return dataclasses.replace(op, weights=np.where(chosen.reshape(shape), op.weights | 1, 0))
+
+  s = sketch.Sketch((8, 8, 16))
+  x = sketch.conv(s, sketch.conv(s, 0, 24, kernel=3), 20, kernel=3)
+  sketch.dense(s, x, 10)
+  graph = sketch.finish(s, 'two')
+  ops = [kept(op) if op.kind == 'conv' else op for op in graph.ops]
+  return dataclasses.replace(graph, ops=tuple(ops))
+
+
+@pytest.mark.parametrize(
+  'structure, share, forms', [('weight', 0.1, ['csr', 'csr']), ('weight', 1.0, ['wide', 'wide']),
+                              ('filterlet', 0.3, ['fwcs', 'fwcs'])])  # fmt: skip
+def test_each_layer_runs_in_its_fastest_form(table, structure, share, forms):
+  graph = two_layers(share, structure)
+  fast = latency.fastest(graph, table)
+  assert [op.form for op in fast.ops if op.kind == 'conv'] == forms
+  assert latency.predicted(fast, table) < latency.predicted(graph, table)
+  narrow = latency.fastest(graph, table, most=plan.plan(fast).peak - 1)
+  assert 'wide' not in {getattr(op, 'form', 'dense') for op in narrow.ops}
+
+
+@emulated
+@pytest.mark.parametrize('structure, share', [('weight', 0.1), ('filterlet', 0.3)])
+def test_a_net_takes_what_was_predicted(table, structure, share):
+  graph = latency.fastest(two_layers(share, structure), table)
+  found = sum(measure.measure(emit.emit(graph, plan.plan(graph))).layers)
+  assert latency.predicted(graph, table) == pytest.approx(found, rel=0.05)
 
 
 @emulated

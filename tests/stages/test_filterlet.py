@@ -32,7 +32,14 @@ def pruned(trained, name, run=None, **settings):
   run = run or before
   stage = stages.filterlet(**{**TRAIN, 'levels': (0.6, 0.3), 'examples': 256, **settings})
   small = stage(net, run.child(name))
-  return small, [r for r in run.rows if r['kind'] == 'filterlet' and r['at'].startswith(name)]
+  return small, rows_of(run, name)[1:]
+
+
+def rows_of(run, name):
+  """The rows of a stage: the whole net, then its levels."""
+  rows = [r for r in run.rows if r['kind'] == 'filterlet' and r['at'].startswith(name)]
+  assert [r['level'] for r in rows] == list(range(-1, len(rows) - 1))
+  return rows
 
 
 def test_digits_lose_half_of_their_filterlets_and_bytes_say_so(trained):
@@ -48,6 +55,21 @@ def test_digits_lose_half_of_their_filterlets_and_bytes_say_so(trained):
   for row in rows:
     assert max(row['conv_bytes']) <= (row['share'] + 0.1) * dense
   assert tree.map(np.shape, small.masks) == tree.map(np.shape, small.params)
+
+
+def test_costs_fall_from_those_of_the_whole_net(trained):
+  """Filters in all, filterlets in bytes and instructions, single weights in CSR below a fifth."""
+  found = {}
+  for structure in 'filter', 'filterlet', 'weight':
+    pruned(trained, f'cost_{structure}', structure=structure, levels=(0.12,), steps=20)
+    whole, level = rows_of(trained[1], f'cost_{structure}')
+    assert whole['share'] == 1 and whole['kept'] == 1 and whole['enough']
+    for name in 'conv_bytes', 'instructions', 'ram':
+      assert len(level[name]) == 2 and min(level[name]) > 0
+      found[structure, name] = max(level[name]) / min(whole[name])
+  assert all(found['filter', n] < 0.7 for n in ('conv_bytes', 'instructions', 'ram'))
+  for structure in 'filterlet', 'weight':
+    assert found[structure, 'conv_bytes'] < 0.5 and found[structure, 'instructions'] < 0.75
 
 
 def test_the_test_split_chooses_nothing(trained, digits, same):
