@@ -8,6 +8,7 @@ Rows [1, 2, 3, 4] of a column pack, low bits first,
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -105,6 +106,7 @@ def is_packed(leaf) -> bool:
   return isinstance(leaf, QTensor)
 
 
+@functools.partial(jax.jit, static_argnames='dtype')
 def dequantize(q: QTensor, dtype=jnp.float32) -> jax.Array:
   """The weight that q stands for, computed in float32."""
   scheme, rows = q.scheme, q.rows
@@ -127,6 +129,7 @@ def packed(bits: int, rows: int) -> int:
   return sum(math.ceil(rows * plane / 8) for plane in planes)
 
 
+@functools.partial(jax.jit, static_argnames=('bits', 'axis'))
 def pack(codes, bits: int, *, axis: int = -2) -> jax.Array:
   """Codes below 2^bits, uint8 [..., rows, columns], as uint8 [..., packed, columns]."""
   codes = jnp.moveaxis(jnp.asarray(codes, jnp.uint8), axis, -2)
@@ -137,6 +140,7 @@ def pack(codes, bits: int, *, axis: int = -2) -> jax.Array:
   return jnp.moveaxis(data, -2, axis)
 
 
+@functools.partial(jax.jit, static_argnames=('bits', 'rows', 'axis'))
 def unpack(data, bits: int, rows: int, *, axis: int = -2) -> jax.Array:
   """What was packed: codes, uint8 [..., rows, columns]."""
   data = jnp.moveaxis(jnp.asarray(data), axis, -2)

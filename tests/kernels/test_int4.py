@@ -13,9 +13,6 @@ from reduction.kernels import int4, int4_cpu, native
 from reduction.qtensor import Scheme, dequantize
 from reduction.quantize.rtn import quantize
 
-# each one program instead of one an operation
-QUANTIZED = jax.jit(quantize, static_argnames=('scheme', 'dtype'))
-DEQUANTIZED = jax.jit(dequantize)
 REFERENCE = jax.jit(int4.reference)
 
 
@@ -25,7 +22,7 @@ def made(rows, columns, **scheme):
   random = np.random.default_rng(0)
   w = random.standard_normal((rows, columns), np.float32) + 0.3
   x = jnp.asarray(random.standard_normal((3, rows), np.float32))
-  return x, QUANTIZED(jnp.asarray(w), scheme=Scheme(**scheme), dtype=jnp.float16)
+  return x, quantize(jnp.asarray(w), scheme=Scheme(**scheme), dtype=jnp.float16)
 
 
 @pytest.mark.parametrize('bits', [2, 3, 4, 8])
@@ -34,7 +31,7 @@ def made(rows, columns, **scheme):
 )
 def test_groups_give_what_the_weights_give(bits, rows, group, symmetric):
   x, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
-  wanted = np.float64(x) @ np.float64(DEQUANTIZED(kernel))
+  wanted = np.float64(x) @ np.float64(dequantize(kernel))
   found = jax.jit(int4.grouped)(x, kernel)
   np.testing.assert_allclose(found, wanted, atol=2e-5 * abs(wanted).max())
 
@@ -84,13 +81,13 @@ NATIVE = pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
 def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group, symmetric):
   _, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
   weight = jax.jit(int4_cpu.prepacked)(kernel)
-  np.testing.assert_array_equal(jax.jit(int4_cpu.dequantized)(weight), DEQUANTIZED(kernel))
+  np.testing.assert_array_equal(jax.jit(int4_cpu.dequantized)(weight), dequantize(kernel))
   groups = -(-rows // weight.scheme.size(rows))
   assert weight.shape == (rows, 33)
   assert weight.data.nbytes == 40 * groups * weight.scheme.size(rows) * bits // 8  # whole tiles
   words = np.array([[5], [32]])
   found = jax.jit(int4_cpu.looked_up)(weight, words)
-  np.testing.assert_array_equal(found, DEQUANTIZED(kernel).T[words])
+  np.testing.assert_array_equal(found, dequantize(kernel).T[words])
 
 
 @NATIVE
@@ -101,7 +98,7 @@ def test_the_native_kernel_gives_what_the_weights_give(bits, rows, group, count)
   _, kernel = made(rows, 77, bits=bits, group=group)
   x = jnp.asarray(np.random.default_rng(2).standard_normal((count, rows), np.float32))
   weight = int4.prepacked(kernel)
-  w, size = np.float64(DEQUANTIZED(kernel)), weight.scheme.size(rows)
+  w, size = np.float64(dequantize(kernel)), weight.scheme.size(rows)
   for eight, near in (False, 5e-5), (True, 0.02):
     found = jax.jit(int4.matmul)(x, weight.replace(eight=eight))
     wanted = in_integers(np.asarray(x), size, 127 if eight else 127 * 257) @ w
@@ -124,7 +121,7 @@ def test_zeros_and_numbers_of_any_size_are_rounded():
   weight = int4.prepacked(kernel)
   x = np.zeros((3, 128), np.float32)
   x[1, :64], x[2, 3] = 1e30, 1e-30
-  wanted = np.float64(x) @ np.float64(DEQUANTIZED(kernel))
+  wanted = np.float64(x) @ np.float64(dequantize(kernel))
   for eight in False, True:
     found = int4.matmul(jnp.asarray(x), weight.replace(eight=eight))
     for one, other in zip(found, wanted):

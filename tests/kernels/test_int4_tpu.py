@@ -34,8 +34,6 @@ SCHEMES = [  # rows, columns, group, symmetric
 
 PREPACKED = jax.jit(int4_tpu.prepacked)
 DEQUANTIZED = jax.jit(int4_tpu.dequantized)
-PLAIN = jax.jit(dequantize)
-QUANTIZED = jax.jit(quantize, static_argnames=('scheme', 'dtype'))
 INTERPRETED = jax.jit(functools.partial(int4_tpu.matmul, interpret=True))
 
 
@@ -44,14 +42,14 @@ def made(rows, columns, **scheme):
   """A packed weight [rows, columns] off center."""
   random = np.random.default_rng(0)
   w = random.standard_normal((rows, columns), np.float32) + 0.3
-  return QUANTIZED(jnp.asarray(w), scheme=Scheme(**scheme), dtype=jnp.float16)
+  return quantize(jnp.asarray(w), scheme=Scheme(**scheme), dtype=jnp.float16)
 
 
 def error(x, kernel):
   """The largest of the kernel's product, over the largest product."""
   found = INTERPRETED(x, PREPACKED(kernel))
   assert found.dtype == x.dtype and found.shape == (*x.shape[:-1], kernel.shape[1])
-  wanted = np.float64(x) @ np.float64(PLAIN(kernel))
+  wanted = np.float64(x) @ np.float64(dequantize(kernel))
   return abs(np.float64(found) - wanted).max() / abs(wanted).max()
 
 
@@ -61,7 +59,7 @@ def test_the_order_of_the_kernel_holds_the_same_weight(bits, rows, columns, grou
   kernel = made(rows, columns, bits=bits, group=group, symmetric=symmetric)
   weight = PREPACKED(kernel)
   assert weight.shape == kernel.shape
-  np.testing.assert_array_equal(DEQUANTIZED(weight), PLAIN(kernel))
+  np.testing.assert_array_equal(DEQUANTIZED(weight), dequantize(kernel))
 
 
 def test_words_as_the_docstring_shows_them():
@@ -88,7 +86,7 @@ def test_derivatives_go_through_a_frozen_weight(
   monkeypatch.setattr(int4_tpu, 'matmul', lambda *args: own(*args, interpret=True))
   kernel = made(rows, columns, bits=bits, group=group)
   x = jnp.asarray(random.standard_normal((3, rows), np.float32), dtype)
-  by, weight, w = random.integers(-3, 4, (3, columns)), PREPACKED(kernel), PLAIN(kernel)
+  by, weight, w = random.integers(-3, 4, (3, columns)), PREPACKED(kernel), dequantize(kernel)
 
   @jax.jit
   def both(x, weight, by):
@@ -109,7 +107,7 @@ def test_a_scale_and_its_zero_point_share_a_word(zero, dtype):
   kernel = QTensor(jnp.zeros((4, 4), jnp.uint8), scale, zeros, Scheme(4, 8), 8)
   found = DEQUANTIZED(PREPACKED(kernel))
   tolerance = 2**-19 if dtype == 'float32' else 0
-  np.testing.assert_allclose(found, PLAIN(kernel), rtol=tolerance)
+  np.testing.assert_allclose(found, dequantize(kernel), rtol=tolerance)
 
 
 @pytest.mark.parametrize('bits, group', [(4, 128), (4, 32), (3, 64), (3, 'channel')])
@@ -153,7 +151,7 @@ def test_many_blocks_of_rows_and_columns():
 def test_any_shape_has_its_product(bits, rows, columns, group, count, seed):
   random = np.random.default_rng(seed)
   w = jnp.asarray(random.standard_normal((rows, columns), np.float32))
-  kernel = QUANTIZED(w, scheme=Scheme(bits, group), dtype=jnp.float16)
+  kernel = quantize(w, scheme=Scheme(bits, group), dtype=jnp.float16)
   if int4_tpu.takes(kernel):
     assert error(jnp.asarray(random.standard_normal((count, rows), np.float32)), kernel) < 2e-6
 
