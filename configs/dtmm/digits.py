@@ -9,6 +9,9 @@ each method that loses at most 1 point of validation accuracy is kept; that of f
 
     python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
 
+Found: so they do beside filters that compete over all layers, not beside those of which each layer
+keeps the same share.
+
 Variants, which combine: 'all' adds pairs of filterlets, patterns and N:M; 'lottery' asks whether
 filterlet tickets win: after each prune training begins again, from the first weights and, with the
 same masks, from fresh ones; 'taught' lets the net before it was pruned teach; 'schedule' chooses
@@ -59,9 +62,11 @@ def get_config(variant: str = ''):
       tolerance=1.0 if quick else 0.01, **training,
     )  # fmt: skip
     return c
-  methods = setting.METHODS if 'all' in variants else setting.THREE
+  methods = tuple(setting.METHODS) if 'all' in variants else setting.FEW
   setting.add(c, ('filterlet',) if quick else methods, levels, data='digits', **training)
-  c.deploy = dict(stage='microcontroller', board='stm32f412', images=256, sparse='bytes')
+  c.deploy = dict(
+    stage='microcontroller', of='filterlet', board='stm32f412', images=256, sparse='bytes'
+  )
   c.stages = (*c.stages, 'deploy')
   return c
 

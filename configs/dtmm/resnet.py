@@ -7,7 +7,7 @@ full for a GPU.
     python -m launch.run --config=configs/dtmm/resnet.py --workdir=runs/dtmm-resnet --data_dir=DATA
 
 Variants, which combine: 'mini' is scaled down for a CPU (4 channels where the paper has 32, 2,400
-steps, 7 epochs, and 300 a level, of which there are three, and three methods); 'wake' is visual
+steps, 7 epochs, and 300 a level, of which there are three, and fewer methods); 'wake' is visual
 wake words (figure 11 b) instead of CIFAR-10; 'lottery' and 'taught' are those of digits.py;
 'schedule' chooses filters and filterlets of every layer for the fewest instructions within 512 KiB
 of Flash and 128 KiB of RAM; 'quick' is a few steps of a narrow net.
@@ -47,7 +47,7 @@ def get_config(variant: str = ''):
   setting.finish(
     c, variants, (0.4, 0.2, 0.1) if mini else LEVELS,
     losses=(0.1,) if quick else (0.02, 0.05, 0.1, 0.2), limits=dict(flash=2**19, ram=2**17),
-    methods=setting.THREE if mini else setting.METHODS, **training,
+    methods=setting.FEW if mini else tuple(setting.METHODS), **training,
   )  # fmt: skip
   return c
 

@@ -1,47 +1,60 @@
 """What the experiments of DTMM share: the methods, their levels, and the picture of all."""
 
-THREE = 'filterlet', 'filter', 'weight'
-METHODS = ('filterlet', 'paired', 'filter', 'weight', 'pattern', '2:4')
+# Stage -> structure and scope, in the order of legends. Filters that compete over all layers starve
+# the last ones: the fair rival keeps a share of each.
+METHODS = dict(
+  filterlet=('filterlet', 'global'), filterlet_layer=('filterlet', 'layer'),
+  paired=('paired', 'global'), filter=('filter', 'global'), filter_layer=('filter', 'layer'),
+  weight=('weight', 'global'), pattern=('pattern', 'global'), n_of_m=('2:4', 'global'),
+)  # fmt: skip
+FEW = 'filterlet', 'filterlet_layer', 'filter', 'filter_layer', 'weight'
 TITLES = dict(
-  filterlet='filterlets', paired='filterlets of filter pairs', filter='filters',
-  weight='single weights', pattern='patterns of kernels', plain='without a teacher',
+  filterlet='filterlets', filterlet_layer='filterlets by layer',
+  paired='filterlets of filter pairs',
+  filter='filters', filter_layer='filters by layer',
+  weight='single weights', pattern='patterns of kernels', n_of_m='N of 4 weights',
+  plain='without a teacher',
 )  # fmt: skip
 TITLES['tickets/reinit'] = 'the same masks, fresh weights'
-TITLES['2:4'] = TITLES['n_of_m'] = 'N of 4 weights'
 LEVELS = tuple(range(9))  # of a table, which leaves out the whole net, in which all lines begin
 TEACHER = dict(of='train', temperature=4.0, soft=0.5, hard=0.5)  # the net before it was pruned
 NAMES = dict(cifar10='CIFAR-10', visual_wake_words='visual wake words')
-SHARES = {'pattern': (5 / 9, 4 / 9, 3 / 9, 2 / 9), '2:4': (0.75, 0.5, 0.25)}
+SHARES = dict(pattern=(5 / 9, 4 / 9, 3 / 9, 2 / 9), n_of_m=(0.75, 0.5, 0.25))
 
 
-def stage(structure: str, levels: tuple, **training) -> dict:
-  """A stage that prunes what 'train' returned; patterns and rows have levels of their own."""
+def shares(method: str, levels: tuple) -> tuple:
+  """What a method's levels are: patterns and rows have their own, and a share of each layer's
+  filters keeps about its square of the weights."""
+  if method == 'filter_layer':
+    return tuple(round(share**0.5, 4) for share in levels)
+  return SHARES.get(method, levels)
+
+
+def stage(method: str, levels: tuple, **training) -> dict:
+  """A stage that prunes what 'train' returned."""
+  structure, scope = METHODS[method]
   return dict(
-    stage='filterlet', of='train', structure=structure, levels=SHARES.get(structure, levels),
-    **training,
+    stage='filterlet', of='train', structure=structure, scope=scope,
+    levels=shares(method, levels), **training,
   )  # fmt: skip
-
-
-def name(structure: str) -> str:
-  """A stage's name: '2:4' -> 'n_of_m'."""
-  return 'n_of_m' if ':' in structure else structure
 
 
 def add(c, methods: tuple, levels: tuple, *, data: str, **training):
   """The stages of methods, each from the same trained net, behind those that c has; all of them on
-  one picture and in a table, and filterlets against each of the others. The first comes last, so
-  that what follows gets its net."""
+  one picture and in a table, and filterlets against each of the others."""
   for method in methods:
-    c[name(method)] = stage(method, levels, **training)
-  c.stages = (*c.stages, *map(name, methods[::-1]))
+    c[method] = stage(method, levels, **training)
+  c.stages = (*c.stages, *methods)
   c.figures = dict(methods=figure(data))
   c.tables = dict(methods=table())
   if len(methods) > 1:
-    against(c, 'filterlet', tuple(name(m) for m in methods if m != 'filterlet'))
+    against(c, 'filterlet', tuple(m for m in methods if m != 'filterlet'))
+    against(c, 'filterlet_layer', ('filter_layer', 'weight'), 'by_layer')
+    c.tables.rivals.rows = ('net', 'base', 'share')
 
 
 def finish(
-  c, variants: set, levels: tuple, *, losses: tuple, limits: dict, methods: tuple = METHODS,
+  c, variants: set, levels: tuple, *, losses: tuple, limits: dict, methods: tuple = tuple(METHODS),
   **training,
 ):  # fmt: skip
   """What variants ask of a config whose net is trained by 'train'; training: after each level."""
@@ -115,18 +128,17 @@ def scheduled(c, losses: tuple, *, board: str, flash: int, ram: int, tolerance: 
   )  # fmt: skip
 
 
-def against(c, of: str, bases: tuple):
+def against(c, of: str, bases: tuple, name: str = 'rivals'):
   """The comparison at equal bytes and at equal accuracy, and its table."""
-  c.rivals = dict(of=of, bases=bases)
-  c.stages = (*c.stages, 'rivals')
+  c[name] = dict(stage='rivals', of=of, bases=bases)
+  c.stages = (*c.stages, name)
   c.tables.rivals = dict(
     title='At equal bytes, and at equal accuracy', kind='rival', rows=('base', 'share'),
     values=('accuracy_gain', 'bytes_change'),
-    names=dict(base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
+    names=dict(net=TITLES, base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
                bytes_change='bytes where as accurate'),
-    note=f'Of {TITLES.get(of, of)} against each level of the others: 95 % intervals over seeds and '
-    'test examples, drawn for both alike. Equal: at most 2 % more. No entry: no level of it is as '
-    'small, or as accurate.',
+    note='Against each level of what is named: 95 % intervals over seeds and test examples, drawn '
+    'for both alike. Equal: at most 2 % more. No entry: no level is as small, or as accurate.',
   )  # fmt: skip
 
 
@@ -144,10 +156,10 @@ def figure(data: str) -> dict:
     caption='Lines begin at the whole net; each level prunes the one before and trains on. Bytes: '
     'int8 weights of convolutions, each in the least form of its structure. Instructions of a '
     'Cortex-M4: by a table of measured ones, each in its fastest form, whose arena the RAM is.',
-    kind='filterlet', y='test_accuracy', lines='structure', where=dict(structure=METHODS),
-    names=TITLES, x_scale='log',
+    kind='filterlet', y='test_accuracy', lines='stage', where=dict(stage=tuple(METHODS)),
+    names=TITLES,
     panels=dict(
-      a=dict(x='conv_bytes', x_label='bytes of convolutions'),
+      a=dict(x='conv_bytes', x_label='bytes of convolutions', x_scale='log'),
       b=dict(x='instructions', x_label='instructions'),
       c=dict(x='ram', x_label='bytes of RAM'),
     ),
@@ -158,9 +170,10 @@ def table() -> dict:
   """The same in numbers, a line a method and share."""
   return dict(
     title='Accuracy and bytes at each share of the weights kept', kind='filterlet',
-    rows=('structure', 'share'),
+    rows=('stage', 'share'),
     values=('kept', 'conv_bytes', 'instructions', 'ram', 'test_accuracy'),
-    where=dict(structure=METHODS, level=LEVELS), names=dict(structure=TITLES),
-    note='Bytes of convolutions in the least form of each structure; instructions of a Cortex-M4, '
-    'by a table of measured ones, in the fastest, and the bytes of RAM that those need.',
+    where=dict(stage=tuple(METHODS), level=LEVELS), names=dict(stage=TITLES),
+    note='Ranked over all layers where not said otherwise. Bytes of convolutions in the least form '
+    'of each structure; instructions of a Cortex-M4, by a table of measured ones, in the fastest, '
+    'and the bytes of RAM that those need.',
   )  # fmt: skip
