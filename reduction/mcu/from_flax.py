@@ -56,7 +56,7 @@ def convert(
     function, of_steps = map(_flat, (function, of_steps))
   require(x.ndim == 4 and len(x), f'calibration data have shape {x.shape}; images are wanted')
   with jax.default_matmul_precision('float32'):  # a GPU's own is TF32, the trace's is not
-    want = np.asarray(function(jnp.asarray(x))).reshape(len(x), -1)
+    want = np.asarray(jax.jit(function)(x)).reshape(len(x), -1)
   if not np.isfinite(want).all():
     raise DataError(f'{name}: outputs on calibration data are not finite')
   layers = trace(function, x.shape[1:])
