@@ -64,9 +64,10 @@ def evaluate(layers: list[Layer], x) -> list[np.ndarray]:
   found = [np.asarray(x, np.float32)]
   for layer in layers[1:]:
     inputs = [found[i] for i in layer.inputs]
-    y = sums(layer, inputs[0], layer.weights) + layer.bias if layer.kind in LINEAR else (
-      unweighted(layer, *inputs)
-    )  # fmt: skip
+    if layer.kind in LINEAR:
+      y = np.asarray(sums(layer, inputs[0], layer.weights)) + np.float32(layer.bias)
+    else:
+      y = unweighted(layer, *inputs)
     found.append(np.clip(np.asarray(y), layer.low, layer.high))
   return found
 
