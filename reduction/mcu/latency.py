@@ -228,7 +228,10 @@ def fastest(graph: Graph, table: Table, most: float = math.inf) -> Graph:
 
 
 def predicted(graph: Graph, table: Table) -> float:
-  """Instructions of a graph's convolutions by the table, and DENSE for each weight of others."""
+  """Instructions of a graph: its plain convolutions by the table, dense layers DENSE a weight.
+
+  All others, depthwise convolutions too, count as none.
+  """
   total = 0.0
   for op in graph.ops:
     if op.kind == 'conv':

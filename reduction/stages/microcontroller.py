@@ -30,7 +30,7 @@ def microcontroller(
   images: training examples that show the ranges, where training in integers (`qat_mcu`) left none.
   bits: of weights, see `convert`; all are stored as int8. of: the stage whose net to write, by
   default the one before. exact: the least arena for the ways to overlap that the greedy plan chose.
-  patches: of `deploy`. name: of the C. sparse: convolutions whose filterlets are pruned are stored
+  patches: of `deploy`. name: of the C. sparse: convolutions of which parts are pruned are stored
   in the form of the fewest 'bytes' or, by `mcu.latency`, 'instructions' of the board's core, in an
   arena of `ram` bytes if they can be, 0: of the board's; the same net exactly. Rows: 'layer' for
   each, 'tensor' for where each lies when (the report draws memory over time), and a

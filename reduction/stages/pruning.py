@@ -110,8 +110,8 @@ def costs(structure: str, net: Net, found: channels.Structure, run: Run) -> dict
   """What net costs without the filters that are gone, by seed, {name: [R]}.
 
   conv_bytes: int8 bytes of all convolutions' weights, each in the least form of its structure.
-  instructions: of a Cortex-M4 by `mcu.latency`, each convolution in its fastest form, and ram:
-  bytes of that arena; without these where `mcu` cannot run the net.
+  instructions: of a Cortex-M4 by `latency.predicted`, each convolution in its fastest form, and
+  ram: bytes of that arena; without these where `mcu` cannot run the net.
   """
   small = channels.shrunk(net, found)
   masks = dict(tree.named(small.masks))
