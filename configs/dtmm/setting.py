@@ -15,7 +15,7 @@ TITLES = dict(
   weight='single weights', pattern='patterns of kernels', n_of_m='N of 4 weights',
   plain='without a teacher',
 )  # fmt: skip
-TITLES['tickets/reinit'] = 'the same masks, fresh weights'
+TITLES |= {'tickets/reinit': 'the same masks, fresh weights', 'weight:csr': 'single weights in CSR'}
 LEVELS = tuple(range(9))  # of a table, which leaves out the whole net, in which all lines begin
 TEACHER = dict(of='train', temperature=4.0, soft=0.5, hard=0.5)  # the net before it was pruned
 NAMES = dict(cifar10='CIFAR-10', visual_wake_words='visual wake words')
@@ -48,8 +48,8 @@ def add(c, methods: tuple, levels: tuple, *, data: str, **training):
   c.figures = dict(methods=figure(data))
   c.tables = dict(methods=table())
   if len(methods) > 1:
-    against(c, 'filterlet', tuple(m for m in methods if m != 'filterlet'))
-    against(c, 'filterlet_layer', ('filter_layer', 'weight'), 'by_layer')
+    against(c, 'filterlet', (*(m for m in methods if m != 'filterlet'), 'weight:csr'))
+    against(c, 'filterlet_layer', ('filter_layer', 'weight', 'weight:csr'), 'by_layer')
     c.tables.rivals.rows = ('net', 'base', 'share')
 
 

@@ -136,5 +136,6 @@ def _tell(search: Search, made, net: Net, run: Run, **told) -> dict:
   """Logs which test examples net gets right; (test_accuracy, `pruning.costs`) by seed."""
   right, told = pruning.right(net, run), {k: v for k, v in told.items() if k != 'enough'}
   costs = pruning.costs(search.structure, net, made.found, run)
-  run.log(kind='right', **told, conv_bytes=costs['conv_bytes'], right=pruning.packed(right))
+  nbytes = {key: value for key, value in costs.items() if key.endswith('_bytes')}
+  run.log(kind='right', **told, **nbytes, right=pruning.packed(right))
   return dict(test_accuracy=right.mean(1, dtype=np.float32), **costs)

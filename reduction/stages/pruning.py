@@ -110,6 +110,7 @@ def costs(structure: str, net: Net, found: channels.Structure, run: Run) -> dict
   """What net costs without the filters that are gone, by seed, {name: [R]}.
 
   conv_bytes: int8 bytes of all convolutions' weights, each in the least form of its structure.
+  csr_bytes: where single weights go, as conv_bytes in CSR alone, or dense where that is less.
   instructions: of a Cortex-M4 by `latency.predicted`, each convolution in its fastest form, and
   ram: bytes of that arena; without these where `mcu` cannot run the net.
   """
@@ -118,15 +119,19 @@ def costs(structure: str, net: Net, found: channels.Structure, run: Run) -> dict
   forms = FORMS.get(structure, ('csr', 'element_bitmap', 'patterns'))
   kernels = [np.moveaxis(np.asarray(masks[n.removeprefix('params/')]), -1, 1) for n in found.convs]
   seeds = range(len(kernels[0]))
-  size = [sum(footprint(k[r].astype(np.int8), forms) for k in kernels) for r in seeds]
+  kept = [[kernel[r].astype(np.int8) for kernel in kernels] for r in seeds]
+  size = lambda *forms: [sum(footprint(kernel, forms) for kernel in one) for one in kept]
+  cost = dict(conv_bytes=size(*forms))
+  if 'csr' in forms:
+    cost['csr_bytes'] = size('csr')
   table = latency.read()
   try:
     graphs = [convert(small, run.data.train.x[:64], replica=r) for r in seeds]
   except UsageError:
-    return dict(conv_bytes=size)
+    return cost
   graphs = [latency.fastest(graph, table) for graph in graphs]
   count = [round(latency.predicted(graph, table)) for graph in graphs]
-  return dict(conv_bytes=size, instructions=count, ram=[plan(graph).peak for graph in graphs])
+  return dict(cost, instructions=count, ram=[plan(graph).peak for graph in graphs])
 
 
 def right(net: Net, run: Run) -> np.ndarray:

@@ -26,13 +26,13 @@ def rivals(
   """Compares the levels of a `filterlet` stage with those of others; returns the net that comes.
 
   of, bases: names of earlier stages that prune the same net; 'tickets/reinit' is the control of
-  'tickets'. Rows: a 'rival' for each level of each base, with accuracy_gain, that of the largest
-  level of `of` with at most a share `slack` more bytes, and bytes_change, the bytes at which `of`
-  is as accurate over those of the base, less 1. Between its levels accuracy is taken to follow
-  the logarithm of bytes; where already its smallest is as accurate, that one's count, and where
-  none is, the change is infinite (None in rows). Each has the 95 % interval (_low, _high) of
-  `resamples` bootstraps, in which seeds and test examples are drawn anew for both alike.
-  accuracy_gain is None where `of` has no such level.
+  'tickets', and 'weight:csr' is 'weight' with csr_bytes for conv_bytes. Rows: a 'rival' for each
+  level of each base, with accuracy_gain, that of the largest level of `of` with at most a share
+  `slack` more bytes, and bytes_change, the bytes at which `of` is as accurate over those of the
+  base, less 1. Between its levels accuracy is taken to follow the logarithm of bytes; where already
+  its smallest is as accurate, that one's count, and where none is, the change is infinite (None in
+  rows). Each has the 95 % interval (_low, _high) of `resamples` bootstraps, in which seeds and test
+  examples are drawn anew for both alike. accuracy_gain is None where `of` has no such level.
   """
   require(slack >= 0, f'{slack=} must not be negative')
   require(resamples > 99, f'{resamples=} must be at least 100')
@@ -51,19 +51,23 @@ def rivals(
 
 
 def _levels(name: str, run: Run) -> list[dict]:
-  """What the stage logged: its unpruned net, but for a control, and its levels."""
+  """What the stage logged: its unpruned net, but for a control, and its levels, with nbytes."""
+  name, _, form = name.partition(':')
   stage, _, start = name.partition('/')
   at = '/'.join((*run.path[:-1], stage, ''))
   rows = [row for row in run.rows if row['kind'] == 'right' and f'{row["at"]}/'.startswith(at)]
   rows = [row for row in rows if row['start'] == (start or rows[0]['start'])]
   require(rows, f'{name!r} is no earlier stage that prunes: it logged no level')
   count = len(run.data.test.y)
-  return [dict(row, right=unpacked(row['right'], count)) for row in rows]
+  key = f'{form or "conv"}_bytes'
+  known = [key for key in rows[0] if key.endswith('_bytes')]
+  require(key in known, f'{name!r} does not count {key}, only {", ".join(known)}')
+  return [dict(row, right=unpacked(row['right'], count), nbytes=row[key]) for row in rows]
 
 
 def _stacked(rows) -> Levels:
   get = lambda key: np.stack([row[key] for row in rows])
-  return Levels(tuple(row['share'] for row in rows), get('right'), get('conv_bytes'))
+  return Levels(tuple(row['share'] for row in rows), get('right'), get('nbytes'))
 
 
 def compared(mine: Levels, base: Levels, slack: float, resamples: int, seed: int) -> list[dict]:

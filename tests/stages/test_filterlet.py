@@ -64,6 +64,9 @@ def test_costs_fall_from_those_of_the_whole_net(trained):
     pruned(trained, f'cost_{structure}', structure=structure, levels=(0.12,), steps=20)
     whole, level = rows_of(trained[1], f'cost_{structure}')
     assert whole['share'] == 1 and whole['kept'] == 1 and whole['enough']
+    # CSR alone, a byte and a 16-bit column a weight, is never less than the least of all forms
+    assert ('csr_bytes' in level) == (structure == 'weight')
+    assert all(a >= b for a, b in zip(level.get('csr_bytes', ()), level['conv_bytes']))
     for name in 'conv_bytes', 'instructions', 'ram':
       assert len(level[name]) == 2 and min(level[name]) > 0
       found[structure, name] = max(level[name]) / min(whole[name])

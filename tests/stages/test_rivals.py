@@ -60,6 +60,20 @@ def test_stages_that_are_not_there_are_refused(digits):
     stages.rivals(of='a', bases=('b',))(None, Run(digits).child('rivals'))
 
 
+def test_a_base_is_judged_by_the_bytes_that_it_names(digits):
+  run = Run(digits, (0, 1))
+  right = packed(np.ones((2, len(digits.test.y)), bool))
+  for name, sizes in (('ours', {}), ('weight', dict(csr_bytes=[300, 500]))):
+    row = dict(level=0, share=0.5, start='last', conv_bytes=[200, 200], **sizes)
+    run.child(name).log(kind='right', **row, right=right)
+  stages.rivals(of='ours', bases=('weight', 'weight:csr'))(None, run.child('rivals'))
+  rows = [r for r in run.rows if r['kind'] == 'rival']
+  assert [r['base_bytes'] for r in rows] == [200, 400]
+  assert [r['bytes_change'] for r in rows] == [0, -0.5]
+  with pytest.raises(UsageError, match="'ours' does not count csr_bytes, only conv_bytes"):
+    stages.rivals(of='weight', bases=('ours:csr',))(None, run.child('others'))
+
+
 @pytest.mark.slow
 def test_tickets_beside_their_control_and_with_a_teacher(digits):
   """Two short stages: what is drawn is what they logged, and a teacher changes what is learned."""
@@ -72,7 +86,8 @@ def test_tickets_beside_their_control_and_with_a_teacher(digits):
     taught=stages.filterlet(of='train', teacher=dict(of='train', temperature=4.0), **short),
     rivals=stages.rivals(of='tickets', bases=('tickets/reinit', 'taught')),
   )(net, run)  # fmt: skip
-  ticket, control, taught = (r for r in run.rows if r['kind'] == 'filterlet')
+  of_levels = (r for r in run.rows if r['kind'] == 'filterlet' and r['level'] >= 0)
+  ticket, control, taught = of_levels
   assert control['start'] == 'reinit' and 'enough' not in control
   assert control['kept'] == ticket['kept'] and control['conv_bytes'] == ticket['conv_bytes']
   for base, row in zip((control, taught), (r for r in run.rows if r['kind'] == 'rival')):
