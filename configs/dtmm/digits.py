@@ -49,18 +49,14 @@ def get_config(variant: str = ''):
   if 'taught' in variants:
     setting.lesson(c, levels, data='digits', **training)
     return c
-  if 'schedule' in variants:
-    setting.scheduled(
-      c, (0.1,) if quick else (0.02, 0.05, 0.1, 0.15, 0.2), board='stm32f412', flash=16_000,
-      ram=6_000, tolerance=1.0 if quick else 0.01, **training,
-    )  # fmt: skip
-    return c
-  if 'small' in variants:
-    c.model = dict(name='vgg', layers=(32, 32, 'pool', 64, 64))
-    setting.scheduled(
-      c, (0.1,) if quick else (0.05, 0.1, 0.2, 0.3), board='stm32f301', flash=50_000, ram=12_000,
-      tolerance=1.0 if quick else 0.01, **training,
-    )  # fmt: skip
+  if variants & {'schedule', 'small'}:
+    board = dict(board='stm32f412', flash=16_000, ram=6_000)
+    if 'small' in variants:
+      c.model = dict(name='vgg', layers=(32, 32, 'pool', 64, 64))
+      board = dict(board='stm32f301', flash=50_000, ram=12_000)
+    losses = (0.1,) if quick else (0.1, 0.2, 0.3, 0.4, 0.5)
+    rounds = dict(training, steps=20 if quick else 900)  # what the third of four levels has had
+    setting.scheduled(c, losses, tolerance=1.0 if quick else 0.01, **board, **rounds)
     return c
   methods = tuple(setting.METHODS) if 'all' in variants else setting.FEW
   setting.add(c, ('filterlet',) if quick else methods, levels, data='digits', **training)

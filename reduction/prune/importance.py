@@ -42,3 +42,16 @@ def importance(module, kind: str):
     return tree.map(lambda t: jnp.abs(t) / len(x), total)
 
   return scores
+
+
+def of_layers(scores):
+  """scores [R, ...] over their sum in each leaf: layers count alike, whatever their gradients.
+
+  Molchanov et al. 2017 do so by each layer's l2 norm.
+  """
+
+  def share(values):
+    total = values.sum(range(1, values.ndim), keepdims=True)
+    return values / jnp.where(total == 0, 1, total)
+
+  return tree.map(share, scores)

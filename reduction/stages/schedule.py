@@ -14,7 +14,7 @@ from reduction.mcu.from_flax import convert
 from reduction.net import Net
 from reduction.prune import channels, select
 from reduction.prune import schedule as solver
-from reduction.prune.importance import KINDS
+from reduction.prune.importance import KINDS, of_layers
 from reduction.run import Run, Stage
 from reduction.stages import budget, pruning
 from reduction.train import check_schedule
@@ -30,6 +30,7 @@ class Search(NamedTuple):
   limits: dict
   tolerance: float
   score: str
+  scope: str
   examples: int
   how: str
   objective: str
@@ -41,8 +42,8 @@ class Search(NamedTuple):
 
 def schedule(
   *, losses: tuple[float, ...], steps: int, batch: int, optimizer: dict, flash: int = 0,
-  ram: int = 0, tolerance: float = 0.01, score: str = 'taylor', examples: int = 1_024,
-  how: str = 'solve', objective: str = 'instructions', core: str = 'm4',
+  ram: int = 0, tolerance: float = 0.01, score: str = 'taylor', scope: str = 'layer',
+  examples: int = 1_024, how: str = 'solve', objective: str = 'instructions', core: str = 'm4',
   teacher: dict | None = None, every: int = 100,
 ) -> Stage:  # fmt: skip
   """Chooses filters and filterlets of every layer, trains on, and returns the fastest good net.
@@ -51,22 +52,23 @@ def schedule(
   that came. Among those that keep a validation accuracy at most `tolerance` below it, the one
   with the least objective, 'instructions' (of `mcu.latency`) or 'bytes', is returned. core: of
   `boards.CORES`, whose instructions count. flash, ram: bytes of constants and of the arena, 0: as
-  many as it takes. how: 'solve' or 'anneal' (the paper's). score, examples, teacher, steps,
-  batch, optimizer, every: as for `filterlet`. Rows: a 'schedule' for each loss that some choice
-  keeps; raises UsageError, naming the limit, where none does, and where there are limits but no
-  round within them keeps the accuracy.
+  many as it takes. how: 'solve' or 'anneal' (the paper's). scope: 'global' sums importance over
+  all layers (the paper's), 'layer' takes the mean of each layer's own shares. score, examples,
+  teacher, steps, batch, optimizer, every: as for `filterlet`. Rows: a 'schedule' for each loss
+  that some choice keeps; raises UsageError, naming the limit, where none does, and where there are
+  limits but no round within them keeps the accuracy.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   require(losses and all(a < b for a, b in zip((0.0, *losses), losses)), f'{losses=} must rise')
   for name, value, known in (
-    ('score', score, KINDS), ('how', how, HOW), ('core', core, boards.CORES),
-    ('objective', objective, ('instructions', 'bytes')),
+    ('score', score, KINDS), ('scope', scope, ('layer', 'global')), ('how', how, HOW),
+    ('core', core, boards.CORES), ('objective', objective, ('instructions', 'bytes')),
   ):  # fmt: skip
     require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
   require(min(flash, ram) >= 0, f'{flash=} and {ram=} must not be negative')
   limits = {name: most for name, most in (('bytes', flash), ('ram', ram)) if most}
   timing = dict(steps=steps, batch=batch, every=every)
-  search = Search(tuple(losses), limits, tolerance, score, examples, how, objective,
+  search = Search(tuple(losses), limits, tolerance, score, scope, examples, how, objective,
                   core, pruning.told(teacher), build_optimizer(**optimizer), timing)  # fmt: skip
   return lambda net, run: choose(search, net, run)
 
@@ -78,6 +80,7 @@ def choose(search: Search, net: Net, run: Run) -> Net:
   dense = float(made.accuracy(net).mean())
   names = [leaf.removeprefix('params/') for leaf in found.convs]
   scores = pruning.scored(search.score, search.examples, net, run)
+  scores = of_layers(scores) if search.scope == 'layer' else scores
   graph = convert(net, run.data.train.x[:64])
   limits = dict(search.limits, loss=search.losses[-1])
   bill = budget.budget(graph, found, scores, latency.read(search.core), limits, budget.Setting())

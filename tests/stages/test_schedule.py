@@ -15,6 +15,7 @@ from reduction.mcu.narrow import narrowed
 from reduction.mcu.plan import plan
 from reduction.net import create
 from reduction.prune import channels, schedule, select
+from reduction.prune.importance import of_layers
 from reduction.run import Run
 from reduction.stages import budget
 
@@ -81,6 +82,20 @@ def test_wide_windows_are_used_where_memory_holds_them(made):
   for ram, wide in (need, True), (need - 1, False):
     bill = budget.budget(graph, found, scores, latency.read(), dict(ram=ram), SETTING)
     assert any('wide' in set(form.ravel()) for form in bill.forms) == wide
+
+
+def test_layers_count_alike_whatever_their_gradients(made):
+  """A layer whose scores are 50 times those of others goes first of none, nor last."""
+  _, _, graph, found, scores = made
+  loud = dict(tree.named(scores))
+  loud[found.convs[1].removeprefix('params/')] *= 50
+  loud = tree.unflatten(scores, list(loud.values()))
+  chosen = lambda scores: schedule.solve(
+    budget.budget(graph, found, scores, latency.read(), dict(loss=0.3), SETTING).problem
+  )
+  quiet, same = chosen(of_layers(scores)), chosen(of_layers(loud))
+  assert quiet[:2] == same[:2] and quiet.costs['loss'] == pytest.approx(same.costs['loss'])
+  assert chosen(scores)[:2] != chosen(loud)[:2]
 
 
 @pytest.mark.slow
