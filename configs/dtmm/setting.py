@@ -118,7 +118,7 @@ def scheduled(c, losses: tuple, *, board: str, flash: int, ram: int, tolerance: 
     a=dict(title='The scheduler', kind='schedule', rows='loss',
            values=('kept', 'predicted_bytes', 'predicted_instructions', 'test_accuracy'),
            names=dict(predicted_bytes='bytes of constants',
-                      loss='{} of all importance may go')),
+                      loss='{} of importance may go')),
     b=dict(title=f'On a {board}', kind='microcontroller', rows='stage',
            values=('constants', 'arena', 'flash', 'ram', 'instructions', 'float_accuracy',
                    'int8_accuracy'),

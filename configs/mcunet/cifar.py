@@ -9,8 +9,8 @@ run yet: it is for a GPU (592,704 networks of 1.6 to 7.7 M multiply-accumulates;
     python -m launch.run --config=configs/mcunet/cifar.py --workdir=runs/cifar --data_dir=DATA
 
 Limits: 50 KB of SRAM, 136 KB of Flash, of which MobileNetV2 at a width of 0.2 takes 49,350 and
-132,626 bytes. Variants, joined by a comma:
-- 'mobilenet' trains and deploys that MobileNetV2 the same way, on the same images;
+132,626 bytes: it is trained and deployed the same way, and the two are paired. Variants, joined by
+a comma:
 - 'rank' compares the supernet's order with that of 24 networks trained by themselves;
 - 'choose' shows the spaces of 32 and 16 pixels and three widths in the order of TinyNAS, without
   training; 'best' and 'worst' search the first and the last of them (paper, on ImageNet: 78.7 and
@@ -29,7 +29,8 @@ LIMITS = dict(sram=50 * 1024, flash=136 * 1024)
 SPACES = dict(setting.CIFAR, resolutions=(16, 32), widths=(0.5, 1.0, 1.5))
 BEST, WORST = (32, 1.5), (16, 0.5)  # by 'choose': 6.2 and 0.3 M multiply-accumulates on average
 INSTRUCTIONS = 8_000_000
-VARIANTS = ('mobilenet', 'rank', 'choose', 'best', 'worst', 'fast', 'reward', 'small', 'quick')
+MOBILENET = dict(name='mobilenetv2', width=0.2, strides=(1, 1, 2, 2, 2, 1, 1, 1), head=0)
+VARIANTS = ('rank', 'choose', 'best', 'worst', 'fast', 'reward', 'small', 'quick')
 
 
 def get_config(variant: str = ''):
@@ -46,31 +47,33 @@ def get_config(variant: str = ''):
   c = setting.begin('Search on CIFAR-10 for an STM32F746', data, space, steps, every)
   c.supernet.batch = batch
   train = dict(steps=steps, batch=batch, every=every, optimizer=setting.adam(3e-3, steps))
-  c.specialize = dict(space=space, **LIMITS, picojoules=setting.PICOJOULES)
+  find = dict(space=space, **LIMITS, picojoules=setting.PICOJOULES)
   if 'fast' in chosen:
-    c.specialize.instructions = INSTRUCTIONS
+    find.update(instructions=INSTRUCTIONS)
   if 'reward' in chosen:
-    c.specialize.reward = dict(cost='instructions', target=float(INSTRUCTIONS), how='soft')
-  c.train = dict(train, stage='tune')
-  c.microcontroller = dict(board='stm32f746')
-  c.tinynas = dict(space=SPACES, boards=(), samples=1_000, attempts=20_000, budgets=((50,), (136,)))
-  c.stages = ('supernet', 'specialize', 'train', 'microcontroller')
+    find.update(reward=dict(cost='instructions', target=float(INSTRUCTIONS), how='soft'))
+  chip = dict(stage='microcontroller', board='stm32f746')
+  parts = dict(
+    supernet=c.supernet, specialize=find, train=dict(train, stage='tune'), in_c=chip,
+    mobilenet=dict(train, stage='distill', student=MOBILENET, soft=0.0, hard=1.0),
+    mobilenet_in_c=chip, versus=dict(of='train', base='mobilenet'),
+    rank=dict(train, space=space, networks=24),
+    tinynas=dict(space=SPACES, boards=(), samples=1_000, attempts=20_000, budgets=((50,), (136,))),
+  )  # fmt: skip
+  c.stages = ('supernet', 'specialize', 'train', 'in_c')
+  if not chosen & {'best', 'worst', 'fast', 'reward'}:
+    c.stages = ('mobilenet', 'mobilenet_in_c', *c.stages, 'versus')
   if 'rank' in chosen:
-    c.rank = dict(train, space=space, networks=24)
     c.stages = ('supernet', 'rank')
-  if 'mobilenet' in chosen:
-    c.title = 'MobileNetV2 on CIFAR-10 for an STM32F746'
-    c.model = dict(name='mobilenetv2', width=0.2, strides=(1, 1, 2, 2, 2, 1, 1, 1), head=0)
-    c.stages = ('train', 'microcontroller')
   if 'choose' in chosen:
     c.stages = ('tinynas',)
+    del c['supernet']
+  c.update({name: parts[name] for name in c.stages})
   if quick:
     _quick(c)
-  c.tables = dict(a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(),
-                  d_spaces=_spaces())  # fmt: skip
-  for name in ('supernet', 'specialize', 'rank', 'train', 'microcontroller', 'tinynas'):
-    if name in c and name not in c.stages:
-      del c[name]
+  board = setting.trained(in_c='the network found', mobilenet_in_c='MobileNetV2 at 0.2')
+  c.tables = dict(a_rank=setting.agreement(), b_found=setting.found(), c_board=board,
+                  d_spaces=_spaces(), e_versus=setting.compared())  # fmt: skip
   return c
 
 
@@ -78,10 +81,16 @@ def _quick(c):
   c.seeds = (0,)
   small = dict(setting.CIFAR, stages=((8, 8, (1, 2)),), kernels=(1, 3), stem=(8, 3, 2),
                resolutions=(c.data.side,))  # fmt: skip
-  c.supernet.update(space=small, random=0, batch=50)
-  c.specialize.update(space=small, population=3, generations=1, beside=False)
-  c.specialize = {k: v for k, v in c.specialize.items() if k not in ('instructions', 'reward')}
-  c.train.batch = 50
+  changes = dict(
+    supernet=dict(space=small, random=0, batch=50), train=dict(batch=50),
+    specialize=dict(space=small, population=3, generations=1, beside=False),
+    rank=dict(space=small, networks=3, batch=50),
+    mobilenet=dict(batch=50, student=dict(MOBILENET, strides=(2, 2), stages=((2, 40, 1),))),
+  )  # fmt: skip
+  for name in set(changes) & set(c.stages):
+    c[name].update(changes[name])
+  if 'specialize' in c.stages:
+    c.specialize = {k: v for k, v in c.specialize.items() if k not in ('instructions', 'reward')}
 
 
 def _spaces():
@@ -93,8 +102,8 @@ def _spaces():
 
 
 def sweep():
-  """Search, MobileNetV2, ranks, best and worst space, instructions; one line a seed."""
+  """Search beside MobileNetV2, ranks, best and worst space, instructions; one line a seed."""
   yield {'variant': 'choose'}
-  for variant in '', 'mobilenet', 'rank', 'best', 'worst', 'fast', 'reward':
+  for variant in '', 'rank', 'best', 'worst', 'fast', 'reward':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}

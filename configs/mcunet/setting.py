@@ -67,3 +67,12 @@ def trained(**names: str) -> dict:
     values=('float_accuracy', 'int8_accuracy', 'arena', 'constants', 'flash', 'instructions'),
     names=dict(at=names, arena='arena, B', constants='constants, B', flash='Flash, B'),
   )  # fmt: skip
+
+
+def compared() -> dict:
+  """The table of what was found beside a network of another family."""
+  return dict(
+    title='Accuracy beside the other, paired', kind='versus', rows=('net', 'base'),
+    values=('accuracy_gain',),
+    note='95 % interval over seeds and test images, drawn for both alike.',
+  )  # fmt: skip

@@ -27,7 +27,7 @@ def find(name: str, nets: dict[str, Net]) -> Net:
   folder = pathlib.Path(workdir)
   if not (folder / 'config.json').is_file():
     known = ', '.join(nets) or 'none'
-    what = f'teacher {name!r} is no earlier stage ({known}) and no workdir of a run'
+    what = f'{name!r} is no earlier stage ({known}) and no workdir of a run'
     raise MissingInput(what) if '/' in name else UsageError(what)
   stage = stage or checkpoint.read_json(folder / 'config.json')['stages'][-1]
   return saved.read(folder / 'nets' / stage, models)

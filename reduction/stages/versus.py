@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reduction.distill.teachers import find
 from reduction.errors import require
 from reduction.net import Net
 from reduction.predict import logits
@@ -9,21 +10,22 @@ from reduction.run import Run, Stage
 
 
 def versus(*, of: str, base: str, resamples: int = 2_000) -> Stage:
-  """Compares the nets of two earlier stages on the test examples; returns the net that comes.
+  """Compares two nets on the test examples; returns the net that comes.
 
-  Rows: a 'versus' with accuracy_gain, of - base, and where there are two classes f1_gain, that of
-  the class 1, each with its 95 % interval (_low, _high) over `resamples` bootstraps. Seeds and
-  examples are drawn anew in each, both for the two stages alike, so that what is hard for both, or
-  a lucky start of both, does not widen the interval.
+  of, base: earlier stages, or workdirs of runs with as many seeds, 'runs/wide', with ':stage' for
+  another than the last. Rows: a 'versus' with accuracy_gain, of - base, and where there are two
+  classes f1_gain, that of the class 1, each with its 95 % interval (_low, _high) over `resamples`
+  bootstraps. Seeds and examples are drawn anew in each, both for the two nets alike, so that what
+  is hard for both, or a lucky start of both, does not widen the interval.
   """
   require(resamples > 99, f'{resamples=} must be at least 100')
   require(of != base, f'{of!r} compared with itself')
 
   def stage(net: Net, run: Run) -> Net:
-    for name in of, base:
-      require(name in run.nets, f'{name!r} is no earlier stage; those are {", ".join(run.nets)}')
     test = run.data.test
-    said = [logits(run.nets[name], test.x).argmax(-1) for name in (of, base)]
+    said = [logits(find(name, run.nets), test.x).argmax(-1) for name in (of, base)]
+    ours, theirs = map(len, said)
+    require(ours == theirs, f'{of!r} has {ours} seeds and {base!r} {theirs}: a pair each')
     row = gains(*said, np.asarray(test.y), run.data.classes, resamples, run.seeds[0])
     run.log(kind='versus', summary=True, seeds=run.seeds, net=of, base=base, **row)
     return net

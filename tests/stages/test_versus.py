@@ -63,5 +63,22 @@ def test_stages_that_are_not_there_are_refused(digits):
     stages.versus(of='a', base='a')
   run = Run(digits)
   net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
-  with pytest.raises(UsageError, match="'b' is no earlier stage; those are start"):
+  with pytest.raises(UsageError, match=r"'b' is no earlier stage \(start\)"):
     chain(v=stages.versus(of='start', base='b'))(net, run)
+
+
+def test_the_net_of_another_run_is_found_in_its_workdir(digits, tmp_path):
+  """The same stage twice, once in a run of its own: no gain in any resample."""
+  tune = stages.tune(steps=2, batch=60, every=2, optimizer=ADAM)
+  for name, seeds in ('other', (0, 1)), ('fewer', (0,)):
+    run = Run(digits, seeds, workdir=tmp_path / name)
+    net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
+    chain(tune=tune)(net, run)
+    (tmp_path / name / 'config.json').write_text('{"stages": ["tune"]}')
+  run = Run(digits, (0, 1))
+  net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
+  chain(tune=tune, versus=stages.versus(of='tune', base=str(tmp_path / 'other')))(net, run)
+  (row,) = (row for row in run.rows if row['kind'] == 'versus')
+  assert [row[f'accuracy_gain{end}'] for end in ('', '_low', '_high')] == [0, 0, 0]
+  with pytest.raises(UsageError, match=r"'start' has 2 seeds and .* 1: a pair each"):
+    stages.versus(of='start', base=str(tmp_path / 'fewer'))(net, run)
