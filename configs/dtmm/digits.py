@@ -59,9 +59,9 @@ def get_config(variant: str = ''):
     setting.scheduled(c, losses, tolerance=1.0 if quick else 0.01, **board, **rounds)
     return c
   methods = tuple(setting.METHODS) if 'all' in variants else setting.FEW
-  setting.add(c, ('filterlet',) if quick else methods, levels, data='digits', **training)
+  setting.add(c, (setting.OURS,) if quick else methods, levels, data='digits', **training)
   c.deploy = dict(
-    stage='microcontroller', of='filterlet', board='stm32f412', images=256, sparse='bytes'
+    stage='microcontroller', of=setting.OURS, board='stm32f412', images=256, sparse='bytes'
   )
   c.stages = (*c.stages, 'deploy')
   return c

@@ -1,19 +1,22 @@
 """What the experiments of DTMM share: the methods, their levels, and the picture of all."""
 
-# Stage -> structure and scope, in the order of legends. Filters that compete over all layers starve
-# the last ones: the fair rival keeps a share of each.
+# Stage -> structure and scope, in the order of legends. What competes over all layers by its scores
+# starves some: shares of each layer's scores do not, nor does a share of each layer.
 METHODS = dict(
-  filterlet=('filterlet', 'global'), filterlet_layer=('filterlet', 'layer'),
-  paired=('paired', 'global'), filter=('filter', 'global'), filter_layer=('filter', 'layer'),
-  weight=('weight', 'global'), pattern=('pattern', 'global'), n_of_m=('2:4', 'global'),
+  filterlet_normal=('filterlet', 'normalized'), filterlet=('filterlet', 'global'),
+  filterlet_layer=('filterlet', 'layer'), paired=('paired', 'global'),
+  filter_normal=('filter', 'normalized'), filter=('filter', 'global'),
+  filter_layer=('filter', 'layer'), weight=('weight', 'global'), pattern=('pattern', 'global'),
+  n_of_m=('2:4', 'global'),
 )  # fmt: skip
-FEW = 'filterlet', 'filterlet_layer', 'filter', 'filter_layer', 'weight'
+OURS = 'filterlet_normal'
+FEW = tuple(name for name in METHODS if name not in ('paired', 'pattern', 'n_of_m'))
 TITLES = dict(
-  filterlet='filterlets', filterlet_layer='filterlets by layer',
-  paired='filterlets of filter pairs',
-  filter='filters', filter_layer='filters by layer',
+  filterlet_normal='filterlets, normalized', filterlet='filterlets',
+  filterlet_layer='filterlets by layer', paired='filterlets of filter pairs',
+  filter_normal='filters, normalized', filter='filters', filter_layer='filters by layer',
   weight='single weights', pattern='patterns of kernels', n_of_m='N of 4 weights',
-  plain='without a teacher',
+  plain='without a teacher', taught='with a teacher', tickets='tickets',
 )  # fmt: skip
 TITLES |= {'tickets/reinit': 'the same masks, fresh weights', 'weight:csr': 'single weights in CSR'}
 LEVELS = tuple(range(9))  # of a table, which leaves out the whole net, in which all lines begin
@@ -41,16 +44,14 @@ def stage(method: str, levels: tuple, **training) -> dict:
 
 def add(c, methods: tuple, levels: tuple, *, data: str, **training):
   """The stages of methods, each from the same trained net, behind those that c has; all of them on
-  one picture and in a table, and filterlets against each of the others."""
+  one picture and in a table, and OURS against each of the others."""
   for method in methods:
     c[method] = stage(method, levels, **training)
   c.stages = (*c.stages, *methods)
   c.figures = dict(methods=figure(data))
   c.tables = dict(methods=table())
   if len(methods) > 1:
-    against(c, 'filterlet', (*(m for m in methods if m != 'filterlet'), 'weight:csr'))
-    against(c, 'filterlet_layer', ('filter_layer', 'weight', 'weight:csr'), 'by_layer')
-    c.tables.rivals.rows = ('net', 'base', 'share')
+    against(c, OURS, (*(m for m in methods if m != OURS), 'weight:csr'))
 
 
 def finish(
@@ -71,7 +72,7 @@ def finish(
     tolerance = 1.0 if quick else 0.02
     scheduled(c, losses, board='mps2', tolerance=tolerance, **limits, **training)
   else:
-    methods = ('filterlet',) if quick else methods
+    methods = (OURS,) if quick else methods
     add(c, methods, levels, data=c.data.name, **training)
 
 
@@ -84,7 +85,7 @@ def wake(c):
 
 def tickets(c, levels: tuple, *, data: str, steps: int, **training):
   """Whether filterlet tickets win: each level trains in full, from the first weights and fresh."""
-  c.tickets = stage('filterlet', levels, start='rewind', control=True, steps=steps, **training)
+  c.tickets = stage(OURS, levels, start='rewind', control=True, steps=steps, **training)
   c.stages = (*c.stages, 'tickets')
   names = dict(rewind='tickets', reinit='the same masks, fresh weights')
   where = dict(start=('rewind', 'reinit'))
@@ -97,8 +98,8 @@ def tickets(c, levels: tuple, *, data: str, steps: int, **training):
 
 def lesson(c, levels: tuple, *, data: str, **training):
   """Whether it helps if the net that came teaches while it is pruned."""
-  c.plain = stage('filterlet', levels, **training)
-  c.taught = stage('filterlet', levels, teacher=TEACHER, **training)
+  c.plain = stage(OURS, levels, **training)
+  c.taught = stage(OURS, levels, teacher=TEACHER, **training)
   c.stages = (*c.stages, 'plain', 'taught')
   where = dict(stage=('plain', 'taught'))
   c.figures = dict(taught=dict(figure(data), lines='stage', where=where, names={}))
@@ -128,14 +129,14 @@ def scheduled(c, losses: tuple, *, board: str, flash: int, ram: int, tolerance: 
   )  # fmt: skip
 
 
-def against(c, of: str, bases: tuple, name: str = 'rivals'):
+def against(c, of: str, bases: tuple):
   """The comparison at equal bytes and at equal accuracy, and its table."""
-  c[name] = dict(stage='rivals', of=of, bases=bases)
-  c.stages = (*c.stages, name)
+  c.rivals = dict(of=of, bases=bases)
+  c.stages = (*c.stages, 'rivals')
   c.tables.rivals = dict(
-    title='At equal bytes, and at equal accuracy', kind='rival', rows=('base', 'share'),
+    title=f'Of {TITLES[of]}: at equal bytes, and at equal accuracy', kind='rival', rows=('base', 'share'),
     values=('accuracy_gain', 'bytes_change'),
-    names=dict(net=TITLES, base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
+    names=dict(base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
                bytes_change='bytes where as accurate'),
     note='Against each level of what is named: 95 % intervals over seeds and test examples, drawn '
     'for both alike. Equal: at most 2 % more. No entry: no level is as small, or as accurate.',
@@ -173,7 +174,8 @@ def table() -> dict:
     rows=('stage', 'share'),
     values=('kept', 'conv_bytes', 'instructions', 'ram', 'test_accuracy'),
     where=dict(stage=tuple(METHODS), level=LEVELS), names=dict(stage=TITLES),
-    note='Ranked over all layers where not said otherwise. Bytes of convolutions in the least form '
+    note='Ranked over all layers where not said otherwise, normalized: by shares of the importance '
+    'of each. Bytes of convolutions in the least form '
     'of each structure; instructions of a Cortex-M4, by a table of measured ones, in the fastest, '
     'and the bytes of RAM that those need.',
   )  # fmt: skip

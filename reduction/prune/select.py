@@ -9,9 +9,11 @@ from reduction.errors import did_you_mean, require
 from reduction.prune import channels, filterlet
 from reduction.prune.channels import Structure
 from reduction.prune.filterlet import STRUCTURES
+from reduction.prune.importance import of_layers
 from reduction.prune.masks import kept
 
 OTHERS = 'pattern', 'N:M'  # as in '2:4'
+SCOPES = 'global', 'normalized', 'layer'
 
 
 def check(structure: str, share: float = 1.0):
@@ -30,12 +32,15 @@ def select(
 
   scores, masks: trees like params, [R, ...]. structure: of `STRUCTURES`, 'pattern' (each 3 x 3
   kernel keeps 9 share places), or 'N:M', whose N the share says: 4 share of '2:4'. scope: 'global'
-  ranks the blocks of all layers by score a weight, 'layer' those of each (where 'filter' keeps a
-  share of the filters, hence about its square of the weights). filters: the share of
+  ranks the blocks of all layers by score a weight, 'normalized' so too, with each layer's scores as
+  shares of its sum, 'layer' those of each layer by themselves (where 'filter' keeps a share of the
+  filters, hence about its square of the weights). filters: the share of
   whole filters that goes first, layer by layer (DTMM's beta; the rest of share is its alpha).
   Channels of which nothing is left are silenced, so that `channels.shrunk` changes no output.
   """
   check(structure, share)
+  if scope == 'normalized':
+    scores, scope = of_layers(scores), 'global'
   names = [leaf.removeprefix('params/') for leaf in net.convs]
   scores = {n: np.asarray(s) for n, s in tree.named(scores) if n in names}
   if structure == 'filter' and scope == 'global':

@@ -68,7 +68,7 @@ def filterlet(
   for share in levels:
     select.check(structure, share)
   for name, value, known in (
-    ('score', score, KINDS), ('start', start, STARTS), ('scope', scope, ('global', 'layer'))
+    ('score', score, KINDS), ('start', start, STARTS), ('scope', scope, select.SCOPES)
   ):  # fmt: skip
     require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
   require(0 <= filters < 1, f'{filters=} must lie in [0, 1)')
