@@ -134,8 +134,8 @@ def against(c, of: str, bases: tuple):
   c.rivals = dict(of=of, bases=bases)
   c.stages = (*c.stages, 'rivals')
   c.tables.rivals = dict(
-    title=f'Of {TITLES[of]}: at equal bytes, and at equal accuracy', kind='rival', rows=('base', 'share'),
-    values=('accuracy_gain', 'bytes_change'),
+    title=f'{TITLES[of].capitalize()}: at equal bytes, and at equal accuracy', kind='rival',
+    rows=('base', 'share'), values=('accuracy_gain', 'bytes_change'),
     names=dict(base=TITLES, accuracy_gain='accuracy at equal bytes (points)',
                bytes_change='bytes where as accurate'),
     note='Against each level of what is named: 95 % intervals over seeds and test examples, drawn '

@@ -101,7 +101,7 @@ def test_every_structure_keeps_its_share(trained, structure):
   whole, one = prune.all_kept(net.params), tree.map(lambda w: w[0], net)
   found = channels.structure(net.module, one.params, one.stats, np.zeros((1, 8, 8, 1), np.float32))
   scores = prune.magnitude(net.params)
-  for scope in 'global', 'layer':
+  for scope in select.SCOPES:
     masks = select.select(scores, whole, structure, found, 0.5, scope=scope)
     kept = prune.kept(masks, list(CONVS))
     # of each layer half of the filters, hence about a quarter of the weights between them
@@ -111,6 +111,23 @@ def test_every_structure_keeps_its_share(trained, structure):
     assert all((a <= b).all() for a, b in zip(tree.leaves(again), tree.leaves(masks)))
     same = select.select(scores, whole, structure, found, 1.0, scope=scope)
     assert all(np.asarray(m).all() for m in tree.leaves(same)), scope  # nothing asked, nothing gone
+
+
+def test_a_layer_of_small_gradients_starves_unless_normalized(trained):
+  net, _ = trained
+  whole, one = prune.all_kept(net.params), tree.map(lambda w: w[0], net)
+  found = channels.structure(net.module, one.params, one.stats, np.zeros((1, 8, 8, 1), np.float32))
+  scores = dict(tree.named(prune.magnitude(net.params)))
+  quiet = dict(scores, **{CONVS[1]: scores[CONVS[1]] / 1e3})
+  scores, quiet = (tree.unflatten(net.params, list(s.values())) for s in (scores, quiet))
+
+  def masks(scores, scope):
+    return dict(tree.named(select.select(scores, whole, 'filterlet', found, 0.4, scope=scope)))
+
+  starved = masks(quiet, 'global')[CONVS[1]]
+  assert starved.mean() <= 0.06 < 0.2 < masks(scores, 'global')[CONVS[1]].mean()
+  for name, mask in masks(quiet, 'normalized').items():
+    assert np.array_equal(mask, masks(scores, 'normalized')[name])
 
 
 def test_filters_go_first_and_the_net_is_narrower(trained):
