@@ -9,8 +9,8 @@ each method that loses at most 1 point of validation accuracy is kept; that of f
 
     python -m launch.run --config=configs/dtmm/digits.py --workdir=runs/dtmm-digits
 
-Found: so they do beside filters that compete over all layers, not beside those of which each layer
-keeps the same share.
+Found: so they do beside filters that compete over all layers, not beside those whose layers are
+normalized, or keep the same share each.
 
 Variants, which combine: 'all' adds pairs of filterlets, patterns and N:M; 'lottery' asks whether
 filterlet tickets win: after each prune training begins again, from the first weights and, with the
