@@ -42,7 +42,7 @@ class Search(NamedTuple):
 
 def schedule(
   *, losses: tuple[float, ...], steps: int, batch: int, optimizer: dict, flash: int = 0,
-  ram: int = 0, tolerance: float = 0.01, score: str = 'taylor', scope: str = 'layer',
+  ram: int = 0, tolerance: float = 0.01, score: str = 'taylor', scope: str = 'normalized',
   examples: int = 1_024, how: str = 'solve', objective: str = 'instructions', core: str = 'm4',
   teacher: dict | None = None, every: int = 100,
 ) -> Stage:  # fmt: skip
@@ -53,15 +53,15 @@ def schedule(
   with the least objective, 'instructions' (of `mcu.latency`) or 'bytes', is returned. core: of
   `boards.CORES`, whose instructions count. flash, ram: bytes of constants and of the arena, 0: as
   many as it takes. how: 'solve' or 'anneal' (the paper's). scope: 'global' sums importance over
-  all layers (the paper's), 'layer' takes the mean of each layer's own shares. score, examples,
-  teacher, steps, batch, optimizer, every: as for `filterlet`. Rows: a 'schedule' for each loss
-  that some choice keeps; raises UsageError, naming the limit, where none does, and where there are
-  limits but no round within them keeps the accuracy.
+  all layers (the paper's), 'normalized' each layer's shares of its own. score, examples, teacher,
+  steps, batch, optimizer, every: as for `filterlet`. Rows: a 'schedule' for each loss that some
+  choice keeps; raises UsageError, naming the limit, where none does, and where there are limits but
+  no round within them keeps the accuracy.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   require(losses and all(a < b for a, b in zip((0.0, *losses), losses)), f'{losses=} must rise')
   for name, value, known in (
-    ('score', score, KINDS), ('scope', scope, ('layer', 'global')), ('how', how, HOW),
+    ('score', score, KINDS), ('scope', scope, select.SCOPES[:2]), ('how', how, HOW),
     ('core', core, boards.CORES), ('objective', objective, ('instructions', 'bytes')),
   ):  # fmt: skip
     require(value in known, f'{name}={value!r} is unknown.{did_you_mean(value, known)}')
@@ -80,7 +80,7 @@ def choose(search: Search, net: Net, run: Run) -> Net:
   dense = float(made.accuracy(net).mean())
   names = [leaf.removeprefix('params/') for leaf in found.convs]
   scores = pruning.scored(search.score, search.examples, net, run)
-  scores = of_layers(scores) if search.scope == 'layer' else scores
+  scores = of_layers(scores) if search.scope == 'normalized' else scores
   graph = convert(net, run.data.train.x[:64])
   limits = dict(search.limits, loss=search.losses[-1])
   bill = budget.budget(graph, found, scores, latency.read(search.core), limits, budget.Setting())
