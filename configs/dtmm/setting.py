@@ -175,7 +175,6 @@ def table() -> dict:
     values=('kept', 'conv_bytes', 'instructions', 'ram', 'test_accuracy'),
     where=dict(stage=tuple(METHODS), level=LEVELS), names=dict(stage=TITLES),
     note='Ranked over all layers where not said otherwise, normalized: by shares of the importance '
-    'of each. Bytes of convolutions in the least form '
-    'of each structure; instructions of a Cortex-M4, by a table of measured ones, in the fastest, '
-    'and the bytes of RAM that those need.',
+    'of each. Bytes of convolutions in the least form of each structure; instructions of a '
+    'Cortex-M4, by a table of measured ones, in the fastest, and the bytes of RAM that those need.',
   )  # fmt: skip

@@ -34,9 +34,9 @@ def select(
   kernel keeps 9 share places), or 'N:M', whose N the share says: 4 share of '2:4'. scope: 'global'
   ranks the blocks of all layers by score a weight, 'normalized' so too, with each layer's scores as
   shares of its sum, 'layer' those of each layer by themselves (where 'filter' keeps a share of the
-  filters, hence about its square of the weights). filters: the share of
-  whole filters that goes first, layer by layer (DTMM's beta; the rest of share is its alpha).
-  Channels of which nothing is left are silenced, so that `channels.shrunk` changes no output.
+  filters, hence about its square of the weights). filters: the share of whole filters that goes
+  first, layer by layer (DTMM's beta; the rest of share is its alpha). Channels of which nothing is
+  left are silenced, so that `channels.shrunk` changes no output.
   """
   check(structure, share)
   if scope == 'normalized':

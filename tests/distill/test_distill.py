@@ -142,7 +142,7 @@ def test_live_teachers_are_placed_like_kept_ones(net):
 
 
 def test_a_teacher_that_is_not_there_is_named(tmp_path):
-  with pytest.raises(UsageError, match=r"'dense' is no earlier stage \(tune\)"):
+  with pytest.raises(UsageError, match=r"^'dense' is no earlier stage \(tune\)"):
     teachers.find('dense', dict(tune=None))
   with pytest.raises(MissingInput, match='no workdir of a run'):
     teachers.find(str(tmp_path), {})
