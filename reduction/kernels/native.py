@@ -22,33 +22,39 @@ from reduction import cache
 from reduction.errors import require
 
 FOLDER = pathlib.Path(__file__).parent / 'cpu'
-TARGETS = dict(
-  reduction_packed_product='PackedProduct', reduction_read='ReadAll',
-  reduction_decoder='DecoderToken',
+LIBRARIES = dict(  # name -> (sources, targets of XLA and their symbols)
+  packed=(('packed.cc', 'decoder.cc'), dict(
+    reduction_packed_product='PackedProduct', reduction_read='ReadAll',
+    reduction_decoder='DecoderToken',
+  )),
+  depthwise=(('depthwise.cc',), dict(
+    reduction_depthwise='DepthwiseValue', reduction_depthwise_of_images='DepthwiseOfImages',
+    reduction_depthwise_of_kernel='DepthwiseOfKernel',
+  )),
 )  # fmt: skip
 FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-march=native', '-ffp-contract=fast', '-w'
 SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA
 THREADS = 'REDUCTION_THREADS'  # of a product; by default all of XLA's
-PATIENCE = 600  # seconds that a compiler may take: some 30 where it runs alone
+PATIENCE = 600  # seconds that a compiler may take: 7 to 30 where it runs alone
 LOG = logging.getLogger(__name__)
 
 
 @functools.cache
-def ready() -> bool:
-  """Whether the kernels are built, loaded and known to JAX. Says once why not."""
+def ready(name: str = 'packed') -> bool:
+  """Whether a library is built, loaded and known to JAX. Says once why not."""
   if os.environ.get(SWITCH) == '0':
     return False
   try:
-    library = ctypes.CDLL(str(_built()))
+    library = ctypes.CDLL(str(_built(name)))
   except (OSError, subprocess.SubprocessError) as error:
     reason = getattr(error, 'stderr', None) or str(error)
     LOG.warning(
-      'packed products run without their native kernel, more slowly: %s', reason.splitlines()[0]
+      '%s products run without their native kernel, more slowly: %s', name, reason.splitlines()[0]
     )
     return False
-  for name, symbol in TARGETS.items():
-    target = jax.ffi.pycapsule(getattr(library, symbol))
-    jax.ffi.register_ffi_target(name, target, platform='cpu')
+  for target, symbol in LIBRARIES[name][1].items():
+    call = jax.ffi.pycapsule(getattr(library, symbol))
+    jax.ffi.register_ffi_target(target, call, platform='cpu')
   return True
 
 
@@ -65,8 +71,8 @@ def threads() -> int:
   return int(told)
 
 
-def _built() -> pathlib.Path:
-  """The library, made if it is not there. Raises OSError or SubprocessError."""
+def _built(name: str = 'packed') -> pathlib.Path:
+  """The library of a name, made if it is not there. Raises OSError or SubprocessError."""
   home = cache.folder()
   if home is None:
     raise FileNotFoundError('no folder to build it in: set HOME or XDG_CACHE_HOME')
@@ -74,16 +80,18 @@ def _built() -> pathlib.Path:
   compiler = shutil.which(os.environ.get('CXX', 'g++'))
   if compiler is None:
     raise FileNotFoundError('no C++ compiler: install g++, or set CXX')
-  sources = [path.read_text() for path in sorted(FOLDER.iterdir())]
-  described = '\n'.join([*sources, *FLAGS, jax.__version__, compiler, _processor()])
+  headers = map(pathlib.Path.read_text, sorted(FOLDER.glob('*.h')))
+  files = [FOLDER / file for file in LIBRARIES[name][0]]
+  sources = [path.read_text() for path in files]
+  described = '\n'.join([*headers, *sources, *FLAGS, jax.__version__, compiler, _processor()])
   path = folder / f'{hashlib.sha256(described.encode()).hexdigest()[:20]}.so'
   if path.exists():
     return path
   folder.mkdir(parents=True, exist_ok=True, mode=0o700)
   with tempfile.TemporaryDirectory(dir=folder) as unfinished:
     made = pathlib.Path(unfinished) / path.name
-    include, files = f'-I{jax.ffi.include_dir()}', map(str, sorted(FOLDER.glob('*.cc')))
-    command = [compiler, *FLAGS, include, *files, '-o', str(made)]
+    include = f'-I{jax.ffi.include_dir()}'
+    command = [compiler, *FLAGS, include, *map(str, files), '-o', str(made)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
     os.replace(made, path)
   return path

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from reduction.kernels import depthwise
 from reduction.kernels.conv import convolve
-from reduction.kernels.depthwise import shifted
 from reduction.mcu.graph import Window
 
 WHOLE = Window()
@@ -88,7 +88,7 @@ def sums(layer: Layer, x, weights, *, fast: bool = False) -> jax.Array:
     case 'conv':
       return jax.lax.conv_general_dilated(x, weights, stride, pads, dimension_numbers=LAYOUT)
     case 'depthwise' if fast and jax.default_backend() == 'cpu':
-      return shifted(x, weights[:, :, None], stride, pads)
+      return depthwise.convolve(x, weights[:, :, None], stride, pads)
     case 'depthwise':
       return jax.lax.conv_general_dilated(
         x, weights[:, :, None], stride, pads, dimension_numbers=LAYOUT,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from reduction.errors import require
-from reduction.kernels.depthwise import reference, shifted
+from reduction.kernels.depthwise import convolve, reference
 from reduction.models.layers import BatchNorm, Conv, Dense, glorot
 from reduction.net import apply
 
@@ -29,12 +29,12 @@ class Depthwise(nn.Module):
     channels = x.shape[-1]
     w = self.param('kernel', glorot, (self.kernel, self.kernel, 1, channels))
     if choice is None:
-      return (shifted if train else reference)(x, w, self.stride)
+      return (convolve if train else reference)(x, w, self.stride)
     matrices = {}
     for k in self.kernels[:-1] if self.transform else ():
       eye = lambda key, shape: jnp.eye(*shape)
       matrices[k] = self.param(f'transform_{k}', eye, (k * k, k * k))
-    return shifted(x, chosen_kernel(w, self.kernels, choice, matrices), self.stride)
+    return convolve(x, chosen_kernel(w, self.kernels, choice, matrices), self.stride)
 
 
 def smaller_kernels(w, kernels: tuple[int, ...], matrices: dict) -> list[jax.Array]:

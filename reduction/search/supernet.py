@@ -58,26 +58,59 @@ def sandwich(module: Elastic, space: Space, random: int, temperature: float = 1.
   """
   choices = space.choices().astype(np.int32)
 
+  def one(params, teacher, fixed, at):
+    stats, x, labels = fixed
+    index, chosen = at
+    logits, new = forward(module, params, stats, x, chosen, train=True)
+    hard = losses.cross_entropy(logits, labels)
+    soft = losses.soft_cross_entropy(logits, teacher, temperature=temperature)
+    teacher = jnp.where(index == 0, jax.lax.stop_gradient(logits), teacher)
+    return jnp.where(index == 0, hard, soft), (teacher, (hard, new))
+
   def loss(params, stats, batch, key):
     x, labels, given = batch
     low = given['low']
     drawn = jax.random.randint(key, (random, len(choices)), low, choices)
     genes = jnp.concatenate([jnp.stack([choices - 1, low]), drawn])
-
-    def one(teacher, at):
-      index, chosen = at
-      logits, new = forward(module, params, stats, x, chosen, train=True)
-      hard = losses.cross_entropy(logits, labels)
-      soft = losses.soft_cross_entropy(logits, teacher, temperature=temperature)
-      teacher = jnp.where(index == 0, jax.lax.stop_gradient(logits), teacher)
-      return teacher, (jnp.where(index == 0, hard, soft), hard, new)
-
     start = jnp.zeros((len(x), module.classes))
-    _, (values, hard, new) = jax.lax.scan(one, start, (jnp.arange(len(genes)), genes))
+    each = jnp.arange(len(genes)), genes
+    total, (hard, new) = in_turn(one, params, start, (stats, x, labels), each)
     told = dict(largest_loss=hard[0], smallest_loss=hard[1])
-    return values.sum(), (tree.map(lambda s: s[0], new), told)
+    return total, (tree.map(lambda s: s[0], new), told)
 
   return loss
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def in_turn(one, params, start, fixed, each):
+  """(the sum of values, outs [n, ...]) of one(params, carry, fixed, each[i]) -> (value, (carry,
+  out)). Differentiable by params: the gradient of one is added before the next begins, so that
+  what it is made from is kept for one alone."""
+
+  def step(carry, at):
+    value, (carry, out) = one(params, carry, fixed, at)
+    return carry, (value, out)
+
+  values, outs = jax.lax.scan(step, start, each)[1]
+  return values.sum(), outs
+
+
+def _in_turn_forward(one, params, start, fixed, each):
+  def step(state, at):
+    carry, total = state
+    (value, (carry, out)), slope = jax.value_and_grad(one, has_aux=True)(params, carry, fixed, at)
+    return (carry, tree.map(jnp.add, total, slope)), (value, out)
+
+  zero = tree.map(jnp.zeros_like, params)
+  (_, total), (values, outs) = jax.lax.scan(step, (start, zero), each)
+  return (values.sum(), outs), total
+
+
+def _in_turn_backward(one, total, given):
+  return tree.map(lambda slope: given[0] * slope, total), None, None, None
+
+
+in_turn.defvjp(_in_turn_forward, _in_turn_backward)
 
 
 def recalibrated(module: Elastic, params, stats, genes, x):
