@@ -1,7 +1,7 @@
-"""Training ResNet-20, Conv-2 and Conv-4 on a CPU: images a second beside PyTorch's and XLA's.
+"""Training ResNet-20, MobileNetV2, Conv-2 and -4 on a CPU, beside PyTorch and XLA's convolutions.
 
 Wanted on two CPU cores: at least half of PyTorch's speed; XLA's own convolution trains ResNet-20 at
-0.3 to 0.4 of it, Conv-2 at 0.15. Measured: configs/bench/results/conv.jsonl.
+0.3 to 0.4 of it, Conv-2 at 0.15. Images a second. Measured: configs/bench/results/conv.jsonl.
 
     python -m launch.bench --config=configs/bench/conv.py [--out=rows.jsonl]
 
@@ -21,7 +21,7 @@ def get_config(variant: str = ''):
   c.title = 'Training on images'
   c.benches = ('pictures',)
   c.pictures = dict(
-    networks=dict(conv2=4) if quick else dict(resnet20=128, conv2=60, conv4=60),
+    networks=dict(conv2=4) if quick else dict(resnet20=128, mobilenetv2=64, conv2=60, conv4=60),
     steps=2 if quick else 8,
     repeats=1 if quick else 3,
     sides=('xla',) if quick else ('xla', 'torch'),

@@ -14,6 +14,7 @@ from reduction.report.intervals import NONE
 
 NETWORKS = {  # what the peer calls so too
   'resnet20': dict(name='resnet', layers=20),
+  'mobilenetv2': dict(name='mobilenetv2', strides=(1, 1, 1, 2, 2, 1, 2, 1)),
   'conv2': dict(name='convnet', depth=2),
   'conv4': dict(name='convnet', depth=4),
 }
@@ -23,7 +24,7 @@ PEER = pathlib.Path(__file__).parent.parent / 'peers' / 'pictures_torch.py'
 def pictures(*, networks: dict[str, int], steps: int, repeats: int, sides: tuple[str, ...]):
   """Times `steps` updates of SGD on random images, in this project and in each of sides.
 
-  networks: name of NETWORKS -> batch. sides: 'xla' is this project with XLA's convolution,
+  networks: name of NETWORKS -> batch. sides: 'xla' is this project with XLA's convolutions,
   'torch' PyTorch in the memory layout that a trial finds faster.
   Rows 'pictures': images a second, GFLOP/s (a backward pass counted as two forward), the limit of
   a large matrix product, and for each side its images a second and ours over them.

@@ -1,4 +1,4 @@
-"""ResNet-20 and Conv-2/4 as a PyTorch user trains them: the peer of configs/bench/conv.py.
+"""ResNet-20, MobileNetV2 and Conv-2/4 as a PyTorch user trains them: the peer of configs/bench/conv.py.
 
 Needs torch alone. The first line of stdin holds the settings, each further line a job. Contiguous
 and channels-last memory are tried, and the faster is kept.
@@ -43,6 +43,37 @@ def resnet20():
   return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
+class Bottleneck(nn.Module):
+  """Sandler et al. 2018, figure 4."""
+
+  def __init__(self, inputs, expansion, width, stride):
+    super().__init__()
+    middle = inputs * expansion
+    conv = lambda i, o, size, stride, groups, *end: [
+      nn.Conv2d(i, o, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(o), *end
+    ]  # fmt: skip
+    layers = conv(inputs, middle, 1, 1, 1, nn.ReLU6()) if expansion > 1 else []
+    layers += conv(middle, middle, 3, stride, middle, nn.ReLU6()) + conv(middle, width, 1, 1, 1)
+    self.layers, self.shortcut = nn.Sequential(*layers), stride == 1 and inputs == width
+
+  def forward(self, x):
+    return x + self.layers(x) if self.shortcut else self.layers(x)
+
+
+def mobilenetv2():
+  """Sandler et al. 2018, table 2; halves its images twice less, as they are of 32 pixels."""
+  layers, inputs = [nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()], 32
+  for expansion, width, count, stride in (
+    (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2),
+    (6, 320, 1, 1),
+  ):  # fmt: skip
+    for block in range(count):
+      layers.append(Bottleneck(inputs, expansion, width, 1 if block else stride))
+      inputs = width
+  layers += [nn.Conv2d(inputs, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6()]
+  return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 10))
+
+
 def convnet(depth):
   """Frankle & Carbin 2019, figure 2."""
   layers, inputs, size = [], 3, 32
@@ -58,7 +89,9 @@ def convnet(depth):
   return nn.Sequential(*layers, nn.Linear(256, 10))
 
 
-NETWORKS = dict(resnet20=resnet20, conv2=lambda: convnet(2), conv4=lambda: convnet(4))
+NETWORKS = dict(
+  resnet20=resnet20, mobilenetv2=mobilenetv2, conv2=lambda: convnet(2), conv4=lambda: convnet(4)
+)
 EXAMPLES = 1_024
 
 

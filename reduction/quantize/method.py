@@ -96,8 +96,7 @@ class Method(NamedTuple):
 
   def looks_at_sums(self, planned: bool) -> bool:
     """Whether all that it needs to see are statistics of the inputs of the float model."""
-    more = self.tokens or self.sequential or self.activations != 'none'
-    return self.looks(planned) and not more
+    return self.looks(planned) and not (self.searches and self.tokens) and not self.sequential
 
 
 def rounded(

@@ -15,10 +15,13 @@ from reduction.quantize.inputs import Input
 from reduction.quantize.method import Method
 from reduction.quantize.smooth import errors
 
+EXAMINED = 4  # batches that say how far linears are off whose inputs are rounded too
+
 
 class Quantized(NamedTuple):
   """plan: what was searched, or given. params, error: see `plan.Applied`; where inputs are rounded
-  too, the error has their part in it, and their steps are among the params."""
+  too, the error, of the first EXAMINED batches, has their part in it, and their steps are among
+  the params."""
 
   plan: plans.Plan
   params: dict
@@ -36,7 +39,8 @@ def quantized(
   batches: may be none where `method.looks` at none; then no errors are known. held: so many at the
   end judge scales that are searched. seen: see `calibrate`. masks: by path; what they prune stays
   0. plan: one to apply instead of searching. known: the statistics of the tokens that search and of
-  those that judge, instead of looking at batches. passed: see `calibrate`.
+  those that judge, instead of looking at batches, but for errors where inputs are rounded.
+  passed: see `calibrate`.
   """
   params, early = tree.nest(flat), len(batches) - (held if method.searches else 0)
   searched, late = batches[:early], batches[early:]
@@ -66,6 +70,6 @@ def quantized(
       steps = {n: step(most[one.linears[0]]) for one in inputs for n in one.linears if n in error}
     kernels = {linear: (params[f'{linear}/kernel'], steps.get(linear)) for linear in error}
     exact = tree.nest(plans.folded(flat, inputs, plan))
-    error = errors(module, exact, kernels, batches, seen=seen)
+    error = errors(module, exact, kernels, batches[:EXAMINED], seen=seen)
     params |= {f'{linear}/{STEP}': by for linear, by in steps.items()}
   return Quantized(plan, params, error)

@@ -14,7 +14,7 @@ from reduction.qtensor import Scheme
 from reduction.quantize import kept
 from reduction.quantize import plan as plans
 from reduction.quantize.method import Method
-from reduction.quantize.module import quantized
+from reduction.quantize.module import EXAMINED, quantized
 from reduction.quantize.preflight import preflight
 from reduction.quantize.seen import Needs, Seen, block_inputs
 from reduction.run import Run, Stage
@@ -53,7 +53,9 @@ def awq(
     serve = language.programs(Served(net.module, activations))[1]
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
     x = run.data.train.x
-    cut = range(0, len(x) if seen is None and method.looks(bool(plan)) else 0, batch)
+    cut = range(0, len(x) if method.looks(bool(plan)) else 0, batch)
+    if seen is not None:
+      cut = cut[: 0 if method.activations == 'none' else EXAMINED]
     states = language.embedded(net, x, batch) if cut else language.embedded(net, x[:1], 1)[:0]
     inputs = block_inputs(net)
     given = plans.read_parts(plan, names, inputs, language.block(net, names[0])) if plan else None
@@ -71,7 +73,8 @@ def awq(
       _log(run, names[i], inputs, found)
       small = tree.nest(found.params)
       if batches:
-        states = np.concatenate(after) if after else language.through(serve, small, batches)
+        again = params if follows == 'float' else small  # where nothing was passed
+        states = np.concatenate(after) if after else language.through(serve, again, batches)
       return states, dict(params=kept.arrays(small), plan=found.plan)
 
     _, outs = run.fold('blocks', one_block, states, len(names))

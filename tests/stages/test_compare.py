@@ -109,9 +109,7 @@ def test_statistics_are_gathered_once_for_all_cells(tiny, tmp_path, monkeypatch)
     awq=dict(searched, clip=True), gptq=dict(searched, scaling='none', rounding='gptq'),
     half=dict(METHODS['half'], batch=1),
   )  # fmt: skip
-  blocks, gathered = [], seen.calibrate
-  counted = lambda *args, **more: blocks.append(args) or gathered(*args, **more)
-  monkeypatch.setattr(seen, 'calibrate', counted)
+  blocks = counted(monkeypatch)
   run = Run(data, workdir=tmp_path)
   stages.compare(methods=methods, grid=GRID)(model.net, run)
   # of two blocks: the tokens that search and those that judge, and all for the one without
@@ -120,14 +118,43 @@ def test_statistics_are_gathered_once_for_all_cells(tiny, tmp_path, monkeypatch)
   assert len(blocks) == 2 * 3
   monkeypatch.undo()
   for name, how in methods.items():
-    alone = {k: v for k, v in how.items() if k != 'stage'}
-    own = Run(data)
-    net = getattr(stages, how['stage'])(bits=3, **alone)(model.net, own)
-    losses = language.token_losses(net, data.test.x).mean(dtype=np.float64)
-    row = measured(run)[name, 3]
-    assert np.isclose(row['perplexity'][0], np.exp(losses), rtol=1e-4), name
-    errors = [r['error'] for r in own.rows if r['kind'] == 'quantized']
-    assert np.isclose(row['error'][0], np.mean(errors), rtol=1e-3), name
+    by_itself(model, data, how, measured(run)[name, 3], bits=3)
+
+
+def test_inputs_of_8_bits_are_judged_on_few_texts_and_statistics_are_shared(
+  tiny, tmp_path, monkeypatch
+):
+  model, data = tiny
+  eight = dict(stage='awq', group='channel', symmetric=True, clip=False, batch=1)
+  ways = {
+    f'{scaling}-{by}': dict(eight, scaling=scaling, activations=by)
+    for scaling in ('none', 'smooth') for by in ('token', 'tensor')
+  }  # fmt: skip
+  blocks = counted(monkeypatch)
+  run = Run(data, workdir=tmp_path)
+  stages.compare(methods=ways, grid=dict(bits=(8,)))(model.net, run)
+  assert len(blocks) == 2 * 2 < 2 * len(ways)
+  monkeypatch.undo()
+  for name, how in ways.items():
+    by_itself(model, data, how, measured(run)[name, 8], bits=8)
+
+
+def counted(monkeypatch) -> list:
+  """One for each time that statistics of a block are gathered for many."""
+  blocks, gathered = [], seen.calibrate
+  count = lambda *args, **more: blocks.append(args) or gathered(*args, **more)
+  monkeypatch.setattr(seen, 'calibrate', count)
+  return blocks
+
+
+def by_itself(model, data, how, row, **point):
+  """Asserts that a cell's row is what its stage by itself makes."""
+  alone, own = {k: v for k, v in how.items() if k != 'stage'}, Run(data)
+  net = getattr(stages, how['stage'])(**point, **alone)(model.net, own)
+  losses = language.token_losses(net, data.test.x).mean(dtype=np.float64)
+  assert np.isclose(row['perplexity'][0], np.exp(losses), rtol=1e-4), row
+  errors = [r['error'] for r in own.rows if r['kind'] == 'quantized']
+  assert np.isclose(row['error'][0], np.mean(errors), rtol=1e-3), row
 
 
 def test_a_stop_in_a_cell_changes_no_row(tiny, tmp_path, monkeypatch):
