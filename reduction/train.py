@@ -15,6 +15,9 @@ from reduction.net import Net, over_replicas
 from reduction.update import State, Update, classification, classified, sgd, start
 
 
+STEPS = 500  # in one program, or those of one row: what is lost by a crash, or a stop waits for
+
+
 class Best(NamedTuple):
   """The evaluation with the lowest validation loss so far: that loss, its step, its variables."""
 
@@ -128,7 +131,8 @@ def train(
   """
   check_schedule(steps=steps, batch=batch, every=every, first=first)
   rows = (steps - first) // every
-  evaluations = next(n for n in range(min(10, rows), 0, -1) if rows % n == 0)
+  most = max(1, min(10, rows, STEPS // every))
+  evaluations = next(n for n in range(most, 0, -1) if rows % n == 0)
   span = evaluations * every
   chunk = _on(run.mesh, _chunk(update, evaluate, evaluations, every, augment), batch)
   salt = (shuffle,) if shuffle else ()

@@ -1,4 +1,4 @@
-"""ResNet-20, MobileNetV2 and Conv-2/4 as a PyTorch user trains them: the peer of configs/bench/conv.py.
+"""ResNet-20, MobileNetV2, Conv-2/4 as a PyTorch user trains them: peer of configs/bench/conv.py.
 
 Needs torch alone. The first line of stdin holds the settings, each further line a job. Contiguous
 and channels-last memory are tried, and the faster is kept.

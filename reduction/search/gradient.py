@@ -1,9 +1,9 @@
 """Architectures by gradient: mixtures of operations whose weights learn with the net's.
 
-alpha: [layers, operations]. Gates are made of it: 'darts' softmax (Liu et al., ICLR 2019); 'fbnet'
-Gumbel-softmax (Wu et al., CVPR 2019); 'proxyless' one operation a layer drawn by softmax, whose
-gradient passes to the probabilities (Cai et al., ICLR 2019, equation 4; all paths are computed,
-where the paper draws two to save memory).
+alpha: [edges, operations] of a `Choice`. Gates are made of it: 'darts' softmax (Liu et al., ICLR
+2019); 'fbnet' Gumbel-softmax (Wu et al., CVPR 2019); 'proxyless' one operation an edge drawn by
+softmax, whose gradient passes to the probabilities (Cai et al., ICLR 2019, equation 4; all paths
+are computed, where the paper draws two to save memory).
 """
 
 import functools
@@ -22,7 +22,7 @@ COSTS = ('add', 'power')
 
 
 def gates(method: str, alpha, key, temperature):
-  """[layers, operations] weights of operations, differentiable in alpha."""
+  """[edges, operations] weights of operations, differentiable in alpha."""
   if method == 'darts':
     return jax.nn.softmax(alpha)
   if method == 'fbnet':
@@ -33,7 +33,7 @@ def gates(method: str, alpha, key, temperature):
 
 
 def expected(alpha, table):
-  """The cost of a network drawn by softmax(alpha), the mean. table: [layers, operations]."""
+  """The cost of a network drawn by softmax(alpha), the mean. table: [edges, operations]."""
   return jnp.sum(jax.nn.softmax(alpha) * table)
 
 
@@ -65,9 +65,9 @@ def bilevel(
 ):  # fmt: skip
   """An update that moves alpha by held examples, then weights by the others, by Adam and tx.
 
-  state: as of `update.start`, and alpha [layers, operations], alpha_opt. batch: (x, labels,
+  state: as of `update.start`, and alpha [edges, operations], alpha_opt. batch: (x, labels,
   dict(held=[n] which examples alpha learns from, method (its place in METHODS: one program serves
-  all), table=[layers, operations] costs, push, total, step)). The loss of alpha is cross entropy +
+  all), table=[edges, operations] costs, push, total, step)). The loss of alpha is cross entropy +
   push E[cost] ('add', ProxylessNAS), or times log(E[cost])^push ('power', FBNet). rate: Adam's for
   alpha. second: the rate of the step that second-order DARTS looks ahead; 0: first order. hottest,
   coolest: the temperature of Gumbel-softmax falls between them, exponentially, in `total` steps.
@@ -116,8 +116,8 @@ def bilevel(
   return update
 
 
-def begin(state: dict, layers: int, operations: int, replicas: int) -> dict:
-  """A state of `update.start` with alpha [R, layers, operations] of 0 and its optimizer's state."""
-  alpha = jnp.zeros((replicas, layers, operations))
+def begin(state: dict, edges: int, operations: int, replicas: int) -> dict:
+  """A state of `update.start` with alpha [R, edges, operations] of 0 and its optimizer's state."""
+  alpha = jnp.zeros((replicas, edges, operations))
   tx = optax.chain(optax.add_decayed_weights(1e-3), optax.adam(1e-3, b1=0.5))
   return {**state, 'alpha': alpha, 'alpha_opt': jax.vmap(tx.init)(alpha)}

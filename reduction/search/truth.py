@@ -1,7 +1,6 @@
 """The truth of a small space of mixtures: each of its networks, trained by itself."""
 
 import functools
-import itertools
 import math
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from reduction.models.choice import Choice, mixed
 from reduction.net import create, over_replicas
 from reduction.search import latency
 from reduction.search.cost import macs
-from reduction.search.paths import costs
+from reduction.search.paths import costs, gates, networks
 from reduction.train import train
 from reduction.update import classified, sgd, start
 
@@ -28,9 +27,9 @@ COSTS = {
 
 
 class Truth(NamedTuple):
-  """paths: int [n, layers]. accuracy: [n], the mean. once: [n], of the first training. cost: [n].
+  """paths: int [n, edges]. accuracy: [n], the mean. once: [n], of the first training. cost: [n].
 
-  table: [layers, operations], of an operation; cost and table of the dearest network's.
+  table: [edges, operations], of an operation; cost and table of the dearest network's.
   """
 
   paths: np.ndarray
@@ -42,7 +41,7 @@ class Truth(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def single(module: Choice):
-  """The loss of the net of one operation a layer, for `update.sgd`; batch: (.., dict(gates))."""
+  """The loss of the net of one operation an edge, for `update.sgd`; batch: (.., dict(gates))."""
 
   def loss(params, stats, batch, key):
     del key
@@ -54,17 +53,17 @@ def single(module: Choice):
   return loss
 
 
-def trained(module: Choice, gates, tx, run, **schedule) -> np.ndarray:
-  """float32 [n]: test accuracy of the networks of gates [n, layers, operations], by one program.
+def trained(module: Choice, having, tx, run, **schedule) -> np.ndarray:
+  """float32 [n]: test accuracy of the networks of gates [n, edges, operations], by one program.
 
   Each begins from weights of its own. A fold of run, which resumes, over blocks of networks.
   """
   splits = jax.device_put(run.data.splits())
-  block = math.gcd(len(gates), BLOCK)
+  block = math.gcd(len(having), BLOCK)
   score = over_replicas(_score(module), (0, 0, 0, None))
 
   def step(carry, index: int, run):
-    part, own = run.child('block'), jnp.asarray(gates[index * block : (index + 1) * block])
+    part, own = run.child('block'), jnp.asarray(having[index * block : (index + 1) * block])
     part.seeds = tuple(range(index * block, (index + 1) * block))  # each network is a replicate
     net = create(module, part.key('init', 0), run.data.train.x[:1])
     state, _ = train(
@@ -74,7 +73,7 @@ def trained(module: Choice, gates, tx, run, **schedule) -> np.ndarray:
     found = score(state['params'], state['stats'], own, tuple(splits['test']))
     return carry, dict(accuracy=np.asarray(found, np.float32))
 
-  _, outs = run.fold('truth', step, dict(none=np.zeros(())), len(gates) // block)
+  _, outs = run.fold('truth', step, dict(none=np.zeros(())), len(having) // block)
   return np.concatenate([out['accuracy'] for out in outs])
 
 
@@ -89,17 +88,21 @@ def _score(module):
 
 def listed(module: Choice, cost: str, tx, run, *, repeats: int, **schedule) -> Truth:
   """Trains each network of a space, `repeats` times. cost: of COSTS. Rows: a 'listed' each."""
-  count = len(module.operations)
-  paths = np.array(list(itertools.product(range(count), repeat=module.layers)))
+  paths = networks(module)
   table, shared = costs(module, run.data.train.x.shape[1:], COSTS[cost])
-  dearest = shared + table.max(1).sum()
-  costed = (shared + table[np.arange(module.layers), paths].sum(1)) / dearest
-  gates = np.eye(count, dtype=np.float32)[np.repeat(paths, repeats, 0)]
-  found = trained(module, gates, tx, run, **schedule).reshape(len(paths), repeats)
-  for path, accuracies, one in zip(paths, found, costed):
+  costed = shared + (gates(module, paths) * table).sum((1, 2))
+  dearest = costed.max()
+  having = gates(module, np.repeat(paths, repeats, 0))
+  found = trained(module, having, tx, run, **schedule).reshape(len(paths), repeats)
+  for path, accuracies, one in zip(paths, found, costed / dearest):
     run.log(
-      kind='listed', summary=True, network=' '.join(module.operations[j] for j in path),
+      kind='listed', summary=True, network=described(module, path),
       test_accuracy=accuracies.mean(), spread=np.ptp(accuracies), cost=round(float(one), 4),
     )  # fmt: skip
   table = (table / dearest).astype(np.float32)
-  return Truth(paths, found.mean(1), found[:, 0], costed, table)
+  return Truth(paths, found.mean(1), found[:, 0], costed / dearest, table)
+
+
+def described(module: Choice, path) -> str:
+  """The operations of a network, '-' for an edge that it does not have."""
+  return ' '.join('-' if j < 0 else module.operations[j] for j in path)

@@ -12,7 +12,8 @@ from reduction.models.choice import Choice
 from reduction.net import Net, create
 from reduction.run import Run, Stage
 from reduction.search import gradient, rewards
-from reduction.search.truth import COSTS, Truth, listed
+from reduction.search.paths import strongest
+from reduction.search.truth import COSTS, Truth, described, listed
 from reduction.train import check_schedule, train
 from reduction.update import classified, start
 from reduction.update import optimizer as build_optimizer
@@ -64,6 +65,9 @@ def darts(
   def stage(net: Net, run: Run) -> Net:
     module = net.module
     require(isinstance(module, Choice), f'{type(module).__name__} has no choices: model `choice`')
+    policies = targets or any(name in POLICIES for name in methods)
+    chain = not module.kept or (cost == 'macs' and not policies)
+    require(chain, "policies and cost='instructions' are of chains, kept=0, not of cells")
     truth = listed(module, cost, setting.tx, run, repeats=repeats, **schedule)
     searches = [(name, 0.0) for name in methods if name in METHODS]
     searches += [('proxyless', push) for push in pushes]
@@ -90,7 +94,7 @@ def _reinforced(module, truth: Truth, run, trials, name, worth, epochs=1, **told
 
 
 def searched(module: Choice, searches, table, setting: Setting, run: Run) -> dict:
-  """(method, push) -> int [R, layers], the operations it chooses, for each of searches.
+  """(method, push) -> int [R, edges], the network it chooses, for each of searches.
 
   Those of one order are replicates of one training, each seed's from the same weights and batches.
   """
@@ -111,10 +115,10 @@ def searched(module: Choice, searches, table, setting: Setting, run: Run) -> dic
 
 
 def _searched(module, table, setting, run, second, given) -> np.ndarray:
-  """int [R, layers] of searches [R] side by side."""
+  """int [R, edges] of searches [R] side by side."""
   net = create(module, run.key('init', 0), run.data.train.x[:1])
   state = start(net.params, net.stats, None, setting.tx)
-  state = gradient.begin(state, module.layers, len(module.operations), len(run.seeds))
+  state = gradient.begin(state, len(module.edges), len(module.operations), len(run.seeds))
   splits = jax.device_put(run.data.splits())
   held = np.random.default_rng(0).random(len(splits['train'][1])) < setting.held
   tiled = lambda x: jnp.tile(jnp.asarray(x), (len(run.seeds), *(1,) * np.ndim(x)))
@@ -125,14 +129,15 @@ def _searched(module, table, setting, run, second, given) -> np.ndarray:
     update, classified(module), state, splits['train'], {}, run, augment=run.data.augment,
     given=(dict(held=tiled(held)), given), **setting.schedule,
   )  # fmt: skip
-  return np.asarray(gradient.chosen(state['alpha']))
+  return np.stack([strongest(module, alpha) for alpha in state['alpha']])
 
 
 def _report(module, truth: Truth, run, method, found, worth, **told):
-  index = found @ len(module.operations) ** np.arange(module.layers)[::-1]
+  places = {tuple(path): i for i, path in enumerate(truth.paths)}
+  index = np.array([places[tuple(path)] for path in found])
   run.log(
     kind='method', summary=True, seeds=run.seeds, method=method,
-    networks=[' '.join(module.operations[j] for j in path) for path in found],
+    networks=[described(module, path) for path in found],
     test_accuracy=truth.accuracy[index], behind=worth.max() - worth[index],
     rank=[int((worth > worth[i]).sum()) + 1 for i in index],
     cost=np.round(truth.cost[index], 4), **{'push': 0.0, 'target': 0.0, **told},

@@ -1,5 +1,7 @@
 """Differentiable search: gates, the exact second order, rewards; by hand and in closed form."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from reduction.errors import UsageError
 from reduction.models.choice import mixed
 from reduction.search import gradient as g
 from reduction.search import rewards
+from reduction.search.paths import gates, networks, strongest
 
 ALPHA = jnp.array([[0.0, 1.0, -1.0], [2.0, 0.0, 0.0]])
 
@@ -66,6 +69,45 @@ def test_one_gate_a_layer_is_the_net_of_that_operation():
   np.testing.assert_array_equal(run(params), run(other))  # which layer 1 does not take
   used = dict(params, conv1=params['conv1'].at[1].add(1))
   assert float(jnp.abs(run(params) - run(used)).max()) > 1e-3
+
+
+CELL = models.choice(operations=('skip', 'conv1'), layers=3, width=4, kept=2)
+
+
+def test_a_cell_has_the_edges_and_networks_of_darts():
+  assert CELL.edges == ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+  paths = networks(CELL)
+  assert len(set(map(tuple, paths))) == len(paths) == 2 * 2**2 * 3 * 2**2
+  for to, kept in ((1, 1), (2, 2), (3, 2)):
+    assert ((paths[:, CELL.into(to)] >= 0).sum(1) == kept).all()
+  chain = models.choice(operations=('skip', 'conv1', 'conv3'), layers=2, width=4)
+  assert chain.edges == ((0, 1), (1, 2))
+  assert len(networks(chain)) == 9 and networks(chain).min() == 0
+
+
+def test_the_strongest_edges_of_a_cell_stay_with_their_best_operations():
+  """Softmax of (a, b) has its largest share at the larger |a - b|."""
+  alpha = jnp.array([[0.0, 0.1], [9.0, 9.0], [5.0, 5.1], [1.0, 0.0], [0.0, 3.0], [7.0, 9.0]])
+  assert strongest(CELL, alpha).tolist() == [1, 0, 1, -1, 1, 1]
+  one = dataclasses.replace(CELL, kept=1)
+  assert strongest(one, alpha).tolist() == [1, -1, 1, -1, 1, -1]
+  np.testing.assert_array_equal(gates(CELL, [1, 0, -1, -1, 1, 1])[[0, 2]], [[0, 1], [0, 0]])
+
+
+def test_a_cell_of_skips_adds_up_what_its_nodes_read():
+  """Nodes of a cell that skips everywhere: s, s + s, then s + 2 s, beside each other."""
+  x = jnp.array(np.random.default_rng(0).normal(size=(3, 4, 4, 1)), jnp.float32)
+  variables = jax.jit(CELL.init)(jax.random.key(0), x)
+  params, stats = variables['params'], variables['batch_stats']
+  path = gates(CELL, [0, 0, 0, -1, 0, 0])
+  found = mixed(CELL, params, stats, x, jnp.array(path))
+  seen = jax.lax.conv_general_dilated(
+    x, params['stem'], (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+  stem = jax.nn.relu(seen / np.sqrt(1 + 1e-5)).mean((1, 2))
+  nodes = jnp.concatenate([stem, 2 * stem, 3 * stem], -1)
+  wanted = nodes @ params['out']['kernel'] + params['out']['bias']
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

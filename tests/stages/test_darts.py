@@ -66,8 +66,29 @@ def test_searches_find_the_network_that_is_the_best_when_all_are_trained(digits)
       assert row['rank'] == [1, 1]
 
 
+CELL = models.choice(operations=('skip', 'conv3'), layers=2, width=4, kept=1)
+
+
+def test_searches_choose_edges_of_a_cell(digits):
+  run = Run(digits, (0,))
+  net = create(CELL, run.key('init', 0), digits.train.x[:1])
+  settings = dict(SETTINGS, steps=10, every=10)
+  stages.darts(methods=('darts', 'fbnet'), repeats=1, **settings)(net, run)
+  listed = {r['network']: r for r in run.rows if r['kind'] == 'listed'}
+  assert len(listed) == 2 * 4 and {'skip - conv3', 'conv3 skip -'} <= set(listed)
+  assert {one['cost'] for name, one in listed.items() if name.count('conv3') == 2} == {1.0}
+  found = [r for r in run.rows if r['kind'] == 'method']
+  assert [r['method'] for r in found] == ['darts', 'fbnet']
+  assert all(r['test_accuracy'][0] == listed[r['networks'][0]]['test_accuracy'] for r in found)
+
+
 def test_settings_that_are_none_are_refused(fresh):
   with pytest.raises(UsageError, match='not all of darts'):
     stages.darts(methods=('dart',), **SETTINGS)
   with pytest.raises(UsageError, match='has no choices'):
     stages.darts(methods=('darts',), **SETTINGS)(*fresh())
+  net, run = fresh()
+  cell = net.replace(module=CELL)
+  for settings in dict(methods=('ppo',)), dict(methods=('darts',), cost='instructions'):
+    with pytest.raises(UsageError, match='are of chains'):
+      stages.darts(**settings, **SETTINGS)(cell, run)
