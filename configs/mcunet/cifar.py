@@ -54,6 +54,8 @@ def get_config(variant: str = ''):
     find.update(sram=LIMITS['sram'] // 4, population=20, generations=8)
     halved = dict(SPACES, resolutions=tuple(r // 2 for r in SPACES['resolutions']))
     spaces.update(space=halved, budgets=((12.5,), (136,)))
+  if chosen & {'best', 'worst'}:
+    find.update(beside=False)
   if 'fast' in chosen:
     find.update(instructions=INSTRUCTIONS)
   if 'reward' in chosen:
