@@ -14,7 +14,6 @@ from reduction.mesh import batches, check_batch, gather, place, program, unplace
 from reduction.net import Net, over_replicas
 from reduction.update import State, Update, classification, classified, sgd, start
 
-
 STEPS = 500  # in one program, or those of one row: what is lost by a crash, or a stop waits for
 
 

@@ -93,7 +93,7 @@ def _images(x) -> int:
   if jax.default_backend() != 'cpu':
     return len(x)
   most = CACHE // (4 * math.prod(x.shape[1:])) or 1
-  return next(b for b in range(min(most, len(x)), 0, -1) if len(x) % b == 0)
+  return next((b for b in range(min(most, len(x)), 0, -1) if len(x) % b == 0), len(x))
 
 
 def _parts(a, x):

@@ -23,7 +23,7 @@ def form(request, monkeypatch):
 
 @pytest.mark.parametrize('kernel, stride, shape', [
   (3, 1, (2, 6, 5, 4)), (5, 2, (4, 6, 8, 1)), (3, 2, (1, 7, 6, 3)), (1, 1, (1, 3, 3, 2)),
-  (7, 3, (9, 8, 5, 23)), (9, 1, (2, 3, 4, 16)), (5, 1, (17, 16, 16, 37)),
+  (7, 3, (9, 8, 5, 23)), (9, 1, (2, 3, 4, 16)), (5, 1, (17, 16, 16, 37)), (3, 1, (0, 4, 4, 8)),
 ])  # fmt: skip
 def test_values_and_gradients_are_xla_s(kernel, stride, shape, form, monkeypatch):
   monkeypatch.setattr(depthwise, 'CACHE', 4 * 50)  # some in parts, some whole

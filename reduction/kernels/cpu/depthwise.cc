@@ -15,7 +15,7 @@ namespace {
 namespace ffi = xla::ffi;
 using Images = ffi::Buffer<ffi::F32>;
 
-constexpr int64_t kParts = 8;
+constexpr int64_t kParts = 8;  // of the images, whose sums make the gradient of a kernel
 constexpr int64_t kAlone = 1 << 18;  // products, below which a thread does not wake others
 
 // As wide as a register: of wider ones the compiler makes a detour over memory.
@@ -62,8 +62,8 @@ struct Shape {
   int64_t Output(int64_t i, int64_t y, int64_t z) const { return ((i * oh + y) * ow + z) * c; }
 };
 
-// Of the taps of a kernel of `size`, those that see an image of `seen` at the output that begins at
-// `from` - which may lie before its edge.
+// Of the `size` taps of a kernel along an axis, those that see an image of `seen` pixels at the
+// output that begins at `from`, which may lie before its edge.
 struct Taps {
   int64_t begin, end;
   Taps(int64_t from, int64_t size, int64_t seen)
@@ -136,6 +136,7 @@ void OfTaps(const Shape& s, const float* x, const float* g, float* dk, int64_t n
   for (int t = 0; t < taps; ++t) Put(at + t * s.c, sums[t]);
 }
 
+// Adds to dk what row oy of image n gives to it.
 template <typename V>
 void OfKernel(const Shape& s, const float* x, const float* g, float* dk, int64_t n, int64_t oy,
               int64_t c0) {
@@ -164,6 +165,7 @@ ffi::Error WithShape(Dimensions x, Dimensions k, Dimensions y, Dimensions how, c
 template <typename Work>
 void Share(ffi::ThreadPool& pool, int64_t threads, const Shape& s, int64_t count,
            const Work& work) {
+  if (count == 0) return;
   if (s.n * s.oh * s.ow * s.kh * s.kw * s.c < kAlone) threads = 1;
   team::Team(pool, threads).Run(count, 1, work);
 }
@@ -193,7 +195,7 @@ ffi::Error ValueOfImages(ffi::ThreadPool pool, Images g, Images k, ffi::Result<I
 ffi::Error ValueOfKernel(ffi::ThreadPool pool, Images x, Images g, ffi::Result<Images> dk,
                          Dimensions how, int64_t threads) {
   auto work = [&](const Shape& s) {
-    // sums of so many parts of the images, so that they do not depend on the number of threads
+    // parts do not depend on the number of threads, nor does the order in which they are added
     int64_t parts = std::min(s.n, kParts), size = s.kh * s.kw * s.c;
     std::vector<float> sums(parts * size);
     Share(pool, threads, s, parts, [&](int64_t begin, int64_t end) {
