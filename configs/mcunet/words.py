@@ -3,8 +3,8 @@
 Lin et al., NeurIPS 2020, section 4.3, on Speech Commands: 35 words, 2.8 times as fast as the
 largest network of before at 3.7 to 4.1 times less SRAM; not comparable: here ten digits, spoken 50
 times by each of six people, of whom two are the test set (three folds, --config.data.fold=1). A
-word is 32 moments of 32 mel bands (log energies, where the paper has their cosines, MFCC), and the
-space is of inverted bottlenecks after DS-CNN's (Zhang et al. 2017): 8,000 networks.
+word is 32 moments of 32 mel bands (log energies less their mean, where the paper has their cosines,
+MFCC), and the space is of inverted bottlenecks after DS-CNN's (Zhang et al. 2017): 8,000 networks.
 
     python -m launch.run --config=configs/mcunet/words.py --workdir=runs/words --data_dir=DATA
 

@@ -73,21 +73,30 @@ def spoken_digits(
 def spoken_words(*, data_dir=None, fold: int = 0, side: int = 32) -> Data:
   """Free Spoken Digits as words: x [n, side, side, 1], time by mel filterbank; y the digit.
 
-  A recording's log energies, without the silence put around, are stretched to `side` moments of
-  `side` bands and scaled as in `spoken_digits`, whose speakers and recordings make the splits.
+  A recording's log energies, without the silence put around, are `evened` and stretched to `side`
+  moments of `side` bands; 0 and 1 are the 0.1 and 99.9 percentile of the training words. Speakers
+  and recordings make the splits as in `spoken_digits`.
   """
   require(0 <= fold < FOLDS and side > 1, f'{fold=}, {side=}: a fold is from 0 to {FOLDS - 1}')
-  found = recordings(find(data_dir), side)
-  parts = _parts(found, fold)
-  low, high = np.percentile(np.concatenate([r.bank for r in parts['train']]), (0.1, 99.9))
-  moments = lambda bank: stretched(bank[PADDING : len(bank) - PADDING], side)
-  scaled = lambda r: np.clip((moments(r.bank) - low) / (high - low), 0, 1).astype(np.float32)
+  parts = _parts(recordings(find(data_dir), side), fold)
+  moments = lambda r: stretched(evened(r.bank[PADDING : len(r.bank) - PADDING]), side)
+  low, high = np.percentile(np.stack([moments(r) for r in parts['train']]), (0.1, 99.9))
+  scaled = lambda r: np.clip((moments(r) - low) / (high - low), 0, 1).astype(np.float32)
   splits = {
     part: Split(np.stack([scaled(r) for r in inside])[..., None],
                 np.array([r.word for r in inside], np.int32))
     for part, inside in parts.items()
   }  # fmt: skip
   return Data(f'spoken words (fold {fold})', **splits, classes=10, source='fsdd')
+
+
+def evened(frames: np.ndarray) -> np.ndarray:
+  """Frames [n, bins] of log energies, each band less its mean, divided by the spread of them all.
+
+  Neither loudness nor the microphone then tells one speaker's recordings from another's.
+  """
+  frames = frames - frames.mean(0)
+  return frames / max(frames.std(), 1e-6)
 
 
 def stretched(frames: np.ndarray, count: int) -> np.ndarray:
