@@ -67,6 +67,7 @@ def get_config(variant: str = ''):
 
 
 def sweep():
-  """One line a seed."""
-  for seed in range(3):
-    yield {'seeds': (seed,)}
+  """Layers and a cell; one line a seed."""
+  for variant in '', 'cell':
+    for seed in range(3):
+      yield {'variant': variant, 'seeds': (seed,)}
