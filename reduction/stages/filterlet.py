@@ -43,7 +43,7 @@ class Search(NamedTuple):
 def filterlet(
   *, levels: tuple[float, ...], steps: int, batch: int, optimizer: dict,
   structure: str = 'filterlet', bisections: int = 0, tolerance: float = 0.01,
-  score: str = 'taylor', examples: int = 1_024, scope: str = 'global', filters: float = 0.0,
+  score: str = 'taylor', examples: int = 1_024, scope: str = 'normalized', filters: float = 0.0,
   least: float = 0.05, start: str = 'last', control: bool = False, of: str | None = None,
   teacher: dict | None = None, every: int = 100,
 ) -> Stage:  # fmt: skip
