@@ -52,10 +52,7 @@ def awq(
     require(not isinstance(net.module, Served), 'the net is quantized already')
     serve = language.programs(Served(net.module, activations))[1]
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
-    x = run.data.train.x
-    cut = range(0, len(x) if method.looks(bool(plan)) else 0, batch)
-    if seen is not None:
-      cut = cut[: 0 if method.activations == 'none' else EXAMINED]
+    cut = _looked_at(method, bool(plan), seen, range(0, len(x := run.data.train.x), batch))
     states = language.embedded(net, x, batch) if cut else language.embedded(net, x[:1], 1)[:0]
     inputs = block_inputs(net)
     given = plans.read_parts(plan, names, inputs, language.block(net, names[0])) if plan else None
@@ -73,8 +70,8 @@ def awq(
       _log(run, names[i], inputs, found)
       small = tree.nest(found.params)
       if batches:
-        again = params if follows == 'float' else small  # where nothing was passed
-        states = np.concatenate(after) if after else language.through(serve, again, batches)
+        block = params if follows == 'float' else small  # where nothing was passed
+        states = np.concatenate(after) if after else language.through(serve, block, batches)
       return states, dict(params=kept.arrays(small), plan=found.plan)
 
     _, outs = run.fold('blocks', one_block, states, len(names))
@@ -85,6 +82,13 @@ def awq(
   told = dict(method=method, batch=batch, held=held, follows=follows)
   stage.method, stage.preflight = method, functools.partial(preflight, **told)
   return stage
+
+
+def _looked_at(method, planned, seen, cut: range) -> range:
+  """Those of the batches that it needs: where others saw them, a few for its own error."""
+  if seen is None:
+    return cut if method.looks(planned) else cut[:0]
+  return cut[: 0 if method.activations == 'none' else EXAMINED]
 
 
 def _log(run, block, inputs, found):
