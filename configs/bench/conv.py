@@ -1,7 +1,8 @@
 """Training ResNet-20, MobileNetV2, Conv-2 and -4 on a CPU, beside PyTorch and XLA's convolutions.
 
 Wanted on two CPU cores: at least half of PyTorch's speed; XLA's own convolution trains ResNet-20 at
-0.3 to 0.4 of it, Conv-2 at 0.15. Images a second. Measured: configs/bench/results/conv.jsonl.
+0.3 to 0.4 of it, Conv-2 at 0.15. Images a second. Measured:
+configs/bench/results/conv.jsonl; MobileNetV2 is not measured yet.
 
     python -m launch.bench --config=configs/bench/conv.py [--out=rows.jsonl]
 
