@@ -9,8 +9,8 @@ seeds of 8,000 steps of 4 networks, 23 epochs).
     python -m launch.run --config=configs/mcunet/cifar.py --workdir=runs/cifar --data_dir=DATA
 
 Limits: 50 KB of SRAM, 136 KB of Flash, of which MobileNetV2 at a width of 0.2 takes 49,350 and
-132,626 bytes: it is trained and deployed the same way, and the two are paired. Variants, joined by
-a comma:
+132,626 bytes: it is trained and deployed the same way, and the two are paired; so is the network
+found when it is trained afresh, without the supernet's weights. Variants, joined by a comma:
 - 'rank' also compares the supernet's order with that of 24 networks trained by themselves;
 - 'choose' shows the spaces of 32 and 16 pixels and three widths in the order of TinyNAS, without
   training; 'best' and 'worst' search the first and the last of them (paper, on ImageNet: 78.7 and
@@ -63,14 +63,16 @@ def get_config(variant: str = ''):
   chip = dict(stage='microcontroller', board='stm32f746')
   parts = dict(
     supernet=c.supernet, specialize=find, train=dict(train, stage='tune'), in_c=chip,
+    afresh=dict(train, stage='tune', afresh=True),
     mobilenet=dict(train, stage='distill', student=MOBILENET, soft=0.0, hard=1.0),
     mobilenet_in_c=chip, versus=dict(of='train', base='mobilenet'),
+    architecture=dict(stage='versus', of='afresh', base='mobilenet'),
     rank=dict(train, space=space, networks=24),
     tinynas=spaces,
   )  # fmt: skip
   c.stages = ('supernet', 'specialize', 'train', 'in_c')
   if not chosen & {'best', 'worst', 'fast', 'reward'}:
-    c.stages = ('mobilenet', 'mobilenet_in_c', *c.stages, 'versus')
+    c.stages = ('mobilenet', 'mobilenet_in_c', *c.stages, 'versus', 'afresh', 'architecture')
   if 'rank' in chosen:
     at = c.stages.index('supernet') + 1
     c.stages = (*c.stages[:at], 'rank', *c.stages[at:])

@@ -3,7 +3,7 @@
 import jax
 
 from reduction.data.images import augmentation
-from reduction.net import Net
+from reduction.net import Net, create
 from reduction.predict import logits, scores
 from reduction.run import Run, Stage
 from reduction.train import check_schedule, fit
@@ -12,18 +12,22 @@ from reduction.update import optimizer as build_optimizer
 
 def tune(
   *, steps: int, batch: int, optimizer: dict, every: int = 100, best: bool = False,
-  augment: str | None = None,
+  augment: str | None = None, afresh: bool = False,
 ) -> Stage:  # fmt: skip
   """Trains on for `steps`; masks hold.
 
   every: steps between evaluations. best: return the weights of the lowest validation loss instead
   of the last. augment: how training images change, a name of `data.augment`; by default as the data
-  say. Rows: 'curve', and one 'tune'.
+  say. afresh: begins with newly drawn weights, which shows what those of the net that comes were
+  worth. Rows: 'curve', and one 'tune'.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   tx, change = build_optimizer(**optimizer), augmentation(augment)
 
   def stage(net: Net, run: Run) -> Net:
+    if afresh:
+      drawn = create(net.module, run.key('init', 1), run.data.train.x[:1])
+      net = drawn.replace(masks=net.masks)
     splits = jax.device_put(run.data.splits())
     last, found = fit(net, run, splits, tx, steps=steps, batch=batch, every=every,
                       augment=change)  # fmt: skip

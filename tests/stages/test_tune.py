@@ -33,3 +33,16 @@ def test_best_returns_the_weights_of_the_lowest_validation_loss(fresh, best):
   row = run.rows[-1]
   assert curve[row['early_stop_step'][0]] == min(curve.values()) == row['validation_loss'][0]
   assert row['early_stop_step'][0] < 600
+
+
+def test_afresh_draws_other_weights_and_keeps_the_masks(fresh):
+  net, run = fresh((0,))
+  kept = tree.map(lambda w: np.abs(w) > np.median(np.abs(w)), net.params)
+  still = SHORT | dict(optimizer=dict(ADAM, learning_rate=1e-9))
+  drawn = stages.tune(**still, afresh=True)(net.replace(masks=kept), run)
+  for mask, wanted in zip(tree.leaves(drawn.masks), tree.leaves(kept)):
+    assert (np.asarray(mask) == np.asarray(wanted)).all()
+  drawn_anew = dict(tree.named(drawn.params))
+  for (name, before), mask in zip(tree.named(net.params), tree.leaves(kept)):
+    far = np.abs(np.asarray(drawn_anew[name]) - before) > 1e-4  # the steps, of 1e-9, go nowhere
+    assert 'kernel' not in name or far[np.asarray(mask)].mean() > 0.99
