@@ -5,14 +5,10 @@ import math
 import jax
 import numpy as np
 
-from reduction import tree
+from reduction import energy, tree
 from reduction.net import Net, apply
 from reduction.qtensor import dequantize, is_packed
 
-# Picojoules in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9
-MULTIPLY_ADD = 3.7 + 0.9  # 32-bit floating point
-INTEGER_MULTIPLY_ADD = 0.2 + 0.1  # a product of 8-bit integers, a sum of 32 bits
-DRAM_BYTE = 640 / 4  # 32 bits from memory outside the chip
 # operations whose results need their inputs to the end; a custom gradient is `kernels.conv`'s
 PRODUCTS = 'dot_general', 'conv_general_dilated'
 REDUCES = (*PRODUCTS, 'custom_vjp_call')
@@ -34,15 +30,15 @@ def cost(net: Net, x) -> dict:
   counts = [_counts(w) for w in leaves]
   total, nonzero, stored = (sum(numbers) for numbers in zip(*counts))
   total_macs, integer = macs(program), macs(program, _of_integers)
-  picojoules = (total_macs - integer) * MULTIPLY_ADD + integer * INTEGER_MULTIPLY_ADD
-  energy = (picojoules * nonzero / total + stored * DRAM_BYTE) / 1e6
+  picojoules = (total_macs - integer) * energy.FLOAT_MAC + integer * energy.INTEGER_MAC
+  took = (picojoules * nonzero / total + stored * energy.DRAM_BYTE) / 1e6
   return dict(
     params=total,
     nonzero=nonzero,
     bytes=stored,
     macs=total_macs,
     peak_sram=peak(program),
-    energy_uj=np.round(energy, 3),
+    energy_uj=np.round(took, 3),
   )
 
 

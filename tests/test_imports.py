@@ -12,7 +12,7 @@ LAYERS = [  # top to bottom; folders of one layer do not import each other
   {'closeness', 'models', 'language', 'path', 'predict', 'ranking', 'train', 'update'},
   {'net', 'run', 'fold', 'cost', 'report', 'checkpoint', 'config', 'progress', 'rows', 'signals'}
   | {'mesh', 'processes', 'saved', 'schedule', 'store'},
-  {'detection', 'qtensor', 'kernels', 'losses', 'tokenizer', 'tree', 'cache', 'errors'},
+  {'detection', 'qtensor', 'kernels', 'losses', 'tokenizer', 'tree', 'cache', 'energy', 'errors'},
 ]  # fmt: skip
 TOGETHER = LAYERS[0], LAYERS[4], LAYERS[5], LAYERS[6]  # the files of these know each other
 FILES = [p for top in ('reduction', 'launch', 'configs') for p in (ROOT / top).rglob('*.py')]

@@ -64,8 +64,10 @@ def trained(**names: str) -> dict:
   """The table of what a network is in the end, on its board. names: of the stages that wrote it."""
   return dict(
     title='Trained, on the board', kind='microcontroller', rows='at' if names else 'board',
-    values=('float_accuracy', 'int8_accuracy', 'arena', 'constants', 'flash', 'instructions'),
-    names=dict(at=names, arena='arena, B', constants='constants, B', flash='Flash, B'),
+    values=('float_accuracy', 'int8_accuracy', 'arena', 'constants', 'flash', 'instructions',
+            'energy_uj'),
+    names=dict(at=names, arena='arena, B', constants='constants, B', flash='Flash, B',
+               energy_uj='energy (estimated, µJ)'),
   )  # fmt: skip
 
 

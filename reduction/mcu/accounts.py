@@ -4,7 +4,9 @@ One net has many sizes: with or without biases, a layer's two tensors or all tha
 or binary units. Tables that mix them compare nothing; here each count says what it counts.
 """
 
+from reduction import energy
 from reduction.mcu.graph import Conv, Depthwise, Graph, Product
+from reduction.mcu.sparse import Sparse
 
 
 def weights(graph: Graph) -> int:
@@ -15,6 +17,22 @@ def weights(graph: Graph) -> int:
 def biases(graph: Graph) -> int:
   """How many biases, one an output channel (of what is left when norms are folded)."""
   return sum(len(op.bias) for op in graph.ops if isinstance(op, Product))
+
+
+def moved(graph: Graph) -> int:
+  """Bytes of activations that ops read and write, each once an op."""
+  return sum(graph.tensors[t].size for op in graph.ops for t in (*op.inputs, op.output))
+
+
+def microjoules(graph: Graph, constants: int) -> float:
+  """An estimate for comparisons: the products of stored weights, `moved`, each constant once."""
+  macs = sum(graph.macs(op) * _share(op) for op in graph.ops)
+  return float(energy.microjoules(macs, moved(graph), constants))
+
+
+def _share(op) -> float:
+  """Of a product's weights, those stored."""
+  return op.stored().values.size / op.weights.size if isinstance(op, Sparse) else 1.0
 
 
 def in_out(graph: Graph) -> int:

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 from reduction.errors import UsageError, require
-from reduction.mcu import boards, emit, host, measure
+from reduction.mcu import accounts, boards, emit, host, measure
 from reduction.mcu.graph import Graph
 from reduction.mcu.overlap import Style
 from reduction.mcu.patches import best
@@ -57,6 +57,7 @@ def deploy(
     work=round(work, 3), arena=made.peak, lower_bound=made.bound, constants=source.constants,
     flash=measured and measured.flash, ram=measured and measured.ram,
     instructions=measured and measured.instructions,
+    energy_uj=round(accounts.microjoules(graph, source.constants), 4),
   )  # fmt: skip
   files = _files(graph, source, board, total)
   return Deployed(graph, made, work, source, files, layers, tensors(graph, made), total, problem)

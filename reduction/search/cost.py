@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from reduction import energy
 from reduction.errors import require
 from reduction.mcu import overlap
 from reduction.mcu.graph import Window
@@ -21,10 +22,6 @@ from reduction.search.space import Space
 
 ABSENT, CONV, DEPTHWISE, POINTWISE, ADD, POOL, DENSE = range(7)
 OVERHEAD = 4 + 4 + 1  # bytes for each output channel: bias, multiplier, shift
-# picojoules of a multiply-accumulate of 8-bit integers with a sum of 32 bits, and of a byte of a
-# 32-bit read from 32 KB of SRAM or from DRAM: 45 nm, Horowitz, ISSCC 2014, as quoted by Han et al.,
-# EIE, ISCA 2016, table 1
-HOROWITZ = dict(mac=0.2 + 0.1, sram_byte=5 / 4, weight_byte=5 / 4)
 
 
 class Ops(NamedTuple):
@@ -210,20 +207,14 @@ def cost(ops: Ops, *, memory: str = 'planner', picojoules: dict | None = None) -
 
   params: as the authors count: weights, two a normalized channel, the last layer's biases. flash:
   bytes of the constants that `mcu.emit` writes: int8 weights and OVERHEAD for each channel; code
-  is not in it. sram: bytes, by `memory` of MEMORY. energy_uj: an estimate by `picojoules`, a dict
-  like HOROWITZ: for each multiply-accumulate, each byte of activations read or written and each
-  byte of weights read once; for comparisons only.
+  is not in it. sram: bytes, by `memory` of MEMORY. energy_uj: an estimate by `picojoules`, as
+  `energy.microjoules` takes them, every byte of activations and weights once an op.
   """
   require(memory in MEMORY, f'{memory=} is not one of {", ".join(MEMORY)}')
-  table = HOROWITZ if picojoules is None else picojoules
-  require(set(table) == set(HOROWITZ), f'{picojoules=} must say {", ".join(HOROWITZ)}')
   held, channels, basic = weights(ops), _channels(ops), limits(ops, memory)
-  energy = (
-    table['mac'] * basic['macs'] + table['sram_byte'] * moved(ops).sum(1)
-    + table['weight_byte'] * basic['flash']
-  )  # fmt: skip
+  took = energy.microjoules(basic['macs'], moved(ops).sum(1), basic['flash'], picojoules)
   params = (held + np.where(ops.kind == DENSE, 1, 2) * channels).sum(1)
-  return dict(basic, params=params, energy_uj=energy / 1e6)
+  return dict(basic, params=params, energy_uj=took)
 
 
 def limits(ops: Ops, memory: str = 'planner') -> dict:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import emit, host, interpret, measure, replay, sketch, sparse, twin
+from reduction.mcu import accounts, emit, host, interpret, measure, replay, sketch, sparse, twin
 from reduction.mcu import plan as p
 from reduction.mcu.overlap import Style
 
@@ -231,6 +231,9 @@ def test_each_layer_is_kept_in_the_form_of_the_fewest_bytes():
   constants = lambda graph: emit.emit(graph, p.plan(graph)).constants
   saved = graph.ops[2].weights.size - sparse.nbytes(graph.ops[2].weights, small.ops[2].form)
   assert constants(graph) - constants(small) == saved > 0
+  skipped = graph.ops[2].weights.size - small.ops[2].stored().values.size
+  less = accounts.microjoules(graph, 0) - accounts.microjoules(small, 0)
+  assert less == pytest.approx(64 * skipped * 0.3e-6)  # of 8 x 8 pixels
 
 
 def test_tensors_that_are_not_aligned_are_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.mcu import emit, plan, zoo
+from reduction.mcu import accounts, emit, plan, zoo
 from reduction.mcu.graph import Product
 from reduction.search import arch as a
 from reduction.search import cost as c
@@ -45,13 +45,16 @@ def test_all_that_is_counted_is_the_planner_s(space, count):
     assert {key: value[0] for key, value in alone.items()} == {k: v[i] for k, v in found.items()}
 
 
-def test_flash_is_what_the_written_c_holds():
+def test_flash_and_energy_are_those_of_the_written_c():
   space = dataclasses.replace(TINY, head=24)
   genes = s.extremes(space)
-  for row, flash in zip(genes, c.cost(c.ops_of(space, genes))['flash']):
+  found = c.cost(c.ops_of(space, genes))
+  for row, flash, microjoules in zip(genes, found['flash'], found['energy_uj']):
     network = s.decode(space, row)
     graph = zoo.build(a.description(network), 'net', network.resolution)
-    assert emit.emit(graph, plan.plan(graph)).constants == flash
+    constants = emit.emit(graph, plan.plan(graph)).constants
+    assert constants == flash
+    assert accounts.microjoules(graph, constants) == pytest.approx(microjoules)
 
 
 def test_a_network_by_hand():

@@ -1,0 +1,24 @@
+"""What an inference takes, estimated: so much a multiply-accumulate, so much a byte; to compare.
+
+A 45 nm process: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9; reads of 32 bits
+as quoted by Han et al., EIE, ISCA 2016, table 1.
+"""
+
+from reduction.errors import require
+
+FLOAT_MAC = 3.7 + 0.9  # picojoules; 32-bit floating point
+INTEGER_MAC = 0.2 + 0.1  # a product of 8-bit integers, a sum of 32 bits
+SRAM_BYTE = 5 / 4  # of 32 KB
+DRAM_BYTE = 640 / 4  # of memory outside the chip
+ON_CHIP = dict(mac=INTEGER_MAC, sram_byte=SRAM_BYTE, weight_byte=SRAM_BYTE)
+
+
+def microjoules(macs, moved, weights, picojoules: dict | None = None):
+  """Of numbers or arrays: multiply-accumulates, bytes of activations read and written, of weights.
+
+  picojoules: mac, sram_byte and weight_byte, by default those of ON_CHIP.
+  """
+  table = ON_CHIP if picojoules is None else picojoules
+  require(set(table) == set(ON_CHIP), f'{picojoules=} must say {", ".join(ON_CHIP)}')
+  each = table['mac'] * macs + table['sram_byte'] * moved + table['weight_byte'] * weights
+  return each / 1e6
