@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 
 from reduction.data import folders
 from reduction.data.data import Clips, Data, Split
@@ -70,17 +71,21 @@ def spoken_digits(
   return Data(name, **splits, classes=len(names), source='fsdd', clips=clips)
 
 
-def spoken_words(*, data_dir=None, fold: int = 0, side: int = 32) -> Data:
+def spoken_words(*, data_dir=None, fold: int = 0, side: int = 32, cepstra: bool = False) -> Data:
   """Free Spoken Digits as words: x [n, side, side, 1], time by mel filterbank; y the digit.
 
   A recording's log energies, without the silence put around, are `evened` and stretched to `side`
-  moments of `side` bands; 0 and 1 are the 0.1 and 99.9 percentile of the training words. Speakers
-  and recordings make the splits as in `spoken_digits`.
+  moments of `side` bands; 0 and 1 are the 0.1 and 99.9 percentile of the training words. cepstra:
+  the cosines of a moment's bands, all `side` of them, in place of the bands (MFCC; Davis and
+  Mermelstein 1980); each coefficient has percentiles of its own. Speakers and recordings make the
+  splits as in `spoken_digits`.
   """
   require(0 <= fold < FOLDS and side > 1, f'{fold=}, {side=}: a fold is from 0 to {FOLDS - 1}')
   parts = _parts(recordings(find(data_dir), side), fold)
-  moments = lambda r: stretched(evened(r.bank[PADDING : len(r.bank) - PADDING]), side)
-  low, high = np.percentile(np.stack([moments(r) for r in parts['train']]), (0.1, 99.9))
+  bands = lambda r: stretched(evened(r.bank[PADDING : len(r.bank) - PADDING]), side)
+  moments = (lambda r: scipy.fft.dct(bands(r), norm='ortho')) if cepstra else bands
+  alike = (0, 1) if cepstra else None  # axes of values that lie in one range
+  low, high = np.percentile(np.stack([moments(r) for r in parts['train']]), (0.1, 99.9), alike)
   scaled = lambda r: np.clip((moments(r) - low) / (high - low), 0, 1).astype(np.float32)
   splits = {
     part: Split(np.stack([scaled(r) for r in inside])[..., None],

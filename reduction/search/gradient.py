@@ -37,11 +37,6 @@ def expected(alpha, table):
   return jnp.sum(jax.nn.softmax(alpha) * table)
 
 
-def chosen(alpha):
-  """int [layers]: the operation of the largest weight in each layer."""
-  return jnp.argmax(alpha, -1)
-
-
 def unrolled(train_loss, valid_loss, params, alpha, rate: float):
   """The gradient of valid_loss(params - rate d train_loss / d params, alpha) in alpha.
 

@@ -88,7 +88,7 @@ def _reinforced(module, truth: Truth, run, trials, name, worth, epochs=1, **told
   rewarded = jnp.asarray(worth(truth.once).reshape((len(module.operations),) * module.layers))
   drawn = [rewards.reinforce(key, rewarded, steps=trials, epochs=epochs)
            for key in run.key('noise', 7)]  # fmt: skip
-  found = np.stack([gradient.chosen(logits) for logits, _ in drawn])
+  found = np.stack([np.argmax(logits, -1) for logits, _ in drawn])
   asked = [rewards.trained(choices) for _, choices in drawn]
   _report(module, truth, run, name, found, worth(truth.accuracy), trained=asked, **told)
 

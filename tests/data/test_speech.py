@@ -48,6 +48,15 @@ def test_a_word_is_its_recording_stretched(spoken):
   np.testing.assert_allclose(by_hand[:, 0], [0, 1.5, 3, 4, 5])
 
 
+def test_cepstra_are_the_cosines_of_bands_each_in_its_own_range(spoken):
+  cosines = np.cos(np.pi * np.outer(np.arange(16), np.arange(16) + 0.5) / 16)
+  bands = data.spoken_words(data_dir=spoken, side=16).train.x[..., 0] @ cosines.T
+  found = data.spoken_words(data_dir=spoken, side=16, cepstra=True).train.x[..., 0]
+  assert found.min() == 0 and found.max() == 1
+  for i in range(16):  # alike but for a range, and for the few that are cut off
+    assert np.corrcoef(bands[..., i].ravel(), found[..., i].ravel())[0, 1] > 0.99
+
+
 def test_loudness_and_microphone_do_not_change_a_word():
   """Both add the same to all frames of a band of log energies."""
   frames = np.random.default_rng(0).normal(size=(30, 8))

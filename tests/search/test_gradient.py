@@ -55,7 +55,6 @@ def test_the_expected_cost_is_the_mean_over_drawn_networks():
   drawn = jax.random.categorical(jax.random.key(0), ALPHA, shape=(20_000, 2))
   costs = table[jnp.arange(2), drawn].sum(1)
   assert abs(float(costs.mean()) - float(g.expected(ALPHA, table))) < 0.08
-  assert g.chosen(ALPHA).tolist() == [1, 0]
 
 
 def test_one_gate_a_layer_is_the_net_of_that_operation():
@@ -126,7 +125,7 @@ def test_reinforce_finds_the_best_of_a_table():
   for epochs, steps in (1, 300), (4, 150):  # REINFORCE, PPO
     settings = dict(steps=steps, epochs=epochs)
     logits, drawn = rewards.reinforce(jax.random.key(0), jnp.array(table), **settings)
-    assert tuple(g.chosen(logits).tolist()) == np.unravel_index(table.argmax(), table.shape)
+    assert tuple(logits.argmax(-1).tolist()) == np.unravel_index(table.argmax(), table.shape)
   assert 1 < rewards.trained(drawn) <= 64
 
 
