@@ -13,10 +13,11 @@ do. Table 1: 20,896 sentences of 2,972 documents, 17.8 words each, 20.4 % with a
 
 The teacher starts from all-MiniLM-L6-v2 (6 layers of 384; where to get it is said where it is
 missing), students from its first layers; embeddings are neither trained nor sent, as in the
-authors' code. Documents are dealt to clients whole. Not run: it takes hours on two cores. Variants:
-'two' layers; 'distilled' is FedAvg of students that configs/distill/bert.py:four left in
-runs/bert-four, the rows DistilBERT, BERT-PKD and TinyBERT; 'quick' is a teacher of two layers and
-its student of one, two clients, two rounds of a few steps.
+authors' code. Documents are dealt to clients whole. Not run in full: it takes hours on two cores.
+Variants: 'two' layers; 'small', for a CPU: the teacher's first four layers and students of two, 40
+tokens, four rounds of half of each client's sentences; 'distilled' is FedAvg of students that
+configs/distill/bert.py:four left in runs/bert-four, the rows DistilBERT, BERT-PKD and TinyBERT;
+'quick' is a teacher of two layers and its student of one, two clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -32,20 +33,22 @@ DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'two', and 'distilled' or 'quick', joined by a comma."""
-  chosen = split(variant, ('two', 'distilled', 'quick'))
-  quick = 'quick' in chosen
-  layers = 1 if quick else 2 if 'two' in chosen else 4
+  """variant: '' or 'two', and 'small', 'distilled' or 'quick', joined by a comma."""
+  chosen = split(variant, ('two', 'small', 'distilled', 'quick'))
+  quick, small = 'quick' in chosen, 'small' in chosen
+  layers = 1 if quick else 2 if chosen & {'two', 'small'} else 4
   c = config_dict.ConfigDict()
   c.title = f'FedKD with a student of {layers} layers: adverse drug events'
   c.seeds = (0,)
-  c.data = dict(name='ade', tokenizer=MODEL, length=48)
-  c.model = dict(SIZES, layers=2 if quick else 6)
+  c.data = dict(name='ade', tokenizer=MODEL, length=40 if small else 48)
+  c.model = dict(SIZES, layers=2 if quick else 4 if small else 6)
   federation = dict(
     rounds=2 if quick else ROUNDS, batch=4 if quick else BATCH, epochs=0.02 if quick else 1,
     partition=dict(name='natural', clients=2 if quick else CLIENTS), codec=setting.DENSE,
     disk=not quick, group=0 if quick else 1,
   )  # fmt: skip
+  if small:
+    federation.update(rounds=4, epochs=0.5)
   parts = stages(federation, dict(SIZES, layers=layers), c.model.layers)
   parts['pretrained'] = dict(path=MODEL)
   parts |= {f'over_{base}': dict(stage='versus', of='fedkd', base=base) for base in BASES}
