@@ -30,8 +30,8 @@ def cost(net: Net, x) -> dict:
   counts = [_counts(w) for w in leaves]
   total, nonzero, stored = (sum(numbers) for numbers in zip(*counts))
   total_macs, integer = macs(program), macs(program, _of_integers)
-  picojoules = (total_macs - integer) * energy.FLOAT_MAC + integer * energy.INTEGER_MAC
-  took = (picojoules * nonzero / total + stored * energy.DRAM_BYTE) / 1e6
+  picojoules = (total_macs - integer) * energy.MAC['float32'] + integer * energy.MAC['int8']
+  took = (picojoules * nonzero / total + stored * energy.BYTE['dram']) / 1e6
   return dict(
     params=total,
     nonzero=nonzero,

@@ -6,11 +6,10 @@ as quoted by Han et al., EIE, ISCA 2016, table 1.
 
 from reduction.errors import require
 
-FLOAT_MAC = 3.7 + 0.9  # picojoules; 32-bit floating point
-INTEGER_MAC = 0.2 + 0.1  # a product of 8-bit integers, a sum of 32 bits
-SRAM_BYTE = 5 / 4  # of 32 KB
-DRAM_BYTE = 640 / 4  # of memory outside the chip
-ON_CHIP = dict(mac=INTEGER_MAC, sram_byte=SRAM_BYTE, weight_byte=SRAM_BYTE)
+# picojoules of a multiply-accumulate: products of 8-bit integers are summed in 32 bits
+MAC = dict(int8=0.2 + 0.1, float16=1.1 + 0.4, float32=3.7 + 0.9)
+BYTE = dict(sram=5 / 4, dram=640 / 4)  # of 32 KB on the chip; of memory outside
+ON_CHIP = dict(mac=MAC['int8'], sram_byte=BYTE['sram'], weight_byte=BYTE['sram'])
 
 
 def microjoules(macs, moved, weights, picojoules: dict | None = None):

@@ -71,6 +71,19 @@ def color_images(tmp_path_factory):
   return folder
 
 
+@pytest.fixture(scope='session')
+def pictures(tmp_path_factory):
+  """A data directory whose Visual Wake Words are noise, forty pictures of each class."""
+  from PIL import Image
+  root, rng = tmp_path_factory.mktemp('data'), np.random.default_rng(0)
+  for name in 'person', 'non_person':
+    folder = root / 'vw_coco2014_96' / name
+    folder.mkdir(parents=True)
+    for i in range(40):
+      Image.fromarray(rng.integers(0, 256, (96, 96, 3), np.uint8)).save(folder / f'{i}.jpg')
+  return root
+
+
 def models_of(c):
   """Where a config names a model: its own and those of students."""
   return ['model', *(f'{stage}.student' for stage in c.stages if 'student' in c[stage])]
@@ -82,7 +95,7 @@ def small(c, folders) -> tuple[dict, str | None]:
   trained = [stage for stage in c.stages if 'steps' in c[stage]]
   for stage in trained:
     changes |= {f'{stage}.steps': 2, f'{stage}.every': 1}
-  if name == 'cifar10':
+  if name in ('cifar10', 'visual_wake_words'):
     changes |= {'data.validation': 30, **{f'{stage}.batch': 10 for stage in trained}}
   elif name == 'spoken_digits':
     changes |= {'model.classes': 4, 'student.student.classes': 4}
@@ -104,11 +117,13 @@ def small(c, folders) -> tuple[dict, str | None]:
 
 
 @pytest.fixture(scope='session')
-def folders(color_images, spoken, texts, decoder):
+def folders(color_images, pictures, spoken, texts, decoder):
   """A data directory of each name."""
   read = dict.fromkeys(('sst2', 'ade', 'films'), texts)
   recordings = dict.fromkeys(('spoken_digits', 'spoken_words'), spoken)
-  return dict(read, **recordings, cifar10=color_images, passages=decoder)
+  return dict(
+    read, **recordings, cifar10=color_images, visual_wake_words=pictures, passages=decoder
+  )
 
 
 def named(path) -> str:

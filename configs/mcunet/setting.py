@@ -17,10 +17,12 @@ WORDS = dict(  # (4 + 16) ^ 3 = 8,000 networks for 32 moments of 32 bands
   expansions=(2, 4), stem=(16, 3, 2), first=0, resolutions=(32,), widths=(1.0,), classes=10,
   channels=1,
 )  # fmt: skip
-# picojoules in a 45 nm process, an estimate for comparisons: Horowitz, "Computing's energy
-# problem", ISSCC 2014. A product of 8 bits and a sum of 32; 4 bytes of a cache of 32 KB take 5. For
-# others: 16-bit floats mac=1.1 + 0.4, 32-bit mac=3.7 + 0.9, weights in DRAM weight_byte=640 / 4.
-PICOJOULES = dict(mac=0.2 + 0.1, sram_byte=5 / 4, weight_byte=5 / 4)
+# An estimate for comparisons, in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC
+# 2014, figure 1.1.9. Picojoules of a product and its sum (of 8-bit integers in 32 bits), and of a
+# byte of 32 bits read from 32 KB of SRAM and from memory outside the chip.
+MAC = dict(int8=0.2 + 0.1, float16=1.1 + 0.4, float32=3.7 + 0.9)
+BYTE = dict(sram=5 / 4, dram=640 / 4)
+PICOJOULES = dict(mac=MAC['int8'], sram_byte=BYTE['sram'], weight_byte=BYTE['sram'])
 
 
 def adam(rate: float, steps: int) -> dict:
@@ -64,10 +66,11 @@ def trained(**names: str) -> dict:
   """The table of what a network is in the end, on its board. names: of the stages that wrote it."""
   return dict(
     title='Trained, on the board', kind='microcontroller', rows='at' if names else 'board',
-    values=('float_accuracy', 'int8_accuracy', 'arena', 'constants', 'flash', 'instructions',
-            'energy_uj'),
-    names=dict(at=names, arena='arena, B', constants='constants, B', flash='Flash, B',
-               energy_uj='energy (estimated, µJ)'),
+    values=('float_accuracy', 'int8_accuracy', 'arena', 'ram', 'constants', 'flash',
+            'instructions', 'energy_uj'),
+    names=dict(at=names, arena='arena, B', ram='RAM, B', constants='constants, B',
+               flash='Flash, B', energy_uj='energy (estimated, µJ)'),
+    note='RAM: the arena and what the code keeps, without a stack. Flash: constants and code.',
   )  # fmt: skip
 
 

@@ -49,10 +49,11 @@ def get_config(variant: str = ''):
   c.tables = dict(
     a_boards=dict(
       title='The space of each board', kind='choice', rows='budget', where=dict(budget=BOARDS),
-      values=('resolution', 'width', 'mean_macs', 'second_of_best', 'worst_of_best',
+      values=('resolution', 'width', 'mean_macs', 'second_of_best', 'worst_of_best', 'released',
               'released_rank', 'released_of_best'),
-      names=dict(released_rank='rank of the released', second_of_best='second best of best',
-                 worst_of_best='worst of best', released_of_best='released of best'),
+      names=dict(released='the released', released_rank='rank of the released',
+                 second_of_best='second best of best', worst_of_best='worst of best',
+                 released_of_best='released of best'),
       note='Of best: mean multiply-accumulates over those of the best space.',
     ),
     b_resolution=_grid('resolution', 'Resolution by budget'),

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from reduction.errors import UsageError, require
+from reduction.mcu import boards
+from reduction.mcu.measure import STACK
 from reduction.search import space as spaces
 from reduction.search.cost import limits, ops_of
 from reduction.search.space import Space
@@ -29,6 +31,12 @@ class Budget(NamedTuple):
   name: str
   sram: int
   flash: int
+
+
+def of_board(name: str, code: int) -> Budget:
+  """The memory of a board of `mcu.boards` less a stack, its Flash less `code` bytes."""
+  chosen = boards.board(name)
+  return Budget(name, chosen.ram - STACK, chosen.flash - code)
 
 
 class Examined(NamedTuple):

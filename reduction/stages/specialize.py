@@ -9,8 +9,6 @@ import jax
 import numpy as np
 
 from reduction.errors import require
-from reduction.mcu import boards as known
-from reduction.mcu.measure import STACK
 from reduction.models.mobile import Elastic
 from reduction.net import Net, over_replicas
 from reduction.run import Run, Stage
@@ -19,10 +17,10 @@ from reduction.search import space as spaces
 from reduction.search import supernet as s
 from reduction.search.arch import description
 from reduction.search.cost import cost, ops_of
-from reduction.search.rank import tau
-from reduction.search.selection import Budget
+from reduction.search.selection import Budget, of_board
 from reduction.search.space import space as find_space
 from reduction.stages.supernet import BESIDE, SEEN, accuracies, check_data
+from reduction.stages.versus import log_compared
 
 
 def specialize(
@@ -43,11 +41,12 @@ def specialize(
   picojoules: of `search.cost.cost`, what the estimate of energy is of. beside: as many random
   networks that fit are scored too. predicted: accuracies come from a predictor trained on so many
   networks, and the last population is scored by the supernet; 0: always by the supernet. Rows:
-  'generation', a 'found' each for evolution and random, 'predictor'. Writes its JSON.
+  'generation', a 'found' each for evolution and random, the two in a 'versus', 'predictor'. Writes
+  its JSON.
   """
   whole = find_space(**space)
   require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
-  budget = _budget(board, code) if board else Budget('limits', sram, flash)
+  budget = of_board(board, code) if board else Budget('limits', sram, flash)
   limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy)
   limits['instructions'] = instructions
   told = latency.read(pathlib.Path(table)) if table else None
@@ -72,6 +71,7 @@ def specialize(
     score = lambda genes: worth(genes, measure(genes))
     if predicted:
       genes, scores = evolution.ranked(genes, score(genes))
+    found = taken(whole, net, run, genes[0])
     _log(costed, net, run, 'evolution', genes[0], scores[0])
     if beside:
       count = population + generations * (population - max(1, round(parents * population)))
@@ -80,15 +80,12 @@ def specialize(
       start = dict(genes=others[0], score=np.full((), -1.0))
       best, _ = run.fold('random', step, start, math.ceil(count / BESIDE))
       _log(costed, net, run, 'random', best['genes'], float(best['score']))
+      other = taken(whole, net, run, best['genes'])
+      log_compared(run, found, other, net='evolution', base='random')
     _write(description(spaces.decode(whole, genes[0])), run)
-    return taken(whole, net, run, genes[0])
+    return found
 
   return stage
-
-
-def _budget(board: str, code: int) -> Budget:
-  chosen = known.board(board)
-  return Budget(board, chosen.ram - STACK, chosen.flash - code)
 
 
 def costs(space, genes, picojoules: dict | None = None, table=None) -> dict:
@@ -121,13 +118,8 @@ def _predictor(space, budget, fits, random, count, measure, run):
   if not count:
     return None
   genes = selection.drawn(space, budget, fits, random, count)
-  known_ = measure(genes)
-  cut = max(2, 3 * count // 4)
-  learned = predictor.fit(space, genes[:cut], known_[:cut])
-  told = learned(genes[cut:])
-  run.log(kind='predictor', summary=True, networks=cut, held_out=count - cut,
-          held_out_tau=tau(told, known_[cut:]),
-          held_out_error=float(np.abs(told - known_[cut:]).mean()))  # fmt: skip
+  learned, row = predictor.held_out(space, genes, measure(genes))
+  run.log(kind='predictor', summary=True, **row)
   return learned
 
 

@@ -32,7 +32,7 @@ def supernet(
   shrinking is ('largest', 'kernel', 'depth', 'expansion'), and before channels become elastic they
   are sorted; one phase 'expansion' trains all at once. transform: learned matrices for smaller
   kernels. The net that comes is not looked at. Rows: 'curve', of the largest, and a 'supernet' for
-  each phase: accuracy of the largest and the smallest, programs that were traced.
+  each phase: accuracy of the largest and the smallest.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   whole = find_space(**space)

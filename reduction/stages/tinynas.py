@@ -5,8 +5,6 @@ import time
 import numpy as np
 
 from reduction.errors import require
-from reduction.mcu import boards as known
-from reduction.mcu.measure import STACK
 from reduction.net import Net
 from reduction.run import Run, Stage
 from reduction.search import selection
@@ -35,9 +33,8 @@ def tinynas(
   whole = find_space(**space)
   require(memory in MEMORY, f'{memory=} is not one of {", ".join(MEMORY)}')
   require(0 < samples <= attempts, f'{samples=} must be from 1 to {attempts=}')
-  chosen = [known.board(name) for name in boards]
   budgets = tuple(
-    [Budget(b.name, b.ram - STACK, b.flash - code) for b in chosen]
+    [selection.of_board(name, code) for name in boards]
     + [Budget(f'{s} KiB, {f} KiB', 1024 * s, 1024 * f) for s in budgets[0] for f in budgets[1]]
   )
   require(budgets, 'no board and no budgets: nothing to choose for')
@@ -63,7 +60,7 @@ def tinynas(
             for b in range(len(budgets))]  # fmt: skip
     require(any(best), f'no network of {whole.name} fits any of {[b.name for b in budgets]}: '
             'take smaller resolutions or widths')  # fmt: skip
-    for b, order in enumerate(best[: len(chosen)]):
+    for b, order in enumerate(best[: len(boards)]):
       _distributions(run, spaces, budgets[b].name, b, examined, order)
     return net
 

@@ -22,15 +22,21 @@ def versus(*, of: str, base: str, resamples: int = 2_000) -> Stage:
   require(of != base, f'{of!r} compared with itself')
 
   def stage(net: Net, run: Run) -> Net:
-    test = run.data.test
-    said = [logits(find(name, run.nets), test.x).argmax(-1) for name in (of, base)]
-    ours, theirs = map(len, said)
-    require(ours == theirs, f'{of!r} has {ours} seeds and {base!r} {theirs}: a pair each')
-    row = gains(*said, np.asarray(test.y), run.data.classes, resamples, run.seeds[0])
-    run.log(kind='versus', summary=True, seeds=run.seeds, net=of, base=base, **row)
+    ours, theirs = (find(name, run.nets) for name in (of, base))
+    log_compared(run, ours, theirs, net=of, base=base, resamples=resamples)
     return net
 
   return stage
+
+
+def log_compared(run: Run, ours: Net, theirs: Net, *, net: str, base: str, resamples: int = 2_000):
+  """Logs the 'versus' of two nets on the test examples. net, base: what they are called."""
+  test = run.data.test
+  said = [logits(one, test.x).argmax(-1) for one in (ours, theirs)]
+  mine, other = map(len, said)
+  require(mine == other, f'{net!r} has {mine} seeds and {base!r} {other}: a pair each')
+  row = gains(*said, np.asarray(test.y), run.data.classes, resamples, run.seeds[0])
+  run.log(kind='versus', summary=True, seeds=run.seeds, net=net, base=base, **row)
 
 
 def gains(ours, theirs, labels, classes: int, resamples: int, seed: int) -> dict:

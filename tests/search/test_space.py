@@ -45,6 +45,16 @@ def test_the_paper_s_grid():
   assert space.at(176, 0.5).count() == (9**2 + 9**3 + 9**4) ** 5 * 9  # 3 kernels x 3 expansions
 
 
+def test_once_for_all_s_space_of_mobilenetv3():
+  """More than 10 ^ 19 networks (Cai et al. 2020, section 3.1), by depths of 2 to 4."""
+  space = s.space('mobilenetv3').at(224, 1.0)
+  assert space.count() == (9**2 + 9**3 + 9**4) ** 5
+  small, large = (s.decode(space, genes) for genes in s.extremes(space))
+  assert [len(network.blocks) for network in (small, large)] == [1 + 5 * 2, 1 + 5 * 4]
+  block = large.blocks[-1]
+  assert (block.out, block.kernel, block.middle) == (160, 7, 6 * 160)
+
+
 @pytest.mark.parametrize('seed', range(8))
 def test_what_is_sampled_mutated_and_crossed_stays_in_the_space(seed):
   random, space = np.random.default_rng(seed), s.space('mcunet')

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from reduction import stages
+from reduction import stages, tree
 from reduction.errors import UsageError
 from reduction.models.mobile import Mobile
 from reduction.predict import logits, scores
@@ -83,6 +83,82 @@ def test_a_reward_and_a_limit_on_multiply_accumulates_move_the_choice(trained):
     best = np.flatnonzero(allowed)[worth[allowed].argmax()]
     assert row['genes'] == ' '.join(map(str, everything[best]))
     assert row['score'] == pytest.approx(worth[best]) and row['macs'] == macs[best]
+
+
+def specialized(trained, **given):
+  """Rows of a search among all 20 networks, but those of its generations."""
+  net, run = trained
+  part = dataclasses.replace(run, rows=[], names=set())
+  settings = dict(space=SPACE, population=20, generations=0, beside=False)
+  settings |= {} if 'board' in given else dict(sram=10**6, flash=10**6)
+  stages.specialize(**settings | given)(net, part)
+  return [row for row in part.rows if row['kind'] != 'generation']
+
+
+def test_energy_is_a_limit_by_a_table_of_ones_own(trained):
+  dear = dict(mac=4.6, sram_byte=1.25, weight_byte=160.0)  # float32, weights outside the chip
+  everything = s.enumerate_all(s.space(**SPACE))
+  energy = costs(s.space(**SPACE), everything, dear)['energy_uj']
+  (row,) = specialized(trained, energy=float(np.median(energy)), picojoules=dear)
+  at = [' '.join(map(str, genes)) for genes in everything].index(row['genes'])
+  assert row['energy_uj'] == pytest.approx(energy[at]) and energy[at] <= np.median(energy)
+
+
+def test_a_board_s_memory_is_the_limit_less_a_stack_and_code(trained):
+  (row,) = specialized(trained, board='stm32f746')
+  with pytest.raises(UsageError, match='the smallest takes'):  # its Flash is 1 MiB
+    specialized(trained, board='stm32f746', code=2**20 - 100)
+  assert row['flash'] < 2**20 - 64 * 1024
+
+
+def test_a_predictor_learns_from_the_supernet_s_accuracies(trained):
+  """Of 20 networks it sees 12; what is taken has the accuracy that the supernet says."""
+  net, run = trained
+  told, row = specialized(trained, predicted=16)
+  assert (told['kind'], told['networks'], told['held_out']) == ('predictor', 12, 4)
+  assert told['held_out_error'] < 0.2
+  everything = s.enumerate_all(s.space(**SPACE))
+  best = accuracies(net, run, everything, 'validation')[0].max()
+  assert row['validation_accuracy'] == pytest.approx(best)  # the last population is scored truly
+
+
+def test_evolution_and_random_search_are_compared_in_pairs(trained):
+  rows = specialized(trained, beside=True)
+  (row,) = [r for r in rows if r['kind'] == 'versus']
+  right = {r['method']: r['test_accuracy'][0] for r in rows if r['kind'] == 'found'}
+  assert (row['net'], row['base']) == ('evolution', 'random')
+  gain = right['evolution'] - right['random']
+  assert row['accuracy_gain'] == pytest.approx(gain, abs=0.01)
+  assert row['accuracy_gain_low'] <= row['accuracy_gain'] <= row['accuracy_gain_high']
+
+
+def test_progressive_shrinking_makes_one_program_a_phase(fresh, monkeypatch):
+  """Kernels of 5 to 1 by two learned matrices, channels sorted before they become elastic."""
+  traced = []
+
+  sandwich = supernet.sandwich
+
+  def counted(*given):
+    loss = sandwich(*given)
+
+    def seen(*args, **kwargs):
+      traced.append(1)
+      return loss(*args, **kwargs)
+
+    return seen
+
+  monkeypatch.setattr(supernet, 'sandwich', counted)
+  net, run = fresh((0, 1))
+  phases = ('largest', 'kernel', 'depth', 'expansion')
+  space = dict(SPACE, kernels=(1, 3, 5))
+  grown = stages.supernet(
+    space=space, random=1, phases=phases, transform=True, **dict(TRAIN, steps=40, every=20)
+  )(net, run)
+  rows = [r for r in run.rows if r['kind'] == 'supernet']
+  assert [r['phase'] for r in rows] == list(phases)
+  assert len(traced) == 1  # all networks, phases and seeds
+  assert sum('transform' in name for name, _ in tree.named(grown.params)) > 0
+  assert min(rows[-1]['largest_test_accuracy']) > 0.3
 
 
 def test_what_fits_nothing_or_is_no_supernet_is_refused(trained, fresh):
