@@ -41,21 +41,19 @@ def tinynas(
   spaces = selection.parts(whole)
 
   def stage(net: Net, run: Run) -> Net:
-    began = time.monotonic()
-
     def step(carry, index: int, run: Run):
-      found = []
+      found, began = [], time.monotonic()
       for seed in run.seeds:
         random = np.random.default_rng((seed, index))
         settings = dict(samples=samples, attempts=attempts, memory=memory)
         found.append(selection.examine(spaces[index], budgets, random, **settings))
       out = {f: np.stack([getattr(one, f) for one in found]) for f in found[0]._fields}
-      return carry, out
+      return carry, dict(out, seconds=np.asarray(time.monotonic() - began))
 
     _, outs = run.fold('spaces', step, dict(none=np.zeros(())), len(spaces))
-    outs = list(outs)  # each [R, budgets]
+    outs = list(outs)  # each [R, budgets], but seconds
     examined = {key: np.stack([out[key] for out in outs]) for key in outs[0]}
-    seconds = round(time.monotonic() - began, 1)
+    seconds = round(float(examined['seconds'].sum()), 1)
     best = [_choice(run, spaces, budgets, b, examined, samples, released or {}, seconds)
             for b in range(len(budgets))]  # fmt: skip
     require(any(best), f'no network of {whole.name} fits any of {[b.name for b in budgets]}: '

@@ -10,6 +10,7 @@ from reduction import stages, tree
 from reduction.errors import UsageError
 from reduction.models.mobile import Mobile
 from reduction.predict import logits, scores
+from reduction.run import chain
 from reduction.search import space as s
 from reduction.search import supernet
 from reduction.search.cost import cost, ops_of_arch
@@ -189,3 +190,25 @@ def test_ranks_of_networks_trained_by_themselves(trained):
   assert min(r['alone_accuracy'] for r in rows) > 0.25
   (row,) = [r for r in part.rows if r['kind'] == 'agreement']
   assert row['tau_low'] <= row['tau'] <= row['tau_high']
+
+
+@pytest.mark.slow
+def test_what_is_found_goes_on_to_be_pruned_taught_trained_in_integers_and_written(trained):
+  net, run = trained
+  part = dataclasses.replace(run, rows=[], names=set(), nets={})
+  limits = dict(space=SPACE, sram=10**6, flash=10**6, population=4, generations=0, beside=False)
+  chain(
+    found=stages.specialize(**limits),
+    filterlet=stages.filterlet(**TRAIN, levels=(0.6,), examples=128),
+    lottery=stages.lottery(rounds=1, rates=(('kernel', 0.3),), **TRAIN),
+    distill=stages.distill(teachers=('found',), temperature=4.0, hard=0.1, **TRAIN),
+    qat=stages.qat_mcu(freeze=30, **TRAIN),
+    in_c=stages.microcontroller(images=64, sparse='bytes'),
+  )(net, part)
+  count = lambda net: sum(int(np.count_nonzero(w)) for w in tree.leaves(net.params))
+  found, filterlet, lottery, distilled = (
+    count(part.nets[name]) for name in ('found', 'filterlet', 'lottery', 'distill')
+  )
+  assert found > filterlet > lottery >= distilled
+  (row,) = [r for r in part.rows if r['kind'] == 'microcontroller']
+  assert row['int8_accuracy'][0] > 0.6 and row['equal_in_c'] in (20, None)
