@@ -2,7 +2,7 @@
 
 Wanted: at least 80 % of the speed at which the bytes can be read with one row of x for 4,096 x
 11,008 and larger; 3.3 times bfloat16 with one row (3.76 is what the bytes allow), twice with 16;
-never slower than making floats first. Measured: configs/bench/results/accelerated.jsonl.
+never slower than making floats first. Not measured to its end.
 
     python -m launch.bench --config=configs/bench/accelerated.py [--out=rows.jsonl]
 
