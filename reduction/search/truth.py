@@ -13,6 +13,7 @@ from reduction.models.choice import Choice, mixed
 from reduction.net import create, over_replicas
 from reduction.search import latency
 from reduction.search.cost import macs
+from reduction.search.gradient import costing
 from reduction.search.paths import costs, gates, networks
 from reduction.train import train
 from reduction.update import classified, sgd, start
@@ -27,16 +28,16 @@ COSTS = {
 
 
 class Truth(NamedTuple):
-  """paths: int [n, edges]. accuracy: [n], the mean. once: [n], of the first training. cost: [n].
+  """paths: int [n, edges]. accuracy: [n], the mean. once: [n], of the first training.
 
-  table: [edges, operations], of an operation; cost and table of the dearest network's.
+  cost: [n], of the dearest network's. counts: of `gradient.costing`, for searches.
   """
 
   paths: np.ndarray
   accuracy: np.ndarray
   once: np.ndarray
   cost: np.ndarray
-  table: np.ndarray
+  counts: dict
 
 
 @functools.lru_cache(maxsize=32)
@@ -99,8 +100,8 @@ def listed(module: Choice, cost: str, tx, run, *, repeats: int, **schedule) -> T
       kind='listed', summary=True, network=described(module, path),
       test_accuracy=accuracies.mean(), spread=np.ptp(accuracies), cost=round(float(one), 4),
     )  # fmt: skip
-  table = (table / dearest).astype(np.float32)
-  return Truth(paths, found.mean(1), found[:, 0], costed / dearest, table)
+  counts = costing(table, shared, dearest)
+  return Truth(paths, found.mean(1), found[:, 0], costed / dearest, counts)
 
 
 def described(module: Choice, path) -> str:

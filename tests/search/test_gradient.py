@@ -57,6 +57,46 @@ def test_the_expected_cost_is_the_mean_over_drawn_networks():
   assert abs(float(costs.mean()) - float(g.expected(ALPHA, table))) < 0.08
 
 
+FBNET, PROXYLESS = g.METHODS.index('fbnet'), g.METHODS.index('proxyless')
+
+
+def test_prices_by_hand():
+  """Costs e^6 and e^12: the ratio of their logs is a half, of themselves e^-6."""
+  cost, dearest = np.exp(6.0), np.exp(12.0)
+  for push, wanted in (0.0, 3.0), (1.0, 1.5), (2.0, 0.75):
+    assert float(g.priced(3.0, cost, push, dearest, FBNET)) == pytest.approx(wanted)
+  assert float(g.priced(3.0, cost, 2.0, dearest, PROXYLESS)) == pytest.approx(3 + 2 * np.exp(-6))
+  assert float(g.priced(3.0, cost, 0.0, dearest, g.METHODS.index('darts'))) == 3
+
+
+def test_fbnet_s_price_is_equation_2_but_for_its_scale():
+  """CE 0.2 log(LAT)^0.6 of any two losses and costs: the gradients differ by one factor."""
+  paper = lambda loss, cost: loss * 0.2 * jnp.log(cost) ** 0.6
+  ours = lambda loss, cost: g.priced(loss, cost, 0.6, 9e5, FBNET)
+  points = (0.3, 2e5), (2.0, 9e5), (1.1, 4e5)
+  ratios = [np.array(jax.grad(ours, (0, 1))(*at)) / np.array(jax.grad(paper, (0, 1))(*at))
+            for at in points]  # fmt: skip
+  np.testing.assert_allclose(ratios, np.full((3, 2), 1 / (0.2 * np.log(9e5) ** 0.6)), rtol=1e-4)
+
+
+def test_the_price_of_what_is_drawn_has_the_gradient_of_the_expected_cost():
+  """Of ProxylessNAS, whose gates' gradient is that of the probabilities."""
+  table = jnp.array([[1.0, 5.0, 2.0], [0.0, 3.0, 7.0]])
+  drawn = lambda a: (g.gates('proxyless', a, jax.random.key(2), 1.0) * table).sum()
+  found, wanted = (jax.grad(f)(ALPHA) for f in (drawn, lambda a: g.expected(a, table)))
+  np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_costs_that_are_shares_are_refused():
+  """The table of a network whose dearest has 1: its logs are below 0, their powers no numbers."""
+  shares = np.array([[0.1, 0.5], [0.0, 0.3]])
+  with pytest.raises(UsageError, match='have no log above 0'):
+    g.costing(shares, 0.2, 1.0)
+  counts = g.costing(1e5 * shares, 2e4, 1e5)
+  prices = [g.priced(1.0, counts['shared'] + c, 30.0, counts['dearest'], FBNET) for c in (1e4, 8e4)]
+  assert 0 < prices[0] < prices[1] == 1
+
+
 def test_one_gate_a_layer_is_the_net_of_that_operation():
   module = models.choice(operations=('skip', 'conv1'), layers=2, width=4)
   x = jnp.array(np.random.default_rng(0).normal(size=(3, 4, 4, 1)), jnp.float32)
@@ -140,8 +180,5 @@ def test_one_step_of_a_policy_is_adam_s_along_the_score_by_hand():
 
 
 def test_settings_that_are_none_are_refused():
-  module = models.choice(operations=('skip', 'conv1'))
-  with pytest.raises(UsageError, match='add, power'):
-    g.bilevel(module, None, cost='times')
   with pytest.raises(UsageError, match="Did you mean 'conv1'"):
     models.choice(operations=('skip', 'con1'))

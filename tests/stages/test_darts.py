@@ -66,6 +66,32 @@ def test_searches_find_the_network_that_is_the_best_when_all_are_trained(digits)
       assert row['rank'] == [1, 1]
 
 
+def test_the_more_a_search_is_pushed_the_cheaper_its_network(digits):
+  """By ProxylessNAS' added cost and FBNet's power of a log; and what a row says of the best."""
+  run = Run(digits, (0,))
+  net = create(MODULE, run.key('init', 0), digits.train.x[:1])
+  stages.darts(methods=('fbnet',), pushes=(0.1, 100.0), powers=(1.0, 30.0, 300.0), **SETTINGS)(
+    net, run
+  )
+  listed = {r['network']: r for r in run.rows if r['kind'] == 'listed'}
+  found = [r for r in run.rows if r['kind'] == 'method']
+  told = [(r['method'], r['push'], r.get('loss')) for r in found]
+  assert told == [
+    ('fbnet', 0, None), ('proxyless', 0.1, 'add'), ('proxyless', 100, 'add'),
+    ('fbnet', 1, 'power'), ('fbnet', 30, 'power'), ('fbnet', 300, 'power'),
+  ]  # fmt: skip
+  for method in 'fbnet', 'proxyless':
+    costs = [r['cost'][0] for r in found if r['method'] == method]
+    assert costs == sorted(costs, reverse=True) and costs[0] > costs[-1]
+    assert costs[-1] == listed['skip skip']['cost']
+  noise = np.median([r['spread'] for r in listed.values()])
+  best = max(r['test_accuracy'] for r in listed.values())
+  for row in found:
+    np.testing.assert_allclose([row['noise'], row['best_accuracy']], [noise, best], rtol=1e-5)
+    behind = best - listed[row['networks'][0]]['test_accuracy']
+    assert row['within_noise'] == [behind <= noise]
+
+
 CELL = models.choice(operations=('skip', 'conv3'), layers=2, width=4, kept=1)
 
 
@@ -80,11 +106,16 @@ def test_searches_choose_edges_of_a_cell(digits):
   found = [r for r in run.rows if r['kind'] == 'method']
   assert [r['method'] for r in found] == ['darts', 'fbnet']
   assert all(r['test_accuracy'][0] == listed[r['networks'][0]]['test_accuracy'] for r in found)
+  assert not any('noise' in r for r in found)  # of one training
 
 
 def test_settings_that_are_none_are_refused(fresh):
   with pytest.raises(UsageError, match='not all of darts'):
     stages.darts(methods=('dart',), **SETTINGS)
+  for name in 'pushes', 'powers', 'targets':
+    for value in 0.0, -1.0, np.nan, np.inf:
+      with pytest.raises(UsageError, match=f'{name}=.* must be finite and above 0'):
+        stages.darts(methods=(), **{name: (value,)}, **SETTINGS)
   with pytest.raises(UsageError, match='has no choices'):
     stages.darts(methods=('darts',), **SETTINGS)(*fresh())
   net, run = fresh()
