@@ -4,7 +4,12 @@ that of its largest network by itself, wanted: at most 1.3 times its time.
     python -m launch.bench --config=configs/bench/search.py [--out=rows.jsonl]
 
 Time is of the process, so that what else runs does not count. Measured:
-configs/bench/results/search.jsonl and stepping.jsonl. 'quick': fewer networks.
+configs/bench/results/search.jsonl and stepping.jsonl. Variants, joined by a comma:
+- 'predicting': instructions by the table of `search.latency` beside those that an emulator counts,
+  of 55 whole networks on each core, wanted: within 5 %; measured: 3.0 %, predicting.jsonl;
+- 'timing': times of 17 whole networks on this CPU beside the sums of their ops' (`search.timing`);
+  timing.jsonl, in a minute;
+- 'quick': fewer networks.
 """
 
 from ml_collections import config_dict
@@ -12,17 +17,32 @@ from ml_collections import config_dict
 from configs.mcunet import setting
 from configs.variants import split
 
+SPACES = dict(
+  digits=setting.DIGITS, words=setting.WORDS, cifar16=dict(setting.CIFAR, resolutions=(16,)),
+  cifar32=setting.CIFAR,
+)  # fmt: skip
+
 
 def get_config(variant: str = ''):
-  """variant: '' or 'quick'."""
-  quick = 'quick' in split(variant, ('quick',))
+  """variant: of 'predicting', 'timing' and 'quick', joined by a comma."""
+  chosen = split(variant, ('predicting', 'timing', 'quick'))
+  quick = 'quick' in chosen
   c = config_dict.ConfigDict()
   c.title = 'Costs of networks'
-  c.benches = ('searching', 'stepping')
-  c.searching = dict(
-    space=dict(name='mcunet'), networks=100 if quick else 5_000, planned=1 if quick else 20,
-    repeats=1 if quick else 5,
+  parts = dict(
+    searching=dict(
+      space=dict(name='mcunet'), networks=100 if quick else 5_000, planned=1 if quick else 20,
+      repeats=1 if quick else 5,
+    ),
+    stepping=dict(space=setting.DIGITS if quick else setting.CIFAR, batch=8 if quick else 64,
+                  steps=1 if quick else 5, repeats=1 if quick else 5),
+    predicting=dict(spaces=dict(digits=setting.DIGITS) if quick else SPACES,
+                    cores=('m7',) if quick else ('m4', 'm7'), drawn=0 if quick else 12),
+    timing=dict(
+      spaces={n: SPACES[n] for n in ('digits', 'words', 'cifar16')[: 1 if quick else 3]},
+      drawn=0 if quick else 4, batch=32, calls=1, repeats=2 if quick else 21,
+    ),
   )  # fmt: skip
-  c.stepping = dict(space=setting.DIGITS if quick else setting.CIFAR, batch=8 if quick else 64,
-                    steps=1 if quick else 5, repeats=1 if quick else 5)  # fmt: skip
+  c.benches = tuple(b for b in ('predicting', 'timing') if b in chosen) or ('searching', 'stepping')
+  c.update({name: parts[name] for name in c.benches})
   return c

@@ -48,7 +48,7 @@ def get_config(variant: str = ''):
   c = setting.begin('Search on CIFAR-10 for an STM32F746', data, space, steps, every)
   c.supernet.batch = batch
   train = dict(steps=steps, batch=batch, every=every, optimizer=setting.adam(3e-3, steps))
-  find = dict(space=space, **LIMITS, picojoules=setting.PICOJOULES)
+  find = dict(space=space, **LIMITS, picojoules=setting.PICOJOULES, table='m7')
   spaces = dict(space=SPACES, boards=(), samples=1_000, attempts=20_000, budgets=((50,), (136,)))
   if small:
     find.update(sram=LIMITS['sram'] // 4, population=20, generations=8)

@@ -40,6 +40,7 @@ def get_config(variant: str = ''):
     c.specialize.reward = dict(cost='instructions', target=float(INSTRUCTIONS), how='soft')
   train = dict(steps=steps, batch=64, every=every, optimizer=setting.adam(3e-3, steps))
   if 'deploy' in chosen:
+    c.specialize.table = 'm7'  # the board's core
     c.stages = ('supernet', 'specialize', 'train', 'prune', 'distill', 'qat')
     c.train = dict(train, stage='tune')
     c.prune = dict(

@@ -36,7 +36,7 @@ def get_config(variant: str = ''):
   else:
     c.stages = ('supernet', 'specialize', 'train', 'microcontroller')
     c.specialize = dict(space=setting.WORDS, **LIMITS, population=50, generations=10,
-                        picojoules=setting.PICOJOULES)  # fmt: skip
+                        picojoules=setting.PICOJOULES, table='m7')  # fmt: skip
     c.train = dict(train, stage='tune')
     c.microcontroller = dict(board='stm32f746')
   if quick:

@@ -4,9 +4,11 @@ A table of ops by their shape, as ProxylessNAS has for telephones. An op of a sh
 measured is estimated: for its kind, kernel and stride a sum of what grows with
 multiply-accumulates, inputs, outputs, output pixels and rows, found by least squares of relative
 errors; a whole network's estimate is then up to 15 % off, because compilers unroll by shape. What
-is measured comes from `mcu.measure`, which counts exactly. The table that comes along has every op
-of the spaces of configs/mcunet and configs/nas, on a Cortex-M4, in instructions of the emulator,
-not cycles; `write(rows(measured(space, covering(space))), path)` makes such a table of a space.
+is measured comes from `mcu.measure`, which counts exactly. Ops of one shape are one function of the
+C, and what a network has once is compiled into the place of its call, so that it takes another
+count. The table that comes along has every op of the spaces of configs/mcunet and configs/nas, on a
+Cortex-M4 and M7, in instructions of the emulator, not cycles: rows(measured(space, covering(space),
+core)) of each space, and of `paths.uniform`. Whole networks beside it: configs/bench/search.py.
 """
 
 import functools
@@ -16,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction.errors import require
-from reduction.mcu import emit, measure, plan, zoo
+from reduction.errors import did_you_mean, require
+from reduction.mcu import boards, emit, measure, plan, zoo
 from reduction.mcu.graph import Graph
 from reduction.search import space as spaces
 from reduction.search.arch import description
@@ -25,12 +27,13 @@ from reduction.search.cost import ABSENT, Ops, macs, ops_of_arch
 from reduction.search.space import Space
 
 TABLE = pathlib.Path(__file__).parent / 'instructions.jsonl'
-KEYS = 'kind', 'kernel', 'stride', 'side', 'out', 'cin', 'cout', 'apart'
+KEYS = 'kind', 'kernel', 'stride', 'side', 'out', 'cin', 'cout', 'apart', 'shared'
 
 
 class Table(NamedTuple):
-  """shapes: all of an op's numbers but what it holds -> instructions, the mean of those measured.
+  """shapes: an op's numbers, as of KEYS -> instructions, the mean of those measured.
 
+  shared: 1 where another op of the network has the same numbers. What an op holds is none of them.
   units: (kind, kernel, stride) -> [6], instructions a unit of each feature.
   """
 
@@ -47,10 +50,12 @@ def features(ops: Ops) -> np.ndarray:
 
 
 def _keys(ops: Ops) -> tuple[np.ndarray, np.ndarray]:
-  """(kind, kernel, stride) [n, ops, 3] and the shape [n, ops, 8] of each op."""
-  kinds = np.stack([ops.kind, ops.kernel, ops.stride], -1)
-  sizes = np.stack([ops.side, ops.out, ops.cin, ops.cout, ops.apart], -1)
-  return kinds, np.concatenate([kinds, sizes], -1)
+  """(kind, kernel, stride) [n, ops, 3] and the shape [n, ops, 9], as of KEYS, of each op."""
+  numbers = [getattr(ops, key) for key in KEYS[:-1]]
+  one = np.ravel_multi_index(numbers, [values.max() + 1 for values in numbers])
+  shared = (one[:, :, None] == one[:, None]).sum(2) > 1
+  found = np.stack([*numbers, shared], -1)
+  return found[..., :3], found
 
 
 def rows(measured: list[tuple[Ops, np.ndarray]]) -> dict[tuple, float]:
@@ -65,8 +70,9 @@ def rows(measured: list[tuple[Ops, np.ndarray]]) -> dict[tuple, float]:
 
 
 def shapes(ops: Ops) -> list[tuple]:
-  """The different shapes, as of KEYS, of the ops of networks."""
-  return [tuple(one) for one in np.unique(_keys(ops)[1][ops.kind != ABSENT], axis=0).tolist()]
+  """The different shapes, as of KEYS and none of them shared, of the ops of networks."""
+  found = _keys(ops)[1][ops.kind != ABSENT] * (np.array(KEYS) != 'shared')
+  return [tuple(one) for one in np.unique(found, axis=0).tolist()]
 
 
 def fit(shapes: dict[tuple, float]) -> Table:
@@ -85,38 +91,49 @@ def fit(shapes: dict[tuple, float]) -> Table:
 
 
 def _ops_of_shape(shape) -> Ops:
-  one = {key: np.array([[value]]) for key, value in zip(KEYS, shape)}
+  one = {key: np.array([[value]]) for key, value in zip(KEYS[:-1], shape)}
   return Ops(**one, held=np.zeros((1, 1), np.int64))
 
 
-@functools.lru_cache(maxsize=4)
-def read(path: pathlib.Path = TABLE) -> Table:
-  """The table of a file that `write` wrote; by default the one that comes along."""
+@functools.lru_cache(maxsize=8)
+def read(core: str | pathlib.Path = 'm4') -> Table:
+  """The table of a core of `mcu.boards.CORES` that comes along, empty where none was measured.
+
+  Of a path: that of a file that `write` wrote. Raises UsageError for a core that is none.
+  """
+  path, column = (TABLE, core) if isinstance(core, str) else (core, 'instructions')
+  known = path != TABLE or core in boards.CORES
+  require(known, f'core {core!r} is not known.{did_you_mean(str(core), boards.CORES)}')
   lines = [json.loads(line) for line in path.read_text().splitlines()]
-  return fit({tuple(line[key] for key in KEYS): line['instructions'] for line in lines})
+  return fit({tuple(line[k] for k in KEYS): line[column] for line in lines if column in line})
 
 
-def write(shapes: dict[tuple, float], path: pathlib.Path):
-  """A file of `rows`, a line a shape."""
-  lines = [dict(zip(KEYS, shape), instructions=shapes[shape]) for shape in sorted(shapes)]
+def write(path: pathlib.Path, **columns: dict[tuple, float]):
+  """A file of `rows` of the same shapes, a line a shape; instructions=: those that `read` takes."""
+  told = lambda shape: {name: shapes[shape] for name, shapes in columns.items()}
+  every = sorted(set().union(*columns.values()))
+  lines = [dict(zip(KEYS, shape), **told(shape)) for shape in every]
   path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
 
 
 def covering(space: Space) -> np.ndarray:
   """Genes of few networks that have every op shape of a space of one resolution and width.
 
-  An op's shape follows from its place and its block's choices alone: all blocks with each of them.
+  An op's shape follows from its place and its block's choices alone: all blocks with each of them,
+  at their most, where the later ones of a stage are equal, and two a stage, where none are.
   """
   one = len(space.resolutions) == len(space.widths) == 1
   require(one, f'{space.name} has several resolutions or widths: measure each, see Space.at')
   last, at = space.choices() - 1, 2 + len(space.stages)
+  two = [min(sum(d < 2 for d in s.depths), len(s.depths) - 1) for s in space.stages]
   found = []
-  for kernel in range(len(space.kernels)):
-    for expansion in range(len(space.expansions)):
-      row = last.copy()
-      row[at::2], row[at + 1 :: 2] = kernel, expansion
-      found.append(row)
-  return spaces.canonical(space, np.stack(found))
+  for depths in last[2:at], two:
+    for kernel in range(len(space.kernels)):
+      for expansion in range(len(space.expansions)):
+        row = last.copy()
+        row[2:at], row[at::2], row[at + 1 :: 2] = depths, kernel, expansion
+        found.append(row)
+  return np.unique(spaces.canonical(space, np.stack(found)), axis=0)
 
 
 def counted(graph: Graph, core: str = 'm4') -> list[int]:
@@ -141,7 +158,8 @@ def predict(table: Table, ops: Ops) -> np.ndarray:
   distinct, first, which = np.unique(shapes[here], axis=0, return_index=True, return_inverse=True)
   costs = []
   for shape, kind, row in zip(distinct.tolist(), kinds[here][first].tolist(), rows[here][first]):
-    known = table.shapes.get(tuple(shape))
+    other = *shape[:-1], 1 - shape[-1]
+    known = table.shapes.get(tuple(shape), table.shapes.get(other))
     if known is None:
       missing = f'no measured network has an op of (kind, kernel, stride) {tuple(kind)}'
       require(tuple(kind) in table.units, missing)

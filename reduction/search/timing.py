@@ -4,13 +4,16 @@ Each op is a program of its own, called again and again; a network's sum leaves 
 together saves. Where an op takes less than a call, the call is measured: take a larger batch.
 """
 
+import functools
 import time
 
 import jax
 import jax.numpy as jnp
 
 from reduction.kernels.depthwise import reference as depthwise
-from reduction.search import latency
+from reduction.net import apply, initializer
+from reduction.search import latency, supernet
+from reduction.search.arch import Arch
 from reduction.search.cost import CONV, DENSE, DEPTHWISE, POINTWISE, POOL, ops_of
 from reduction.search.space import Space
 
@@ -22,7 +25,7 @@ def shapes_of(space: Space) -> list[tuple]:
 
 def program(shape: tuple, batch: int):
   """(f, its arguments): one op of float32 on a batch of images."""
-  kind, kernel, stride, side, _, cin, cout, _ = shape
+  kind, kernel, stride, side, _, cin, cout, *_ = shape
   full = lambda *size: jnp.ones(size, jnp.float32)
   x = full(batch, side, side, cin)
   if kind == CONV:
@@ -42,19 +45,35 @@ def program(shape: tuple, batch: int):
   return jnp.add, (x, x + 1)
 
 
+def network(arch: Arch, batch: int):
+  """(f, its arguments): a whole network, its normalizations too, on a batch of images."""
+  x = jnp.ones((batch, arch.resolution, arch.resolution, arch.channels), jnp.float32)
+  module = supernet.network(arch)
+  variables = jax.eval_shape(initializer(module), jax.random.key(0), x)
+  full = jax.tree.map(lambda v: jnp.ones(v.shape, v.dtype), variables)
+  return functools.partial(apply, module), (*full, x)
+
+
+def compiled(f, arguments):
+  """A call of f's program without arguments."""
+  f = jax.jit(f)
+  jax.block_until_ready(f(*arguments))
+  return lambda: f(*arguments)
+
+
+def seconds(call, calls: int, clock=time.perf_counter) -> float:
+  """Of one of several calls."""
+  began = clock()
+  for _ in range(calls):
+    out = call()
+  jax.block_until_ready(out)
+  return (clock() - began) / calls
+
+
 def timed(shapes, *, batch: int = 1, calls: int = 20, repeats: int = 5, clock=time.perf_counter):
   """Shape -> microseconds an image, the best of repeats of `calls` calls. For `latency.fit`."""
   found = {}
   for shape in shapes:
-    f, arguments = program(shape, batch)
-    f = jax.jit(f)
-    jax.block_until_ready(f(*arguments))
-    seconds = []
-    for _ in range(repeats):
-      began = clock()
-      for _ in range(calls):
-        out = f(*arguments)
-      jax.block_until_ready(out)
-      seconds.append(clock() - began)
-    found[shape] = min(seconds) * 1e6 / calls / batch
+    call = compiled(*program(shape, batch))
+    found[shape] = min(seconds(call, calls, clock) for _ in range(repeats)) * 1e6 / batch
   return found

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from reduction.errors import require
+from reduction.mcu import boards
 from reduction.models.mobile import Elastic
 from reduction.net import Net, over_replicas
 from reduction.run import Run, Stage
@@ -33,23 +34,24 @@ def specialize(
   """Takes the best network that fits out of a supernet; returns it with its weights.
 
   space: that of `supernet`. board: of `mcu.boards`, whose memory less a stack and Flash less `code`
-  are limits; or sram, flash in bytes. macs, energy (microjoules, estimated), instructions (of a
-  Cortex-M4, or what is in `table`, a file of `search.latency`): limits too; 0: none. population,
-  generations, parents, mutated, rate: of `search.evolution`; the defaults are the paper's. A
-  network's score is its accuracy on validation data, the mean over seeds' supernets; with reward,
-  the arguments of `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost.
-  picojoules: of `search.cost.cost`, what the estimate of energy is of. beside: as many random
-  networks that fit are scored too. predicted: accuracies come from a predictor trained on so many
-  networks, and the last population is scored by the supernet; 0: always by the supernet. Rows:
-  'generation', a 'found' each for evolution and random, the two in a 'versus', 'predictor'. Writes
-  its JSON.
+  are limits; or sram, flash in bytes. macs, energy (microjoules, estimated), instructions: limits
+  too; 0: none. table: whose instructions, a core of `mcu.boards.CORES` or a file of
+  `search.latency`; by default the board's core, or 'm4'. population, generations, parents, mutated,
+  rate: of `search.evolution`; the defaults are the paper's. A network's score is its accuracy on
+  validation data, the mean over seeds' supernets; with reward, the arguments of
+  `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost. picojoules: of
+  `search.cost.cost`, what the estimate of energy is of. beside: as many random networks that fit
+  are scored too. predicted: accuracies come from a predictor trained on so many networks, and the
+  last population is scored by the supernet; 0: always by the supernet. Rows: 'generation', a
+  'found' each for evolution and random, the two in a 'versus', 'predictor'. Writes its JSON.
   """
   whole = find_space(**space)
   require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
   budget = of_board(board, code) if board else Budget('limits', sram, flash)
   limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy)
   limits['instructions'] = instructions
-  told = latency.read(pathlib.Path(table)) if table else None
+  table = table or (boards.board(board).core if board else 'm4')
+  told = latency.read(table if table in boards.CORES else pathlib.Path(table))
   costed = functools.partial(costs, whole, picojoules=picojoules, table=told)
   fits = functools.partial(_fits, costed, {name: most for name, most in limits.items() if most})
   require(population > 1 and generations >= 0, f'{population=}, {generations=}: 2 and 0 at least')

@@ -1,11 +1,13 @@
-"""The benchmark of costs: its rows are those of networks that the planner agrees on."""
+"""The benchmark of costs: its rows are those of networks that planner and emulator agree on."""
 
 import pytest
 
 from configs.bench.search import get_config
 from launch.bench import run
+from launch.benchmarks.searching import predicting, timing
 from launch.benchmarks.sides import Session
 from reduction.config import canonical
+from reduction.mcu import measure
 
 
 @pytest.mark.slow
@@ -17,3 +19,29 @@ def test_networks_a_second_of_those_that_the_planner_agrees_on():
   by_hand = step['supernet_ms'] / step['plain_ms']
   assert step['traces'] == 1 and step['ratio'] == pytest.approx(by_hand, rel=0.01)
   assert any(f'{row["per_second"]:,} networks a second' in line for line in lines)
+
+
+def quick(name: str) -> dict:
+  return canonical(get_config(f'{name},quick'))[name]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(measure.missing() is not None, reason=f'needs {measure.missing()}')
+def test_sums_of_the_table_beside_the_emulator():
+  (*rows, told), (table,) = predicting(**quick('predicting'))(Session())
+  assert [row['measured'] for row in rows] == [False, True]  # the smallest, the largest
+  for row in rows:
+    assert row['error'] == pytest.approx(row['predicted'] / row['counted'] - 1, abs=1e-4)
+  assert told['largest_error'] == max(abs(row['error']) for row in rows) < 0.05
+  assert told['networks'] == 2 and told['measured'] == 1 and table.rows[0][0] == 'm7'
+
+
+@pytest.mark.slow
+def test_sums_of_this_cpu_s_times_beside_whole_networks():
+  rows, (table,) = timing(**quick('timing'))(Session())
+  *networks, told = rows
+  assert [row['kind'] for row in rows] == ['timing', 'timing', 'timed'] and len(table.rows) == 2
+  smallest, largest = networks
+  assert 0 < smallest['whole_us'] < largest['whole_us'] and told['tau'] in (-1, 1)
+  for row in networks:
+    assert 0 < row['ratio_low'] <= row['ratio'] <= row['ratio_high']

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from configs.mcunet import cifar, setting
+from configs.nas import digits
+from reduction import models
 from reduction.errors import UsageError
 from reduction.mcu import measure
 from reduction.search import cost as c
-from reduction.search import latency, timing
+from reduction.search import latency, paths, timing
 from reduction.search import space as s
 
 SPACE = s.space('mcunet', resolutions=(32, 48), widths=(0.2, 0.3))
@@ -31,7 +33,7 @@ def made_up(one):
 def test_what_is_a_sum_of_the_features_is_predicted_exactly(tmp_path):
   genes = s.sample(SPACE, np.random.default_rng(0), 40)
   shapes = latency.rows([(ops(row), made_up(ops(row))) for row in genes[:20]])
-  latency.write(shapes, tmp_path / 'rows.jsonl')
+  latency.write(tmp_path / 'rows.jsonl', instructions=shapes)
   table = latency.read(tmp_path / 'rows.jsonl')
   assert table.shapes == shapes
   for row in genes[20:]:
@@ -46,17 +48,36 @@ def test_what_is_a_sum_of_the_features_is_predicted_exactly(tmp_path):
 
 
 def test_a_few_networks_have_every_shape_of_a_space():
-  few = latency.rows([(ops_at(row), made_up(ops_at(row))) for row in latency.covering(ONE)])
-  assert len(latency.covering(ONE)) == 9
-  for row in s.sample(ONE, np.random.default_rng(0), 30):
-    one = ops_at(row)
-    assert set(latency.rows([(one, made_up(one))])) <= set(few)
+  few = c.ops_of(ONE, latency.covering(ONE))
+  assert len(few.kind) == 2 * 9  # depths x kernels and expansions
+  drawn = c.ops_of(ONE, s.sample(ONE, np.random.default_rng(0), 30))
+  assert set(latency.shapes(drawn)) <= set(latency.shapes(few))
   with pytest.raises(UsageError, match='measure each'):
     latency.covering(SPACE)
 
 
-def ops_at(genes):
-  return c.ops_of_arch(s.decode(ONE, genes))
+def test_an_op_beside_an_equal_one_has_a_count_of_its_own(tmp_path):
+  """Three depthwise ops, two of them equal: 10 + 2 * 7; what one table does not tell apart."""
+  numbers = dict(kind=c.DEPTHWISE, side=8, out=8, cin=16, cout=16, kernel=[3, 5, 3], stride=1,
+                 held=0, apart=0)  # fmt: skip
+  one = c.Ops(*(np.broadcast_to(numbers[name], (1, 3)) for name in c.Ops._fields))
+  three, five = (c.DEPTHWISE, 3, 1, 8, 8, 16, 16, 0), (c.DEPTHWISE, 5, 1, 8, 8, 16, 16, 0)
+  assert latency.rows([(one, [6, 10, 8])]) == {(*three, 1): 7, (*five, 0): 10}
+  shapes = {(*three, 0): 9.0, (*three, 1): 7.0, (*five, 1): 10.0}
+  latency.write(tmp_path / 'rows.jsonl', instructions=shapes)
+  table = latency.read(tmp_path / 'rows.jsonl')
+  assert latency.predict(table, one)[0] == 2 * 7 + 10
+  alone = c.Ops(*(field[:, :2] for field in one))
+  assert latency.predict(table, alone)[0] == 9 + 10
+
+
+def test_a_core_has_a_table_of_its_own_or_none():
+  four, seven = (latency.read(core).shapes for core in ('m4', 'm7'))
+  assert latency.read().shapes == four != seven
+  with pytest.raises(UsageError, match="core 'm8' is not known"):
+    latency.read('m8')
+  one = ops(s.extremes(SPACE)[0])
+  assert np.isnan(latency.with_instructions({}, one, latency.read('m0'))['instructions'])
 
 
 def test_a_table_of_this_machine_is_a_sum_of_its_ops():
@@ -73,26 +94,38 @@ def test_a_table_of_this_machine_is_a_sum_of_its_ops():
     named = dict(zip(latency.KEYS, shape))
     size = 2 * named['out'] ** 2 * named['cout']
     assert jax.eval_shape(f, *arguments).size == size
+  f, arguments = timing.network(s.decode(space, s.extremes(space)[0]), 4)
+  assert timing.compiled(f, arguments)().shape == (4, space.classes)
 
 
+@pytest.mark.parametrize('core', ('m4', 'm7'))
 @pytest.mark.parametrize('space', [
-  setting.DIGITS, setting.WORDS, setting.CIFAR, *(
+  setting.DIGITS, setting.WORDS, *(
     dict(setting.CIFAR, resolutions=(side,), widths=(width,))
-    for side, width in (cifar.BEST, cifar.WORST, (16, 1.0), (16, 1.5))
+    for side, width in ((32, 1.0), (16, 1.0), cifar.BEST, cifar.WORST, (16, 1.5), (8, 0.5))
   ),
 ])  # fmt: skip
-def test_the_table_that_comes_along_has_every_op_of_the_configs_spaces(space):
+def test_the_table_that_comes_along_has_every_op_of_the_configs_spaces(space, core):
   whole = s.space(**space)
   for row in latency.covering(whole):
     one = c.ops_of_arch(s.decode(whole, row))
-    assert set(latency.rows([(one, made_up(one))])) <= set(latency.read().shapes)
+    assert set(latency.rows([(one, made_up(one))])) <= set(latency.read(core).shapes)
+
+
+@pytest.mark.parametrize('core', ('m4', 'm7'))
+def test_the_table_has_every_op_of_the_mixtures_of_configs_nas(core):
+  module = models.choice(**{k: v for k, v in digits.get_config().model.items() if k != 'name'})
+  for path in paths.uniform(module):
+    one = paths.ops(module, (8, 8, 1), path)
+    assert set(latency.rows([(one, made_up(one))])) <= set(latency.read(core).shapes)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(measure.missing() is not None, reason=f'needs {measure.missing()}')
-def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
+@pytest.mark.parametrize('core', ('m4', 'm7'))
+def test_the_table_s_sum_is_within_5_percent_of_the_emulator(core):
   """Of networks that were not measured: the table that comes along is of a few others."""
   space = s.space(**setting.DIGITS)
   genes = s.sample(space, np.random.default_rng(1), 2)
-  for one, counts in latency.measured(space, genes):
-    assert latency.predict(latency.read(), one)[0] == pytest.approx(sum(counts), rel=0.05)
+  for one, counts in latency.measured(space, genes, core):
+    assert latency.predict(latency.read(core), one)[0] == pytest.approx(sum(counts), rel=0.05)
