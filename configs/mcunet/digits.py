@@ -10,7 +10,7 @@ worse a network than random search with as many evaluations.
 Variants: 'shrinking' trains in four phases, the largest first (progressive shrinking, with learned
 kernel transforms); 'deploy' searches for 12 KB of SRAM and 16 KB of Flash, then trains, prunes,
 distills and trains on in integers, each of which becomes int8 C; 'fast' allows 250,000 instructions
-(of 135,656 to 631,968), 'reward' takes MnasNet's soft reward with that target; 'quick'. Joined by a
+(of 135,579 to 633,724), 'reward' takes MnasNet's soft reward with that target; 'quick'. Joined by a
 comma. Time: results/digits.jsonl.
 """
 

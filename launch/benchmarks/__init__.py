@@ -11,7 +11,7 @@ from launch.benchmarks.packed import packed
 from launch.benchmarks.pictures import pictures
 from launch.benchmarks.quantizing import quantized_layers, quantized_model
 from launch.benchmarks.roofline import roofline
-from launch.benchmarks.searching import searching
+from launch.benchmarks.searching import predicting, searching, timing
 from launch.benchmarks.stepping import stepping
 from launch.benchmarks.teaching import teaching
 from launch.benchmarks.training import training
@@ -19,7 +19,7 @@ from launch.benchmarks.twin import twin
 
 __all__ = [
   'ablated', 'accelerated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding',
-  'federating', 'filterlets', 'imports', 'packed', 'patched', 'pictures', 'quantized_layers',
-  'quantized_model', 'roofline', 'searching', 'shipped', 'stepping', 'teaching', 'training',
-  'twin',
+  'federating', 'filterlets', 'imports', 'packed', 'patched', 'pictures', 'predicting',
+  'quantized_layers', 'quantized_model', 'roofline', 'searching', 'shipped', 'stepping', 'teaching',
+  'timing', 'training', 'twin',
 ]  # fmt: skip
