@@ -66,8 +66,9 @@ def get_config(variant: str = ''):
       c.rank.update(space=small, networks=3)
   written = {f'{of}_in_c': name for of, name in WRITTEN.items()}
   c.tables = dict(
-    a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(**written)
-  )
+    a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(**written),
+    e_versus=setting.compared(),
+  )  # fmt: skip
   c.figures = dict(
     evolution=dict(title='Evolution', kind='generation', x='step', y='best',
                    x_label='generation', y_label='accuracy on validation images'),

@@ -75,7 +75,7 @@ def trained(**names: str) -> dict:
 
 
 def compared() -> dict:
-  """The table of what was found beside a network of another family."""
+  """The table of what was found beside random search's network or one of another family."""
   return dict(
     title='Accuracy beside the other, paired', kind='versus', rows=('net', 'base'),
     values=('accuracy_gain',),

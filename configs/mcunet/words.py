@@ -48,7 +48,8 @@ def get_config(variant: str = ''):
     else:
       c.specialize.update(space=small, population=3, generations=1, beside=False)
       c.train.batch = 20
-  c.tables = dict(a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained())
+  c.tables = dict(a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(),
+                  e_versus=setting.compared())  # fmt: skip
   return c
 
 
