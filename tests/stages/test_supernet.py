@@ -133,6 +133,7 @@ def test_evolution_and_random_search_are_compared_in_pairs(trained):
   assert row['accuracy_gain_low'] <= row['accuracy_gain'] <= row['accuracy_gain_high']
 
 
+@pytest.mark.slow
 def test_progressive_shrinking_makes_one_program_a_phase(fresh, monkeypatch):
   """Kernels of 5 to 1 by two learned matrices, channels sorted before they become elastic."""
   traced = []
