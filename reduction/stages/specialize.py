@@ -50,9 +50,7 @@ def specialize(
   budget = of_board(board, code) if board else Budget('limits', sram, flash)
   limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy)
   limits['instructions'] = instructions
-  table = table or (boards.board(board).core if board else 'm4')
-  told = latency.read(table if table in boards.CORES else pathlib.Path(table))
-  costed = functools.partial(costs, whole, picojoules=picojoules, table=told)
+  costed = functools.partial(costs, whole, picojoules=picojoules, table=_table(table, board))
   fits = functools.partial(_fits, costed, {name: most for name, most in limits.items() if most})
   require(population > 1 and generations >= 0, f'{population=}, {generations=}: 2 and 0 at least')
   worth = lambda genes, right: right
@@ -73,21 +71,25 @@ def specialize(
     score = lambda genes: worth(genes, measure(genes))
     if predicted:
       genes, scores = evolution.ranked(genes, score(genes))
-    found = taken(whole, net, run, genes[0])
-    _log(costed, net, run, 'evolution', genes[0], scores[0])
+    found = _taken(whole, costed, net, run, 'evolution', genes[0], scores[0])
     if beside:
       count = population + generations * (population - max(1, round(parents * population)))
       others = selection.drawn(whole, budget, fits, random, count)
       step = lambda best, i, run: (_better(best, others[i * BESIDE :][:BESIDE], score), None)
       start = dict(genes=others[0], score=np.full((), -1.0))
       best, _ = run.fold('random', step, start, math.ceil(count / BESIDE))
-      _log(costed, net, run, 'random', best['genes'], float(best['score']))
-      other = taken(whole, net, run, best['genes'])
+      other = _taken(whole, costed, net, run, 'random', best['genes'], float(best['score']))
       log_compared(run, found, other, net='evolution', base='random')
     _write(description(spaces.decode(whole, genes[0])), run)
     return found
 
   return stage
+
+
+def _table(name: str | None, board: str | None):
+  """Instructions of a core or file; without a name of the board's core."""
+  name = name or (boards.board(board).core if board else 'm4')
+  return latency.read(name if name in boards.CORES else pathlib.Path(name))
 
 
 def costs(space, genes, picojoules: dict | None = None, table=None) -> dict:
@@ -125,7 +127,8 @@ def _predictor(space, budget, fits, random, count, measure, run):
   return learned
 
 
-def _log(costed, net, run, method, genes, score):
+def _taken(space, costed, net, run, method, genes, score) -> Net:
+  """The network of genes, after its row."""
   found = {name: values[0] for name, values in costed(genes).items()}
   right = lambda split: accuracies(net, run, np.atleast_2d(genes), split)[:, 0]
   run.log(
@@ -133,6 +136,7 @@ def _log(costed, net, run, method, genes, score):
     validation_accuracy=right('validation').mean(), test_accuracy=right('test'),
     genes=' '.join(map(str, genes)), **found,
   )  # fmt: skip
+  return taken(space, net, run, genes)
 
 
 def taken(space, net: Net, run: Run, genes) -> Net:
