@@ -8,12 +8,14 @@ import pytest
 
 from reduction import stages, tree
 from reduction.errors import UsageError
+from reduction.mcu.measure import STACK
 from reduction.models.mobile import Mobile
 from reduction.predict import logits, scores
 from reduction.run import chain
 from reduction.search import space as s
 from reduction.search import supernet
 from reduction.search.cost import cost, ops_of_arch
+from reduction.search.selection import of_board
 from reduction.stages.specialize import costs
 from reduction.stages.supernet import accuracies
 
@@ -106,10 +108,10 @@ def test_energy_is_a_limit_by_a_table_of_ones_own(trained):
 
 
 def test_a_board_s_memory_is_the_limit_less_a_stack_and_code(trained):
-  (row,) = specialized(trained, board='stm32f746')
-  with pytest.raises(UsageError, match='the smallest takes'):  # its Flash is 1 MiB
+  budget = of_board('stm32f746', 1_000)  # of 320 KiB and 1 MiB
+  assert (budget.sram, budget.flash) == (320 * 1024 - STACK, 2**20 - 1_000)
+  with pytest.raises(UsageError, match='the smallest takes'):
     specialized(trained, board='stm32f746', code=2**20 - 100)
-  assert row['flash'] < 2**20 - 64 * 1024
 
 
 def test_a_predictor_learns_from_the_supernet_s_accuracies(trained):
@@ -134,10 +136,9 @@ def test_evolution_and_random_search_are_compared_in_pairs(trained):
 
 
 @pytest.mark.slow
-def test_progressive_shrinking_makes_one_program_a_phase(fresh, monkeypatch):
+def test_progressive_shrinking_is_one_program_for_all_phases(fresh, monkeypatch):
   """Kernels of 5 to 1 by two learned matrices, channels sorted before they become elastic."""
   traced = []
-
   sandwich = supernet.sandwich
 
   def counted(*given):
