@@ -53,7 +53,7 @@ def get_config(variant: str = ''):
   parts['pretrained'] = dict(path=MODEL)
   parts |= {f'over_{base}': dict(stage='versus', of='fedkd', base=base) for base in BASES}
   last = tuple(f'over_{base}' for base in BASES)
-  c.stages = ('pretrained', 'fedkd') if quick else ('pretrained', *setting.TABLE, *last)
+  c.stages = ('pretrained', 'fedkd') if quick else ('pretrained', *setting.ALL, *last)
   if 'distilled' in chosen:
     c.stages = DISTILLED
     given = dict(parts['fedavg'], student=dict(SIZES, layers=4))

@@ -3,6 +3,9 @@
 FACTORS = dict(name='low_rank', start=0.95, end=0.98)
 DENSE = dict(name='dense')
 BESIDE = ('teacher_accuracy', 'up_bytes', 'down_bytes', 'of_dense')  # scores
+ALL = (  # methods of the paper's tables 2 and 3 that no other run has to go before
+  'large', 'central', 'local', 'fedavg', 'fedprox', 'scaffold', 'fedopt', 'fedmd', 'fedkd', 'whole',
+)  # fmt: skip
 TABLE = ('large', 'fedavg', 'fedkd', 'whole', 'alone')  # of `methods`, for models that take long
 
 

@@ -17,6 +17,12 @@ WORDS = dict(  # (4 + 16) ^ 3 = 8,000 networks for 32 moments of 32 bands
   expansions=(2, 4), stem=(16, 3, 2), first=0, resolutions=(32,), widths=(1.0,), classes=10,
   channels=1,
 )  # fmt: skip
+SEPARABLE = dict(  # DS-CNN's blocks, which only have kernels to choose: (2 + 4 + 8) ^ 3 = 2,744
+  WORDS, stages=((32, 2, (1, 2, 3)), (64, 2, (1, 2, 3)), (96, 2, (1, 2, 3))), expansions=(1,),
+)  # fmt: skip
+FEW = dict(  # (9 + 81) ^ 2 = 8,100 networks, 0.2 to 1.9 M multiply-accumulates on 16 x 16 images
+  CIFAR, stages=((16, 2, (1, 2)), (32, 2, (1, 2))), kernels=(1, 3, 5), expansions=(2, 4, 6),
+)  # fmt: skip
 # An estimate for comparisons, in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC
 # 2014, figure 1.1.9. Picojoules of a product and its sum (of 8-bit integers in 32 bits), and of a
 # byte of 32 bits read from 32 KB of SRAM and from memory outside the chip.

@@ -63,14 +63,15 @@ def chosen_kernel(w, kernels: tuple[int, ...], choice, matrices: dict) -> jax.Ar
 class Mobile(nn.Module):
   """stem: (channels, kernel, stride). blocks: (cin, middle, out, kernel, stride, shortcut) each.
 
-  Layers 'stem', 'block1_expand', 'block1_depthwise', 'block1_project' ... 'head', 'out', each but
-  the last followed by a normalization '..._norm'; relu6 but after a projection.
+  separable: relu6 after a projection too, as DS-CNN has it. Layers 'stem', 'block1_expand', 'block1_depthwise', 'block1_project' ... 'head',
+  'out', each but the last followed by a normalization '..._norm'; relu6 but after a projection.
   """
 
   stem: tuple[int, int, int]
   blocks: tuple[tuple[int, int, int, int, int, bool], ...]
   head: int
   classes: int
+  separable: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -83,6 +84,7 @@ class Mobile(nn.Module):
       x = Depthwise(kernel, stride, name=f'{name}_depthwise')(x, train)
       x = nn.relu6(_norm(x, f'{name}_depthwise', train))
       x = _conv_norm(x, out, f'{name}_project', train)
+      x = nn.relu6(x) if self.separable else x
       x = x + start if shortcut else x
     if self.head:
       x = nn.relu6(_conv_norm(x, self.head, 'head', train))
@@ -116,8 +118,9 @@ class Elastic(nn.Module):
   fewer channels the first ones, fewer blocks the first of a stage.
 
   stem, head, classes: as of Mobile. first: width of a first block without expansion, 0: none.
-  stages: (width, stride, depths) each. kernels, expansions: rise. transform: smaller kernels are
-  multiplied by a learned matrix (Once-for-All). Layers are named as those of the largest network.
+  stages: (width, stride, depths) each. kernels, expansions: rise; (1,): as a separable Mobile.
+  transform: smaller kernels are multiplied by a learned matrix (Once-for-All). Layers are named as
+  those of the largest network.
   """
 
   stem: tuple[int, int, int]
@@ -143,7 +146,7 @@ class Elastic(nn.Module):
       number = 1
       x = Depthwise(3, 1, name='block1_depthwise')(x, train)
       x = nn.relu6(_norm(x, 'block1_depthwise', train))
-      x = _conv_norm(x, self.first, 'block1_project', train)
+      x = self._after(_conv_norm(x, self.first, 'block1_project', train))
     slot = 0
     for i, (width, stride, depths) in enumerate(self.stages):
       for j in range(depths[-1]):
@@ -163,15 +166,19 @@ class Elastic(nn.Module):
     if pick is not None:
       few = cin * jnp.array(self.expansions)[pick[1]]
       keep = lambda y: jnp.where(jnp.arange(cin * most) < few, y, 0.0)
-    x = keep(nn.relu6(_conv_norm(x, cin * most, f'{name}_expand', train)))
+    if most > 1:
+      x = keep(nn.relu6(_conv_norm(x, cin * most, f'{name}_expand', train)))
     layer = Depthwise(self.kernels[-1], stride, self.kernels, self.transform,
                       name=f'{name}_depthwise')  # fmt: skip
     # at first, so that all its weights are made
     choice = len(self.kernels) - 1 if self.is_initializing() else None
     x = layer(x, train, choice if pick is None else pick[0])
     x = keep(nn.relu6(_norm(x, f'{name}_depthwise', train)))
-    x = _conv_norm(x, width, f'{name}_project', train)
-    return x + start if stride == 1 and cin == width else x
+    x = self._after(_conv_norm(x, width, f'{name}_project', train))
+    return x + start if stride == 1 and cin == width and most > 1 else x
+
+  def _after(self, x):
+    return nn.relu6(x) if self.expansions == (1,) else x
 
 
 def forward(module: Elastic, params, stats, x, genes, train: bool = False):

@@ -29,7 +29,9 @@ class Block(NamedTuple):
 class Arch(NamedTuple):
   """A convolution `stem` (channels, kernel, stride), blocks, `head` channels (0: none), classes.
 
-  For images of resolution x resolution x channels. Hashable: a field of a Flax module.
+  For images of resolution x resolution x channels. separable: a DS-CNN (Zhang et al. 2017), whose
+  blocks neither expand nor have shortcuts, with a ReLU after both of their convolutions. Hashable:
+  a field of a Flax module.
   """
 
   resolution: int
@@ -38,6 +40,7 @@ class Arch(NamedTuple):
   blocks: tuple[Block, ...]
   head: int
   classes: int
+  separable: bool = False
 
 
 def check(arch: Arch):
@@ -51,6 +54,8 @@ def check(arch: Arch):
     require(block.kernel % 2 == 1, f'block {i} has an even kernel {block.kernel}')
     same = block.stride == 1 and block.cin == block.out
     require(same or not block.shortcut, f'block {i} has a shortcut but changes shape: {block}')
+    plain = block.middle == cin and not block.shortcut
+    require(plain or not arch.separable, f'block {i} of separable convolutions has more: {block}')
     cin = block.out
 
 
@@ -92,7 +97,8 @@ def described(given: dict, resolution: int | None = None, channels: int = 3) -> 
     cin = inner['out_channels']
   size = given['resolution'] if resolution is None else resolution
   head = mixing['out_channels'] if mixing else 0
-  return Arch(int(size), channels, stem, tuple(blocks), head, given['classifier']['out_features'])
+  classes, separable = given['classifier']['out_features'], given.get('separable', False)
+  return Arch(int(size), channels, stem, tuple(blocks), head, classes, bool(separable))
 
 
 def description(arch: Arch) -> dict:
@@ -115,7 +121,7 @@ def description(arch: Arch) -> dict:
   ]  # fmt: skip
   last = arch.blocks[-1].out
   return dict(
-    name='ProxylessNASNets', resolution=arch.resolution,
+    name='ProxylessNASNets', resolution=arch.resolution, separable=arch.separable,
     first_conv=conv(arch.channels, out, kernel, stride), blocks=blocks,
     feature_mix_layer=conv(last, arch.head, 1, 1) if arch.head else None,
     classifier=dict(name='LinearLayer', in_features=arch.head or last, out_features=arch.classes),

@@ -93,7 +93,7 @@ def ops_of(space: Space, genes: np.ndarray) -> Ops:
   for slot, (i, j) in enumerate(space.places()):
     stage = space.stages[i]
     stride, out = 1 if j else stage.stride, channels(stage.width)
-    shortcut = (table.channels == out) & (stride == 1)
+    shortcut = (table.channels == out) & (stride == 1) & (not space.separable)
     table.block(table.channels * expansion[:, slot], out, kernel[:, slot], stride,
                 shortcut, here[:, slot])  # fmt: skip
   if space.head:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from reduction.errors import require
+from reduction.run import Run
 
 SOFT = -0.07, -0.07  # alpha, beta: below and above the target; 5 % of accuracy for twice the speed
 HARD = 0.0, -1.0
@@ -32,29 +33,51 @@ def rewarded(accuracy: np.ndarray, costs: dict, *, cost: str, target: float, how
   return np.asarray(mnas(accuracy, costs[cost], target, HOW[how]), np.float64)
 
 
-@functools.partial(jax.jit, static_argnames=('steps', 'samples', 'epochs'))
-def reinforce(
-  key, rewards, *, steps: int, samples: int = 8, rate: float = 0.1, decay: float = 0.9,
-  epochs: int = 1, clip: float = 0.2,
-):  # fmt: skip
-  """(logits [layers, operations], choices [steps, samples, layers]) of a policy that learns.
+def reinforce(keys, rewards, run: Run, *, steps: int, **settings):
+  """(logits [R, layers, operations], choices [R, steps, samples, layers]) of policies that learn.
 
-  rewards: [operations] * layers, the reward of each network: what training it would give. Each step
-  draws `samples` networks, each layer by its own softmax, and goes along the gradient of log
-  probability times advantage over a moving average, by Adam. epochs: steps along that gradient for
-  the same draws; with more than one it is PPO, whose ratio of probabilities is clipped to 1 +- clip
-  (with one the ratio is 1 and the gradient that of REINFORCE).
+  keys: [R]. rewards: [operations] * layers, the reward of each network: what training it would
+  give. settings: of `policy`. A fold of run over steps, which resumes.
   """
-  shape = rewards.ndim, rewards.shape[0]
+  begin, update = policy(**settings)
+  drawing = jax.vmap(lambda key: jax.random.split(key, steps))(keys)
+
+  def step(carry, index: int, run):
+    del run
+    carry, drawn = update(carry, drawing[:, index], rewards)
+    return carry, dict(drawn=np.asarray(drawn))
+
+  first = begin(len(keys), rewards.ndim, rewards.shape[0])
+  carry, outs = run.fold('policy', step, first, steps)
+  return carry['logits'], np.stack([out['drawn'] for out in outs], 1)
+
+
+@functools.lru_cache(maxsize=16)
+def policy(
+  *, samples: int = 8, rate: float = 0.1, decay: float = 0.9, epochs: int = 1, clip: float = 0.2
+):
+  """(begin, update) of a policy that chooses each layer's operation by a softmax of its own.
+
+  begin: (R, layers, operations) -> state. update: (state, keys [R], rewards) -> (state, choices [R,
+  samples, layers]): draws `samples` networks and goes along the gradient of log probability times
+  advantage over a moving average, by Adam. epochs: steps along that gradient for the same draws;
+  with more than one it is PPO, whose ratio of probabilities is clipped to 1 +- clip (with one the
+  ratio is 1 and the gradient that of REINFORCE).
+  """
   tx = optax.adam(rate)
 
-  def step(state, key):
-    logits, opt, baseline = state
-    drawn = jax.random.categorical(key, logits, shape=(samples, shape[0]))
+  def begin(replicas: int, layers: int, operations: int) -> dict:
+    logits = jnp.zeros((replicas, layers, operations))
+    return dict(logits=logits, opt=jax.vmap(tx.init)(logits), baseline=jnp.full(replicas, jnp.nan))
+
+  def update(state, key, rewards):
+    logits, opt, baseline = state['logits'], state['opt'], state['baseline']
+    drawn = jax.random.categorical(key, logits, shape=(samples, len(logits)))
     reward = rewards[tuple(drawn.T)]
     baseline = jnp.where(jnp.isnan(baseline), reward.mean(), baseline)
 
-    chance = lambda logits: jax.nn.log_softmax(logits)[jnp.arange(shape[0]), drawn].sum(1)
+    places = jnp.arange(len(logits))
+    chance = lambda logits: jax.nn.log_softmax(logits)[places, drawn].sum(1)
     before, advantage = chance(logits), reward - baseline
 
     def loss(logits):
@@ -69,12 +92,9 @@ def reinforce(
 
     (logits, opt), _ = jax.lax.scan(along, (logits, opt), None, length=epochs)
     baseline = decay * baseline + (1 - decay) * reward.mean()
-    return (logits, opt, baseline), drawn
+    return dict(logits=logits, opt=opt, baseline=baseline), drawn
 
-  logits = jnp.zeros(shape)
-  start = logits, tx.init(logits), jnp.array(jnp.nan)
-  (logits, _, _), drawn = jax.lax.scan(step, start, jax.random.split(key, steps))
-  return logits, drawn
+  return begin, jax.jit(jax.vmap(update, (0, 0, None)))
 
 
 def trained(drawn) -> int:

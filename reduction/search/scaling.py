@@ -58,7 +58,8 @@ def scaled(arch: Arch, coefficients: Coefficients, phi: float, *, multiple: int 
       like, new = stage[min(i, len(stage) - 1)], i >= len(stage)
       stride, out = 1 if new else like.stride, width(like.out)
       middle = cin if like.middle == like.cin else round(cin * like.middle / like.cin)
-      shortcut = (new or like.shortcut) and stride == 1 and cin == out
+      around = like.shortcut or (new and not arch.separable)
+      shortcut = around and stride == 1 and cin == out
       blocks.append(Block(cin, middle, out, like.kernel, stride, shortcut))
       cin = out
   resolution = max(multiple, round(arch.resolution * fine / multiple) * multiple)

@@ -33,6 +33,7 @@ class Space:
   head: channels of a last 1 x 1 convolution, 0: none; it grows with the width multiplier but does
   not shrink. resolutions, widths (multipliers), kernels, expansions, depths rise strictly.
   A block whose stride is 1 and whose channels stay has a shortcut, but for the first block.
+  expansions=(1,): separable convolutions, as `Arch` has them.
   """
 
   name: str
@@ -58,9 +59,15 @@ class Space:
       require(values and rising and values[0] > 0, f'{name}={values} must rise from above 0')
     require(all(k % 2 for k in self.kernels), f'kernels={self.kernels} must be odd')
     least = self.expansions[0]
-    require(least > 1, f'an expansion of {least} leaves the layer out: begin with 2 or more')
+    told = f'an expansion of {least} leaves the layer out: alone, as (1,), or begin with 2 or more'
+    require(least > 1 or self.separable, told)
     require(all(r % 4 == 0 for r in self.resolutions), f'{self.resolutions=} must divide by 4')
     require(self.stages, f'space {self.name!r} has no stages')
+
+  @property
+  def separable(self) -> bool:
+    """Whether no block expands."""
+    return self.expansions == (1,)
 
   @property
   def slots(self) -> int:
@@ -181,12 +188,12 @@ def decode(space: Space, genes) -> Arch:
       continue
     stage = space.stages[i]
     stride, out = 1 if j else stage.stride, space.width(stage.width, multiplier)
-    shortcut = stride == 1 and cin == out
+    shortcut = stride == 1 and cin == out and not space.separable
     blocks.append(Block(cin, cin * space.expansions[e], out, space.kernels[k], stride, shortcut))
     cin = out
   head = space.width(space.head, max(multiplier, 1.0)) if space.head else 0
   return Arch(space.resolutions[resolution], space.channels, (stem, *space.stem[1:]),
-              tuple(blocks), head, space.classes)  # fmt: skip
+              tuple(blocks), head, space.classes, space.separable)  # fmt: skip
 
 
 def encode(space: Space, arch: Arch) -> np.ndarray:

@@ -154,7 +154,8 @@ def batches(x, count: int, size: int) -> np.ndarray:
 
 def network(arch: Arch) -> Mobile:
   """The module of an architecture."""
-  return Mobile(arch.stem, tuple(map(tuple, arch.blocks)), arch.head, arch.classes)
+  blocks = tuple(map(tuple, arch.blocks))
+  return Mobile(arch.stem, blocks, arch.head, arch.classes, arch.separable)
 
 
 def extract(space: Space, params, stats, genes) -> tuple[dict, dict]:
@@ -177,7 +178,7 @@ def extract(space: Space, params, stats, genes) -> tuple[dict, dict]:
         new_stats[part] = stats[part]
   for i, (source, slot, block) in enumerate(zip(sources, slots, arch.blocks), 1):
     old, name, m = f'block{source}', f'block{i}', block.middle
-    if slot is not None:
+    if f'{old}_expand' in params:
       new[f'{name}_expand'] = {'kernel': params[f'{old}_expand']['kernel'][..., :m]}
     deep = params[f'{old}_depthwise']
     kernel = deep['kernel']
@@ -196,7 +197,10 @@ def extract(space: Space, params, stats, genes) -> tuple[dict, dict]:
 
 def sorted_channels(space: Space, params, stats):
   """(params, stats) with the channels inside each block in falling order of their weights in the
-  projection (L1): what the largest network computes is the same, smaller ones keep what counts."""
+  projection (L1): what the largest network computes is the same, smaller ones keep what counts.
+  Blocks of separable convolutions have no channels of their own."""
+  if space.separable:
+    return params, stats
   params, stats = dict(params), dict(stats)
   for number in range(1 + bool(space.first), 1 + bool(space.first) + space.slots):
     name = f'block{number}'

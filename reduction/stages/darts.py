@@ -60,11 +60,12 @@ def darts(
     for (name, push), found in ended.items():
       tell(name, found, push=push, **(dict(loss=gradient.PRICES[name]) if push else {}))
     for name in (name for name in POLICIES if name in methods):
-      found, asked = _reinforced(module, truth.once, run, trials, POLICIES[name])
+      found, asked = _reinforced(module, truth.once, run.child(name), trials, POLICIES[name])
       tell(name, found, trained=asked)
     for target, (how, exponents) in itertools.product(targets, rewards.HOW.items()):
       worth = lambda right, t=target, e=exponents: np.asarray(rewards.mnas(right, truth.cost, t, e))
-      found, asked = _reinforced(module, worth(truth.once), run, trials)
+      part = run.child(f'{how}-{targets.index(target)}')
+      found, asked = _reinforced(module, worth(truth.once), part, trials)
       tell(f'{how} reward', found, worth, trained=asked, target=target)
     return net
 
@@ -74,10 +75,9 @@ def darts(
 def _reinforced(module, worth, run, trials, epochs=1) -> tuple[np.ndarray, list[int]]:
   """(int [R, layers], how many it tried [R]): what policies find by worth [n], of each network."""
   rewarded = jnp.asarray(worth.reshape((len(module.operations),) * module.layers))
-  drawn = [rewards.reinforce(key, rewarded, steps=trials, epochs=epochs)
-           for key in run.key('noise', 7)]  # fmt: skip
-  found = np.stack([np.argmax(logits, -1) for logits, _ in drawn])
-  return found, [rewards.trained(choices) for _, choices in drawn]
+  keys = run.key('noise', 7)
+  logits, drawn = rewards.reinforce(keys, rewarded, run, steps=trials, epochs=epochs)
+  return np.asarray(logits).argmax(-1), [rewards.trained(choices) for choices in drawn]
 
 
 def _report(module, truth: Truth, run, repeats, method, found, worth=lambda right: right, **told):

@@ -111,14 +111,31 @@ def report(run: Run, plan, carry, net: Net, **more):
 
   of_dense: the share of the bytes that whole tensors would have taken, both ways.
   """
-  test = run.data.test
-  said = logits(net, test.x)
-  found = scores(said, test.y) | (binary(said, test.y) if run.data.classes == 2 else {})
-  if hasattr(net.module, 'history'):  # a recommender
-    found |= offered(said, test.y)
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
     up_bytes=carry['up'].mean(1), down_bytes=carry['down'].mean(1),
     of_dense=(carry['up'] + carry['down']).sum(1) / carry['dense'].sum(1),
-    refused=carry['refused'].sum(1), epsilon=plan.epsilon, **found, **more,
+    refused=carry['refused'].sum(1), epsilon=plan.epsilon,
+    **tested(net, run), **more,
   )  # fmt: skip
+
+
+def together(knows: list[dict]) -> dict:
+  """Clients' scores, as of `tested`, as one: the means, and of accuracy the worst and the best."""
+  if not knows:
+    return {}
+  found = {name.removeprefix('test_'): np.stack([one[name] for one in knows]) for name in knows[0]}
+  ends = dict(worst=found['accuracy'].min(0), best=found['accuracy'].max(0))
+  return {name: values.mean(0) for name, values in found.items()} | ends
+
+
+def tested(net: Net, run: Run) -> dict:
+  """What net [R] scores on the test split: of two classes F and more, of lists AUC and more."""
+  test = run.data.test
+  said = logits(net, test.x)
+  found = scores(said, test.y)
+  if run.data.classes == 2:
+    found |= binary(said, test.y)
+  if hasattr(net.module, 'history'):  # a recommender
+    found |= offered(said, test.y)
+  return found

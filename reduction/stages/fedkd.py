@@ -19,10 +19,9 @@ from reduction.distill.teachers import find
 from reduction.federate import mutual, rounds, setting
 from reduction.federate.clients import take
 from reduction.net import Net, create, over_replicas
-from reduction.predict import logits, scores
 from reduction.run import Run, Stage
 from reduction.stages.distill import heir
-from reduction.stages.fedavg import begin, finished, report
+from reduction.stages.fedavg import begin, finished, report, tested, together
 from reduction.update import optimizer as build_optimizer
 
 FACTORS = dict(name='low_rank', start=0.95, end=0.98)
@@ -92,12 +91,11 @@ def teach(course: Course, net: Net, run: Run) -> Net:
     taught.append(teacher)
   carry, kept = course.learn(plan, cohorts, student.module, shared, run)
   student = finished(student, carry)
-  knows = np.array([
+  knows = [
     judged(teacher, cohort, own, row, run)
     for teacher, cohort, (ids, own) in zip(taught, cohorts, kept) for row in range(len(ids))
-  ])  # [C, R], those that are here
-  ends = dict(accuracy=np.mean, worst=np.min, best=np.max) if len(knows) else {}
-  report(run, plan, carry, student, **{f'teacher_{n}': f(knows, 0) for n, f in ends.items()})
+  ]  # those that are here
+  report(run, plan, carry, student, **{f'teacher_{n}': x for n, x in together(knows).items()})
   return student
 
 
@@ -118,12 +116,11 @@ def own_state(course: Course, teacher: Net, student: Net, x, run: Run) -> dict:
   )  # fmt: skip
 
 
-def judged(teacher: Net, cohort, own, row: int, run: Run) -> np.ndarray:
-  """Accuracy [R] on the test split of the teacher of a cohort's client."""
+def judged(teacher: Net, cohort, own, row: int, run: Run) -> dict:
+  """What the teacher of a cohort's client scores, [R] each."""
   ids = np.full((len(run.seeds), 1), row)
   found = tree.map(lambda w: jax.numpy.asarray(w[:, 0]), take(own, cohort.first, ids, run.seeds))
-  variables, test = found['teacher'], run.data.test
-  one = teacher.replace(params=variables['params'], stats=variables['stats'])
-  return scores(logits(one, test.x), test.y)['test_accuracy']
+  variables = found['teacher']
+  return tested(teacher.replace(params=variables['params'], stats=variables['stats']), run)
 
 

@@ -12,8 +12,10 @@ from reduction.errors import require
 from reduction.federate import clients, methods, setting
 from reduction.federate.codecs.codec import FLOAT
 from reduction.net import Net, all_kept, create, over_replicas
-from reduction.predict import logits, predictor, scores
+from reduction.predict import predictor
 from reduction.run import Run, Stage
+from reduction.stages.distill import heir
+from reduction.stages.fedavg import tested, together
 from reduction.update import optimizer as build_optimizer
 
 
@@ -30,14 +32,15 @@ class Course(NamedTuple):
 
 def fedmd(
   *, federation: dict, optimizer: dict, public: int = 0, digest: float = 1.0,
-  student: dict | None = None,
+  student: dict | None = None, inherits: dict | None = None, frozen: str = '',
 ) -> Stage:  # fmt: skip
   """Trains a model a client: with public = 0 each alone, else FedMD (Li & Wang 2019, 1910.03581).
 
   federation: of `federate.setting.plan`; nothing is encoded, all clients take part. public: so many
   training examples belong to no client and lose their labels. Each round clients say their logits
   of these, learn the mean of all for `digest` epochs, then their own data. student: a model that
-  starts afresh; None takes the net that comes. Returns the net of the client with most examples.
+  starts afresh, or from what inherits names, as in `distill`; None takes the net that comes.
+  frozen: weights of these names are not trained. Returns the net of the client with most examples.
   Rows: a 'round' each, and a 'federated' with the mean of all clients' scores and its ends.
   """
   plan, tx = setting.read(federation), build_optimizer(**optimizer)
@@ -48,11 +51,12 @@ def fedmd(
     'fedmd takes all clients each round, in memory: share=1, failing=0, disk=False',
   )
   module = call(models, student, 'student') if student else None
+  heir_of = heir(inherits, module)
 
   def stage(net: Net, run: Run) -> Net:
     train = run.data.train
-    net = create(module, run.key('init', 0), train.x[:1]) if module else net
-    masks = all_kept(net.params) if net.masks is None else net.masks
+    net = heir_of(create(module, run.key('init', 0), train.x[:1]), run) if module else net
+    masks = methods.trainable(all_kept(net.params) if net.masks is None else net.masks, frozen)
     course = Course(plan, net.module, tx, public, digest, masks)
     owned, shown = set_apart(plan, public, run)
     data, said = jax.device_put(tuple(train)), over_replicas(speaker(net.module))
@@ -126,16 +130,14 @@ def begin(net: Net, tx, plan, run: Run) -> dict:
 
 def judged(net: Net, own, owned, plan, public: int, run: Run) -> Net:
   """The net of the client with most examples, after the row of them all."""
-  test, found = run.data.test, []
-  for client in range(plan.clients):
-    one = of_client(net, own, (slice(None), client))
-    found.append(scores(logits(one, test.x), test.y)['test_accuracy'])
-  found = np.stack(found, 1)
+  ends = together([
+    tested(of_client(net, own, (slice(None), client)), run) for client in range(plan.clients)
+  ])
+  names = {name: name if name in ('worst', 'best') else f'test_{name}' for name in ends}
   sent = np.full(len(run.seeds), FLOAT * public * run.data.classes * plan.rounds)
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
-    up_bytes=sent, down_bytes=sent, test_accuracy=found.mean(1), worst=found.min(1),
-    best=found.max(1),
+    up_bytes=sent, down_bytes=sent, **{names[key]: values for key, values in ends.items()},
   )  # fmt: skip
   largest = np.array([np.argmax([len(part) for part in of_seed]) for of_seed in owned])
   return of_client(net, own, (np.arange(len(largest)), largest))

@@ -30,6 +30,7 @@ def by_graph(network):
   [
     (TINY, 12),
     (dataclasses.replace(TINY, head=24), 4),
+    (dataclasses.replace(TINY, expansions=(1,)), 4),
     (s.space('mcunet', resolutions=(48, 96)), 3),
     (s.space('proxyless', resolutions=(128,), widths=(0.3, 0.5)), 1),
   ],

@@ -10,6 +10,7 @@ import pytest
 from reduction import models
 from reduction.errors import UsageError
 from reduction.models.choice import mixed
+from reduction.run import Run
 from reduction.search import gradient as g
 from reduction.search import rewards
 from reduction.search.paths import gates, networks, strongest
@@ -162,19 +163,22 @@ def test_reinforce_finds_the_best_of_a_table():
   table = np.random.default_rng(0).uniform(0.5, 0.6, (4, 4, 4))
   table[2, 1, 3] = 0.9
   table[2, 1], table[2, :, 3] = table[2, 1] + 0.1, table[2, :, 3] + 0.1  # neighbors are good too
+  keys = jax.random.key(0)[None]
   for epochs, steps in (1, 300), (4, 150):  # REINFORCE, PPO
     settings = dict(steps=steps, epochs=epochs)
-    logits, drawn = rewards.reinforce(jax.random.key(0), jnp.array(table), **settings)
-    assert tuple(logits.argmax(-1).tolist()) == np.unravel_index(table.argmax(), table.shape)
+    logits, drawn = rewards.reinforce(keys, jnp.array(table), Run(), **settings)
+    assert tuple(logits[0].argmax(-1).tolist()) == np.unravel_index(table.argmax(), table.shape)
   assert 1 < rewards.trained(drawn) <= 64
 
 
 def test_one_step_of_a_policy_is_adam_s_along_the_score_by_hand():
   """With one epoch nothing is clipped. Adam's first step is rate * the gradient's sign."""
   table = jnp.array(np.random.default_rng(3).normal(size=(3, 3)))
-  logits, drawn = rewards.reinforce(jax.random.key(2), table, steps=1, samples=5, rate=0.1)
-  reward = table[drawn[0, :, 0], drawn[0, :, 1]]
-  one_hot = jax.nn.one_hot(drawn[0], 3)
+  keys = jax.random.split(jax.random.key(2), 1)
+  settings = dict(steps=1, samples=5, rate=0.1)
+  (logits,), ((drawn,),) = rewards.reinforce(keys, table, Run(), **settings)
+  reward = table[drawn[:, 0], drawn[:, 1]]
+  one_hot = jax.nn.one_hot(drawn, 3)
   score = ((one_hot - 1 / 3) * (reward - reward.mean())[:, None, None]).mean(0)
   np.testing.assert_allclose(logits, 0.1 * jnp.sign(score), atol=1e-4)
 

@@ -69,6 +69,20 @@ def test_what_is_sampled_mutated_and_crossed_stays_in_the_space(seed):
     np.testing.assert_array_equal(s.encode(space, network)[2:], row[2:])
 
 
+def test_separable_convolutions_are_blocks_without_expansion_or_shortcut():
+  space = dataclasses.replace(TINY, expansions=(1,), widths=(1.0, 4.0))
+  assert space.count() == (2 + 4) * 2 * 2 * 2
+  for row in s.enumerate_all(space):
+    network = s.decode(space, row)
+    a.check(network)
+    assert network.separable and all(b.middle == b.cin for b in network.blocks)
+    assert not any(b.shortcut for b in network.blocks)
+    assert s.decode(space, s.encode(space, network)) == network
+    assert a.described(json.loads(json.dumps(a.description(network))), channels=3) == network
+  with pytest.raises(UsageError, match='block 0 of separable convolutions has more'):
+    a.check(network._replace(blocks=(network.blocks[0]._replace(middle=24),)))
+
+
 def test_every_choice_is_drawn_evenly():
   genes = s.sample(TINY, np.random.default_rng(0), 4_000)
   counts = np.bincount(genes[:, 2], minlength=2)

@@ -197,6 +197,22 @@ def test_clients_alone_and_fedmd(digits):
   assert rounds[-1]['digest_loss'] < rounds[0]['digest_loss']
 
 
+def test_clients_alone_begin_from_a_net_that_was_there_and_keep_what_is_frozen(digits):
+  run = Run(digits)
+  large = create(models.mlp(widths=(16,)), run.key('init', 5), digits.train.x[:1])
+  run.nets['large'] = large
+  stage = stages.fedmd(
+    federation=dict(FEDERATION, rounds=1), optimizer=ADAM, student=STUDENT, public=64,
+    inherits=dict(of='large'), frozen='fc1',
+  )  # fmt: skip
+  net = stage(large, run)
+  first, last = (
+    [np.array_equal(net.params[name][part], large.params[name][part]) for part in ('kernel', 'bias')]
+    for name in ('fc1', 'out')
+  )
+  assert first == [True, True] and last == [False, False]
+
+
 def test_wrong_settings_are_refused():
   for make, says in (
     (lambda: kd(round=3), "config.federation has no 'round'"),
