@@ -1,4 +1,4 @@
-"""Every search is a fold: stopped anywhere it goes on, and ends with the rows it has uninterrupted."""
+"""Every search is a fold: stopped anywhere, it goes on and ends with the rows of one that was not."""
 
 import pytest
 
