@@ -1,4 +1,4 @@
-"""Every search is a fold: stopped anywhere, it goes on and ends with the rows of one that was not."""
+"""Every search is a fold: stopped anywhere, it goes on to the rows of one that was not stopped."""
 
 import pytest
 
