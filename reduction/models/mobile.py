@@ -63,8 +63,9 @@ def chosen_kernel(w, kernels: tuple[int, ...], choice, matrices: dict) -> jax.Ar
 class Mobile(nn.Module):
   """stem: (channels, kernel, stride). blocks: (cin, middle, out, kernel, stride, shortcut) each.
 
-  separable: relu6 after a projection too, as DS-CNN has it. Layers 'stem', 'block1_expand', 'block1_depthwise', 'block1_project' ... 'head',
-  'out', each but the last followed by a normalization '..._norm'; relu6 but after a projection.
+  separable: relu6 after a projection too, as DS-CNN has it. Layers 'stem', 'block1_expand',
+  'block1_depthwise', 'block1_project' ... 'head', 'out', each but the last followed by a
+  normalization '..._norm'; relu6 but after a projection.
   """
 
   stem: tuple[int, int, int]
