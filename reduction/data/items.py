@@ -28,13 +28,14 @@ class Offer(NamedTuple):
 
 
 def mind(
-  *, tokenizer: str = 'all-MiniLM-L6-v2', history: int = 50, candidates: int = 5, length: int = 24,
-  share: float = 0.1, seed: int = 0, data_dir=None,
+  *, tokenizer: str = 'all-MiniLM-L6-v2', history: int = 50, candidates: int = 5, listed: int = 0,
+  length: int = 24, share: float = 0.1, seed: int = 0, data_dir=None,
 ) -> Data:  # fmt: skip
   """MIND (Wu et al. 2020): news.tsv and behaviors.tsv of one of its folders.
 
   share: of the users whose offers are the test split, and of as many that are the validation split.
-  Rows that are not as the data set says are left out and counted in the name of the data.
+  candidates: one click and what was passed by; listed: as many in the test split, 0: the same. Rows
+  that are not as the data set says are left out and counted in the name of the data.
   """
   folder = folders.holding(
     'behaviors.tsv', ('MIND', 'mind'), data_dir, title='MIND', files='news.tsv and behaviors.tsv'
@@ -42,24 +43,26 @@ def mind(
   titles, numbers = news(folder / 'news.tsv')
   offers, odd = behaviors(folder / 'behaviors.tsv', numbers)
   name = f'MIND ({odd} odd rows left out)' if odd else 'MIND'
-  return _data(name, titles, offers, tokenizer, history, candidates, length, share, seed, data_dir)
+  counts = candidates, listed or candidates
+  return _data(name, titles, offers, tokenizer, history, counts, length, share, seed, data_dir)
 
 
 def films(
-  *, tokenizer: str = 'all-MiniLM-L6-v2', history: int = 50, candidates: int = 5, length: int = 24,
-  share: float = 0.1, seed: int = 0, data_dir=None,
+  *, tokenizer: str = 'all-MiniLM-L6-v2', history: int = 50, candidates: int = 5, listed: int = 0,
+  length: int = 24, share: float = 0.1, seed: int = 0, data_dir=None,
 ) -> Data:  # fmt: skip
   """MovieLens latest-small: titles for news, four stars and more for clicks, in order of time.
 
-  What was offered beside a film are others that the user never rated.
+  What was offered beside a film are others that the user never rated. Settings: as of `mind`.
   """
   files = 'movies.csv and ratings.csv'
   folder = folders.holding(
     'ratings.csv', ('ml-latest-small',), data_dir, title='MovieLens', files=files
   )
-  titles, offers = ratings(folder, candidates, seed)
+  counts = candidates, listed or candidates
+  titles, offers = ratings(folder, max(counts), seed)
   return _data(
-    'MovieLens', titles, offers, tokenizer, history, candidates, length, share, seed, data_dir
+    'MovieLens', titles, offers, tokenizer, history, counts, length, share, seed, data_dir
   )
 
 
@@ -137,8 +140,10 @@ def examples(offers, titles, history: int, candidates: int, rng):
   return np.stack(x), np.array(y, np.int32), np.array(users)
 
 
-def _data(name, texts, offers, tokenizer, history, candidates, length, share, seed, data_dir):
-  require(history > 0 and candidates > 1, f'{history=} must be above 0 and {candidates=} above 1')
+def _data(name, texts, offers, tokenizer, history, counts, length, share, seed, data_dir):
+  candidates, listed = counts
+  told = f'{history=} must be above 0, {candidates=} and {listed=} above 1'
+  require(history > 0 and min(counts) > 1, told)
   require(0 < share < 0.5, f'{share=} must lie in (0, 0.5)')
   read, vocabulary = reader(folders.model(tokenizer, data_dir), length)
   titles, rng = read(texts), np.random.default_rng(seed)
@@ -151,7 +156,8 @@ def _data(name, texts, offers, tokenizer, history, candidates, length, share, se
     some = [offer for offer in offers if offer.user in mine]
     if not some:
       raise DataError(f'{name} has too few users, {len(users)}, for three splits')
-    splits[part] = examples(some, titles, history, candidates, rng)
+    many = listed if part == 'test' else candidates
+    splits[part] = examples(some, titles, history, many, rng)
   owners = splits['train'][2]
   splits = {part: Split(x, y) for part, (x, y, _) in splits.items()}
   return Data(name, **splits, classes=candidates, source='tsv', vocabulary=vocabulary,

@@ -9,7 +9,7 @@ import numpy as np
 
 from reduction import tree
 from reduction.federate import clients as at_clients
-from reduction.federate.accounting import received
+from reduction.federate.accounting import by_tensor, received
 from reduction.federate.clients import Method
 from reduction.federate.codecs.codec import FLOAT
 from reduction.federate.server import exchange, plain
@@ -52,7 +52,8 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
   module: of the shared model. shared: dict(params, stats, masks, step) [R, ...], and what the
   methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Own states are trees
   [R, c, ...] or a store. Rows: a 'round' every `plan.every` rounds, with its bytes of all clients,
-  ranks, losses and scores. `network.serving` and `network.working` make functions like this one.
+  ranks, losses and scores; those of `accounting.by_tensor`, 'sent'. `network.serving` and
+  `network.working` make functions like this one.
   """
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
   data, watched = jax.device_put((tuple(splits['train']), splits['validation']))
@@ -70,7 +71,10 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
       run.log(kind='round', step=number + 1, seeds=run.seeds, **told, **held)
     return carry, sent
 
-  carry, _ = run.fold('rounds', one, carry, plan.rounds)
+  carry, outs = run.fold('rounds', one, carry, plan.rounds)
+  shapes = {name: x.shape for name, x in sent_like(cohorts[0], shared).items()}
+  for row in by_tensor(outs, shapes, len(carry['up'][0]), plan.codec.mirrored):
+    run.log(kind='sent', summary=True, seeds=run.seeds, **row)
   kept = [store or own for store, own in zip(stores, carry['own'])]
   return carry, [(cohort.ids, own) for cohort, own in zip(cohorts, kept)]
 
@@ -118,7 +122,7 @@ def sent_like(cohort: Cohort, shared) -> dict:
 
 
 def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
-  """(carry, row, what is kept of the round: its bytes by tensor) after round `number`."""
+  """(carry, row, what `accounting.by_tensor` takes of the round) after round `number`."""
   where, arrives, updates, told, own = [], [], [], [], []
   for i, cohort in enumerate(parts.cohorts):
     chosen = [
@@ -139,9 +143,10 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
   losses = joined([{name: one[name] for name in names} for one in told])
   row = {name: np.asarray(losses[name]).mean(1) for name in sorted(names)}
   ids, arrives = np.concatenate(where, 1), np.concatenate(arrives, 1)
-  carry, heard = _send(parts, dict(carry, own=own), joined(updates), ids, arrives, number, run)
-  ranks = {f'rank {n.removeprefix("params/")}': r.mean(1) for n, r in heard.pop('rank').items()}
-  sent = dict(up={n: x.sum(1) for n, x in heard.pop('by_tensor').items()}, rank=ranks)
+  carry, heard, sent = _send(
+    parts, dict(carry, own=own), joined(updates), ids, arrives, number, run
+  )
+  ranks = {f'rank {n.removeprefix("params/")}': r for n, r in sent['rank'].items()}
   return carry, row | heard | ranks, sent
 
 
@@ -204,7 +209,7 @@ def joined(parts: list):
 
 
 def _send(parts: Parts, carry, updates, ids, arrives, number, run):
-  """The round on the wire, and its bytes."""
+  """(carry, row, what `accounting.by_tensor` takes) of the round on the wire."""
   plan, rows = parts.plan, np.arange(len(ids))[:, None]
   program = over_replicas(
     exchange(plan.codec, plan.rules, parts.step), (0, 0, 0, 0, 0, 0, None, 0)
@@ -217,7 +222,8 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   )  # fmt: skip
   heard = tree.map(np.asarray, heard)
   dense = FLOAT * sum(int(np.prod(x.shape[2:])) for x in updates.values())
-  down = received(carry['seen'][rows, ids], number, carry['last'], dense)
+  known = carry['seen']
+  down = received(known[rows, ids], number, carry['last'], dense)
   up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
   down = up if plan.codec.mirrored else down
   new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'dense', 'refused')}
@@ -236,4 +242,11 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
     up_bytes=up.sum(1), down_bytes=down.sum(1), clients=heard['fine'].sum(1),
     void=heard['void'].astype(int), refused=refused.sum(1),
   )  # fmt: skip
-  return carry, dict(told, rank=heard['rank'], by_tensor=heard['up'])
+  current = (known[rows, ids] == number) & (number > 0)
+  sent = dict(
+    up={n: x.sum(1) for n, x in heard['up'].items()},
+    change={n: np.where(heard['void'], 0, x) for n, x in heard['down'].items()},
+    rank={n: x.mean(1) for n, x in heard['rank'].items()},
+    current=current.sum(1), whole=(~current).sum(1),
+  )  # fmt: skip
+  return carry, told, sent

@@ -52,18 +52,16 @@ class Recommender(nn.Module):
 
   titles: Titles
   history: int
-  classes: int  # titles offered
+  classes: int  # titles offered in training; in tests there may be more
   length: int
   vocabulary: int
 
   @nn.compact
   def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
-    """Logits [n, classes] of tokens int32 [n, (history + classes) * length]."""
-    n, count = len(tokens), self.history + self.classes
-    require(
-      tokens.shape[1] == count * self.length,
-      f'{tokens.shape[1]} tokens are not {count} titles of {self.length}',
-    )
+    """Logits [n, offered] of tokens int32 [n, (history + offered) * length]."""
+    n, (count, rest) = len(tokens), divmod(tokens.shape[1], self.length)
+    told = f'titles of {self.length}, {self.history} and two more at least'
+    require(not rest and count >= self.history + 2, f'{tokens.shape[1]} tokens are not {told}')
     titles = tokens.reshape(n * count, self.length)
     vectors = self.titles(titles, train).reshape(n, count, -1)
     clicked = (tokens.reshape(n, count, self.length)[:, : self.history] > 0).any(-1)

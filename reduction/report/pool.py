@@ -26,6 +26,7 @@ NAMES = {
   'tune': ('at',),
   'pretrained': ('at',),
   'spectrum': ('at', 'step', 'matrix', 'index'),
+  'sent': ('at', 'tensor'),
   'teacher': ('at',),
   'distill': ('at',),
   'correct': ('at',),

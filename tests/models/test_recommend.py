@@ -67,7 +67,7 @@ def test_pooling_by_hand():
 
 
 def test_wrong_sizes_are_refused():
-  with pytest.raises(UsageError, match='32 tokens are not 8 titles of 5'):
+  with pytest.raises(UsageError, match='32 tokens are not titles of 5, 3 and two'):
     models.recommender(**dict(SIZES, length=5)).init(jax.random.key(0), flat(X))
   with pytest.raises(UsageError, match='heads=3 must divide'):
     models.recommender(**dict(SIZES, heads=3))

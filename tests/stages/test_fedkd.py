@@ -58,6 +58,31 @@ def test_fedkd_learns_sends_less_and_tells_both_scores(whole):
   both = [row['up_bytes'][i] + row['down_bytes'][i] for i in (0, 1)]
   np.testing.assert_allclose(row['of_dense'], [n / (8 * dense) for n in both])
   assert rounds[-1]['teacher_task_loss'] < rounds[0]['teacher_task_loss']
+  assert set(row) >= {'teacher_accuracy', 'teacher_best'} and row['teacher_errors'][0] > 0
+
+
+def test_bytes_and_ranks_of_each_tensor_add_up(whole):
+  _, run = whole
+  rows = {r['tensor']: r for r in run.rows if r['kind'] == 'sent'}
+  assert list(rows) == ['vectors', 'fc1/kernel', 'out/kernel']
+  for way in 'up_bytes', 'down_bytes':
+    total = np.sum([row[way] for row in rows.values()], 0)
+    np.testing.assert_allclose(total, summary(run)[way])
+  assert sum(row['dense_bytes'] for row in rows.values()) == 4 * WEIGHTS
+  assert rows['vectors']['up_bytes'] == [4 * 4 * (16 + 10)] * 2  # four rounds, whole
+  rounds, fc1 = [r for r in run.rows if r['kind'] == 'round'], rows['fc1/kernel']
+  assert fc1['first_rank'] == rounds[0]['rank fc1/kernel']
+  assert fc1['last_rank'] == rounds[-1]['rank fc1/kernel']
+
+
+def test_bytes_of_tensors_where_clients_miss_rounds(digits):
+  """Who missed one gets the student whole; mirrored codecs count down as up; sketches have none."""
+  lossy = dict(rounds=3, share=0.5, failing=0.3)
+  for codec in dict(name='low_rank', start=0.5, end=0.5), dict(name='dense'):
+    _, run = done(average(federation=dict(lossy, codec=codec)), digits)
+    rows = [r for r in run.rows if r['kind'] == 'sent']
+    for way in 'up_bytes', 'down_bytes':
+      assert sum(row[way][0] for row in rows) == pytest.approx(summary(run)[way][0])
 
 
 def test_two_seeds_are_two_runs(whole, digits):
