@@ -160,7 +160,7 @@ def _data(name, texts, offers, tokenizer, history, counts, length, share, seed, 
     splits[part] = examples(some, titles, history, many, rng)
   owners = splits['train'][2]
   splits = {part: Split(x, y) for part, (x, y, _) in splits.items()}
-  return Data(name, **splits, classes=candidates, source='tsv', vocabulary=vocabulary,
+  return Data(name, **splits, classes=max(counts), source='tsv', vocabulary=vocabulary,
               owners=owners)  # fmt: skip
 
 
