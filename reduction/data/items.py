@@ -117,11 +117,13 @@ def ratings(folder: Path, candidates: int, seed: int) -> tuple[list[str], list[O
   return [title for _, title in films_.values()], offers
 
 
-def examples(offers, titles, history: int, candidates: int, rng):
+def examples(offers, titles, history: int, candidates: int, rng, places: int = 0):
   """(x int32 [n, (history + candidates) * length], y int32 [n], users [n]): one for each click.
 
   titles: int32 [items, length]. The newest `history` clicks, the oldest first; others that were
-  passed by are drawn from the offer, again where there are too few.
+  passed by are drawn from the offer, again where there are too few. places: the click has one of
+  the first so many, 0: of all; a model does not see places, and of equal scores the later ranks
+  first.
   """
   x, y, users = [], [], []
   empty = np.zeros((history, titles.shape[1]), np.int32)
@@ -130,7 +132,7 @@ def examples(offers, titles, history: int, candidates: int, rng):
     for click in offer.clicked:
       few = len(offer.passed) < candidates - 1
       passed = rng.choice(offer.passed, candidates - 1, replace=few)
-      at = rng.integers(candidates)
+      at = rng.integers(places or candidates)
       shown = np.insert(passed, at, click)
       before = empty.copy()
       before[: len(past)] = titles[list(past)]
@@ -157,10 +159,10 @@ def _data(name, texts, offers, tokenizer, history, counts, length, share, seed, 
     if not some:
       raise DataError(f'{name} has too few users, {len(users)}, for three splits')
     many = listed if part == 'test' else candidates
-    splits[part] = examples(some, titles, history, many, rng)
+    splits[part] = examples(some, titles, history, many, rng, min(counts))
   owners = splits['train'][2]
   splits = {part: Split(x, y) for part, (x, y, _) in splits.items()}
-  return Data(name, **splits, classes=max(counts), source='tsv', vocabulary=vocabulary,
+  return Data(name, **splits, classes=candidates, source='tsv', vocabulary=vocabulary,
               owners=owners)  # fmt: skip
 
 
