@@ -32,7 +32,8 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
     alone=dict(lesson, weight=0.0), authors=dict(lesson, pairs=(), authors_code=True),
   )  # fmt: skip
   sgd = dict(name='sgd', learning_rate=0.3)
-  alone = dict(stage='fedmd', federation=given, optimizer=optimizer, student=student)
+  alone = dict(stage='fedmd', federation=dict(given, disk=False), optimizer=optimizer,
+               student=student)  # fmt: skip
   coded = lambda **codec: dict(small, federation=dict(given, codec=codec))
   one = dict(given, partition=dict(name='iid', clients=1))
   return {
