@@ -1,16 +1,17 @@
 """A federation over a network, by Flower: a server and clients, each with the same config.
 
-    python -m launch.federate keys --keys=runs/keys --clients=2 --address=127.0.0.1:9290
+    python -m launch.federate keys --keys=runs/keys --clients=4 --address=127.0.0.1:9290
     python -m launch.federate server --config=configs/fedkd/digits.py:quick --workdir=runs/server \\
       --keys=runs/keys/server --address=127.0.0.1:9290
-    python -m launch.federate client --config=configs/fedkd/digits.py:quick --workdir=runs/one \\
-      --keys=runs/keys/1 --number=1 --address=127.0.0.1:9290
+    python -m launch.federate client --config=configs/fedkd/digits.py:quick --workdir=runs/0 \\
+      --keys=runs/keys/0 --number=0 --address=127.0.0.1:9290
 
-Client number i holds the i-th part of the config's partition; partition=dict(name='own', ...) where
-each has data of its own. All of the config's stages run at every party, those with a federation
-over the network. TLS and keys of the clients are always on, what Flower tells its makers and
-installs by itself always off. Run a line again and it goes on where it was. Needs
-pip install 'reduction[flower]'; read SECURITY.md before you open a port.
+The config has four clients: there is one more line for each. Client number i holds the i-th part of
+the config's partition; partition=dict(name='own', ...) where each has data of its own. All of the
+config's stages run at every party, those with a federation over the network. TLS and keys of the
+clients are always on, what Flower tells its makers and installs by itself always off. Run a line
+again and it goes on where it was. Needs pip install 'reduction[flower]'; read SECURITY.md before
+you open a port.
 """
 
 import inspect
@@ -50,6 +51,21 @@ def check(config: dict):
     function, _ = bound(stages, config[name], name, key='stage')
     able = 'learn' in inspect.signature(function).parameters
     require(able, f'config.{name}: {function.__name__} crosses no network; leave it out')
+
+
+def check_clients(config: dict, keys: pathlib.Path, number: int | None):
+  """Raises UsageError unless the server has a key of every client, or number is one of them."""
+  from reduction.errors import require
+
+  for name in (name for name in config['stages'] if 'federation' in config[name]):
+    count = config[name]['federation']['partition']['clients']
+    told = f'config.{name} has {count} clients'
+    if number is not None:
+      require(0 <= number < count, f'{told}: --number={number} must be from 0 to {count - 1}')
+      continue
+    absent = [i for i in range(count) if not (keys / f'{i}.pub').is_file()]
+    way = f'make all with `launch.federate keys --clients={count}`'
+    require(not absent, f'{told}, {keys} has no key of {", ".join(map(str, absent))}: {way}')
 
 
 def agreed(config: dict) -> str:
@@ -115,6 +131,7 @@ def main(argv):
   cli.set_platform(FLAGS.platform)
   config, workdir = cli.config(), pathlib.Path(FLAGS.workdir)
   check(config)
+  check_clients(config, keys, FLAGS.number if command == 'client' else None)
   with checkpoint.lock(workdir), tempfile.TemporaryDirectory(prefix='reduction-') as home:
     cli.log_to(workdir)
     (serve if command == 'server' else work)(config, workdir, keys, pathlib.Path(home))

@@ -74,7 +74,23 @@ def tables() -> dict:
   )  # fmt: skip
   clients = tuple(name for name in NAMES if 'energy' not in name)
   energies = *(name for name in NAMES if 'energy' in name), 'fedkd_4'
+  ranks = dict(
+    title='Ranks of updates, T = 0.95 to 0.98 (figure 7)', kind='sent', rows=('stage', 'tensor'),
+    where=dict(stage=tuple(n for n in NAMES if n.startswith('fedkd'))),
+    values=('first_rank', 'last_rank', 'dense_bytes', 'up_bytes', 'down_bytes'),
+    names=dict(stage=NAMES, first_rank='first round', last_rank='last round',
+               dense_bytes='whole, once'),
+    note='Of 32 at most, means over clients; vectors are never factored.',
+  )  # fmt: skip
+  spectra = dict(
+    title='Energy that the largest singular values hold (figure 6)', kind='spectrum',
+    rows=('stage', 'matrix', 'step'), columns='index', values='held',
+    where=dict(index=(1, 2, 4, 8, 16), stage=('fedkd_4',)),
+    names=dict(stage=NAMES, index='the first {}', step='round {}'),
+    note='Of clients\' updates, means; four clients.',
+  )  # fmt: skip
   return dict(
+    ranks=ranks, spectra=spectra,
     clients=dict(shared, title='Number of clients (figure 4)', where=dict(stage=clients)),
     energies=dict(shared, title='Thresholds, 4 clients (figure 5)', where=dict(stage=energies)),
   )

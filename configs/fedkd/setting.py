@@ -84,8 +84,15 @@ def figures(*matrices: str):
 
 
 def tables(*scores: str):
-  """Scores and bytes by method."""
+  """Scores and bytes by method, and what each matrix of FedKD's updates takes."""
   return dict(
+    tensors=dict(
+      title="FedKD's updates by matrix", kind='sent', rows='tensor', where=dict(stage='fedkd'),
+      values=('dense_bytes', 'up_bytes', 'down_bytes', 'first_rank', 'last_rank'),
+      names=dict(dense_bytes='whole, once', first_rank='rank, first round',
+                 last_rank='rank, last round'),
+      note='Bytes a client over all rounds. Vectors: biases and scales together, never factored.',
+    ),
     methods=dict(
       title='Methods', kind='federated', rows='stage',
       values=(*(scores or ('test_accuracy',)), *BESIDE),

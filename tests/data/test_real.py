@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from reduction import data
+from reduction.data.ade import sentences
+from reduction.data.items import ratings
 
 ROOT = pathlib.Path(os.environ.get('REDUCTION_DATA') or 'unset')
 DEBIAN = pathlib.Path('/usr/share/datasets/fashion-mnist')
@@ -47,6 +49,25 @@ def test_fashion_mnist(tmp_path):
     found.train.x.mean(dtype=np.float64) * 11 + found.validation.x.mean(dtype=np.float64)
   ) / 12
   assert mean == pytest.approx(0.2860, abs=5e-5)  # the usual mean
+
+
+@where('ade-corpus-v2')
+def test_the_ade_corpus_in_the_terms_of_table_1():
+  """Wu et al. 2022, table 1 of SMM4H: 16,694 tweets, 1,355 positive; ours beside it."""
+  texts, labels, documents = sentences(ROOT / 'ade-corpus-v2')
+  assert (len(texts), labels.sum(), len(np.unique(documents))) == (20_896, 4_271, 2_972)
+  words = np.mean([len(text.split()) for text in texts])
+  assert (round(words, 1), round(100 * labels.mean(), 1)) == (17.8, 20.4)
+
+
+@where('ml-latest-small')
+def test_films_in_the_terms_of_table_1():
+  """Of MIND: 1,000,000 users, 161,013 news, 24,155,470 clicks, 11.52 words a title."""
+  titles, offers = ratings(ROOT / 'ml-latest-small', 5, 0)
+  users, clicks = {offer.user for offer in offers}, len(offers)
+  words = round(np.mean([len(title.split()) for title in titles]), 2)
+  # of 671 users three liked one film alone, before which there is no history
+  assert (len(titles), len(users), clicks, words) == (9_125, 668, 50_897, 4.28)
 
 
 @pytest.mark.slow  # decoding takes seconds the first time

@@ -94,6 +94,17 @@ def test_fetchsgd_sends_the_largest_and_keeps_the_rest_for_later():
   assert up == dict(sketch=4 * 5 * 300) and down == dict(top=8 * 4)
 
 
+def test_fetchsgd_s_momentum_goes_on_after_the_gradient_has_gone():
+  """Where all entries come down at once and none collide, the update is momentum SGD's."""
+  codec = codecs.sketch(rows=5, columns=4_096, top=8, momentum=0.5)
+  x = jnp.asarray([[8.0, -7, 6, 5, 4, 3, -2, 1]])
+  wire, still = codec.serve(None), dict(w=jnp.zeros((1, 8)))
+  for updates, share in (dict(w=x), 1.0), (still, 0.5), (still, 0.25), (dict(w=x), 1.125):
+    got, _, wire, _, _ = codec.together(updates, jnp.ones(1), {}, wire)
+    np.testing.assert_allclose(got['w'], share * x[0], atol=1e-5)
+    np.testing.assert_allclose(wire['error'], 0, atol=1e-5)
+
+
 def test_wrong_settings_are_refused():
   for make, says in (
     (lambda: codecs.quantized(bits=1), 'bits=1'), (lambda: codecs.power(rank=0), 'rank=0'),

@@ -82,6 +82,29 @@ def test_a_secure_mean_is_what_secure_aggregation_gives():
   assert server.rules(secure=3).least == 3
 
 
+@pytest.mark.parametrize('codec', [codecs.power(rank=2), codecs.sketch(columns=64, top=8)])
+def test_codecs_that_add_up_have_secure_rounds_or_void_ones(codec):
+  updates = jnp.asarray(np.random.default_rng(5).normal(size=(4, 8, 6)), jnp.float32)
+  like = {'params/w': updates[0]}
+  shared = dict(params=dict(w=jnp.ones((8, 6))), stats={}, step=jnp.int32(0))
+  shared['masks'] = dict(w=jnp.ones((8, 6), bool))
+  senders = jax.tree.map(lambda x: jnp.stack([x] * 4), codec.start(like))
+
+  def after(arrives, **how):
+    run = server.exchange(codec, server.rules(**how), server.plain)
+    new, _, _, told = run(
+      shared, dict(wire=codec.serve(like), step={}), {'params/w': updates}, senders, jnp.ones(4),
+      jnp.array(arrives, bool), jnp.float32(0), KEY,
+    )  # fmt: skip
+    return np.asarray(new['params']['w']), bool(told['void'])
+
+  plain, _ = after([1, 1, 1, 0])
+  found, void = after([1, 1, 1, 0], secure=3)
+  assert not void and np.array_equal(found, plain) and (found != 1).any()
+  found, void = after([1, 1, 0, 0], secure=3)
+  assert void and (found == 1).all()
+
+
 def shared_with(w):
   masks = dict(w=jnp.array([[True, True, False], [True, True, True]]))
   return dict(params=dict(w=w), stats={}, masks=masks, step=jnp.int32(0))

@@ -1,6 +1,7 @@
 """FedKD by Flower on loopback: the bits of the frames alone; who is not let in, nor believed."""
 
 import importlib
+import json
 import os
 import pathlib
 import shutil
@@ -179,6 +180,35 @@ def test_bytes_on_the_wire_are_those_that_are_counted(carried):
   assert counted <= sum(wire.values()) <= 1.02 * counted, (wire, counted)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_three_commands_make_the_federation_that_launch_run_makes(launch, tmp_path):
+  pytest.importorskip('flwr')
+  keys, address = tmp_path / 'keys', f'--address={free()}'
+  chosen = ['--config=configs/fedkd/digits.py:quick']
+  chosen += [
+    f'--config.{name}.federation.partition.clients=2' for name in ('fedavg', 'fedkd')
+  ]
+
+  def start(command, name, *more):
+    places = f'--workdir={tmp_path / name}', f'--keys={keys / name}'
+    return launch.start(command, *chosen, *places, address, *more, module='launch.federate')
+
+  made = launch('keys', f'--keys={keys}', '--clients=2', address, module='launch.federate')
+  assert made.code == 0, made.err
+  for party in start('server', 'server'), *(start('client', n, f'--number={n}') for n in '01'):
+    ended = party.wait()
+    assert ended.code == 0, ended.err
+  assert launch(*chosen, f'--workdir={tmp_path / "alone"}').code == 0
+
+  def told(name):
+    lines = (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
+    row = next(r for r in map(json.loads, lines) if r['kind'] == 'federated')
+    return [row[key] for key in ('up_bytes', 'down_bytes', 'test_accuracy')]
+
+  assert told('server') == told('alone')
+
+
 def config(**changes):
   stage = dict(stage='fedkd', federation=dict(rounds=1, batch=8, partition=dict(name='own')))
   return dict(data=dict(name='digits'), model=WIDE, stages=('kd',), seeds=(0,), kd=stage) | changes
@@ -191,6 +221,17 @@ def config(**changes):
 def test_configs_that_cross_no_network_are_refused(changes, says):
   with pytest.raises(UsageError, match=says):
     federate.check(config(**changes))
+
+
+def test_parties_that_would_wait_for_each_other_in_vain_are_refused(tmp_path):
+  four = dict(stage='fedkd', federation=dict(partition=dict(name='iid', clients=4)))
+  for number in 0, 2:
+    (tmp_path / f'{number}.pub').touch()
+  with pytest.raises(UsageError, match=r'4 clients, .* no key of 1, 3: make all'):
+    federate.check_clients(config(kd=four), tmp_path, None)
+  with pytest.raises(UsageError, match='--number=4 must be from 0 to 3'):
+    federate.check_clients(config(kd=four), tmp_path, 4)
+  federate.check_clients(config(kd=four), tmp_path, 3)
 
 
 def test_what_parties_must_agree_in_is_not_their_data():
