@@ -134,6 +134,7 @@ def loop(run, name: str, step, carry, count: int):
         run.progress.advance(done)
       number = signals.received()
       if saver and (number or done == count or saver.due(outs.waiting)):
+        _crash_here(f'{name}-saving', index)
         save()
         _crash_here(f'{name}-saved', index)
       if number:
@@ -145,9 +146,14 @@ def loop(run, name: str, step, carry, count: int):
 
 
 def _crash_here(name: str, index: int):
-  """Dies at once, as from kill -9, where a test asked for it: REDUCTION_CRASH_AT=levels:3."""
-  if os.environ.get('REDUCTION_CRASH_AT') == f'{name}:{index}':
-    os.kill(os.getpid(), signal.SIGKILL)
+  """Dies at once, as from kill -9, where a test asked for it: REDUCTION_CRASH_AT=levels:3.
+
+  levels:3@15 sends signal 15 instead; points are separated by commas.
+  """
+  for point in os.environ.get('REDUCTION_CRASH_AT', '').split(','):
+    where, _, number = point.partition('@')
+    if where == f'{name}:{index}':
+      os.kill(os.getpid(), int(number or signal.SIGKILL))
 
 
 def _beat():

@@ -27,10 +27,10 @@ def get_config(variant: str = ''):
     examples=64,
     batch=32,
     rounds=2 if quick else 20,
-    repeats=1 if quick else 5,
+    repeats=1 if quick else 3,
     peers=() if quick else ("Flower's simulation",),
     peer_most=64,
-    peer_rounds=5,
+    peer_rounds=2,
   )
   c.encoding = dict(
     width=64 if quick else 768,

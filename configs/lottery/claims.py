@@ -38,6 +38,11 @@ def resetting():
          reinit(0.211, *BETTER, DENSE)),
     R5d=('accuracy of the reinit at 3.6 %, against dense', 'far below (figure)',
          reinit(0.036, *BETTER, DENSE)),
+    **{f'R5{letter}': (f'accuracy of the reinit at {100 * kept:.1f} %, against its ticket', said,
+                       reinit(kept, *BETTER, TICKET))
+       for letter, kept, said in (('e', 0.513, 'equal (figure)'), ('f', 0.329, 'worse (figure)'),
+                                  ('g', 0.135, 'worse (figure)'), ('h', 0.07, 'worse (figure)'),
+                                  ('i', 0.036, 'far below (figure)'))},
   )  # fmt: skip
 
 

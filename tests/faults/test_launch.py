@@ -137,6 +137,19 @@ def test_a_signal_saves_and_says_how_to_go_on(launch, tmp_path, number, code):  
   child.wait()
 
 
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize('more', ['', ',train-saving:0@{}'])  # [3]; [4]: again when it would save
+def test_what_goes_on_after_a_signal_ends_as_if_there_had_been_none(
+  launch, tmp_path, untouched, number, code, more
+):
+  workdir, points = tmp_path / 'run', f'train:0@{int(number)}' + more.format(int(number))
+  result = launch(*SMALL, f'--workdir={workdir}', env={'REDUCTION_CRASH_AT': points})
+  assert result.code == code, result.err
+  assert bool(list(workdir.glob('checkpoints/*/carry/[0-9]*'))) == (not more)
+  assert launch(*SMALL, f'--workdir={workdir}').code == 0
+  assert rows(workdir) == untouched
+
+
 def test_a_second_signal_leaves_at_once(launch, tmp_path):  # [4]
   workdir = tmp_path / 'run'
   child = launch.start(
@@ -227,10 +240,11 @@ def test_time_that_jumps_back_changes_nothing(launch, tmp_path, untouched):  # [
   assert rows(workdir) == untouched
 
 
-def test_a_gpu_that_is_not_there(launch, tmp_path):  # [50]
-  flags = [f'--workdir={tmp_path}/run', '--platform=gpu']
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_an_accelerator_that_is_not_there(launch, tmp_path, platform):  # [50]
+  flags = [f'--workdir={tmp_path}/run', f'--platform={platform}']
   result = launch(*SMALL, *flags, env={'JAX_PLATFORMS': None})
-  check_one_line(result, 66, 'finds no gpu', '--platform=cpu')
+  check_one_line(result, 66, f'finds no {platform}', '--platform=cpu')
 
 
 def test_a_damaged_compile_cache_is_compiled_again(launch, tmp_path, untouched):  # [51]
@@ -244,6 +258,7 @@ def test_a_damaged_compile_cache_is_compiled_again(launch, tmp_path, untouched):
   env = {'JAX_COMPILATION_CACHE_DIR': str(cache)}
   result = launch(*SMALL, f'--workdir={tmp_path}/run', env=env)
   assert result.code == 0, result.err
+  assert 'compilation cache' in result.err, result.err
   assert rows(tmp_path / 'run') == untouched
 
 

@@ -2,6 +2,8 @@
 
 import shlex
 
+import pytest
+
 
 def test_a_sweep_prints_its_lines(launch):
   result = launch(
@@ -30,6 +32,27 @@ def test_one_line_by_index(launch, tmp_path):
   assert not (tmp_path / 'runs/000').exists()
   result = launch(*flags, '--index=7', module='launch.sweep')
   assert (result.code, result.lines) == (2, ['error: --index=7 is not one of 0 to 1'])
+
+
+@pytest.mark.slow
+def test_all_lines_one_after_another(launch, tmp_path):
+  """--run goes on after a line that failed and says which; run again, it does that alone."""
+  path = tmp_path / 'config.py'
+  path.write_text(
+    'from configs.quickstart import get_config as whole\n'
+    'def get_config(variant=""):\n  return whole("quick")\n'
+    'def sweep():\n  for batch in 60, 0, 30:\n    yield {"seeds": (0,), "lottery.batch": batch}\n'
+  )
+  flags = [f'--config={path}', f'--workdir={tmp_path}/runs', '--run']
+  result = launch(*flags, module='launch.sweep', env={'PYTHONPATH': '.'})
+  assert result.code == 2, result.err
+  assert 'batch=0 must be above 0' in result.err
+  assert result.lines[-1] == 'error: lines 1 failed; run them again'
+  ended = [(tmp_path / f'runs/{line:03}/report.html').is_file() for line in range(3)]
+  assert ended == [True, False, True]
+  before = (tmp_path / 'runs/000/metrics.jsonl').read_text()
+  launch(*flags, module='launch.sweep', env={'PYTHONPATH': '.'})
+  assert (tmp_path / 'runs/000/metrics.jsonl').read_text() == before
 
 
 def test_a_config_without_a_sweep(launch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from reduction import stages, tree
+from reduction.qtensor import dequantize, is_packed
 from reduction.run import chain
 
 ADAM = dict(name='adam', learning_rate=1.2e-3)
@@ -22,6 +23,35 @@ def test_masks_survive_a_chain_of_every_stage(fresh):
     assert not np.asarray(weight)[~np.asarray(mask)].any()
   table = {row['stage']: row for row in run.rows if row['kind'] == 'stage'}
   assert list(table) == ['start', 'train', 'lottery', 'tune']
+
+
+CLIENTS = dict(rounds=1, batch=30, partition=dict(name='iid', clients=2))
+LATER = dict(
+  tune=lambda: stages.tune(**SHORT),
+  distill=lambda: stages.distill(teachers=('pruned',), temperature=4.0, **SHORT),
+  lottery=lambda: stages.lottery(rounds=1, rates=(('kernel', 0.3),), **SHORT),
+  filterlet=lambda: stages.filterlet(levels=(0.8,), examples=64, **SHORT),
+  fedavg=lambda: stages.fedavg(federation=CLIENTS, optimizer=ADAM),
+  fedkd=lambda: stages.fedkd(federation=CLIENTS, optimizer=ADAM),
+  fedmd=lambda: stages.fedmd(federation=CLIENTS, optimizer=ADAM),
+  quantize=lambda: stages.quantize(bits=4, group=8),
+  qat=lambda: stages.qat(bits=4, group=8, **SHORT),
+  qat_mcu=lambda: stages.qat_mcu(**SHORT),
+)
+
+
+@pytest.mark.slow
+def test_no_stage_revives_a_weight_that_was_pruned(fresh):
+  net, run = fresh((0,))
+  prune = stages.lottery(rounds=1, rates=(('kernel', 0.5),), **SHORT)
+  run.nets['pruned'] = pruned = prune(net, run.child('pruned'))
+  masks = dict(tree.named(pruned.masks))
+  assert sum(int((~np.asarray(mask)).sum()) for mask in masks.values()) > 500
+  for name, make in LATER.items():
+    after = make()(pruned, run.child(name))
+    for at, w in tree.named(after.params, is_leaf=is_packed):
+      w = np.asarray(dequantize(w) if is_packed(w) else w)
+      assert not w[~np.asarray(masks[at])].any(), (name, at)
 
 
 @pytest.mark.parametrize('best', [True, False])
