@@ -103,6 +103,20 @@ def controls():
   )  # fmt: skip
 
 
+def random():
+  """Figure 1's dashed lines: the mean of ten random masks."""
+  early = lambda kept: measure('random', kept, STEP, 'ratio', TICKET)
+  right = lambda kept: measure('random', kept, *BETTER, TICKET)
+  return lines(
+    F1a=('early stop of random masks at 51.3 %, against the ticket', 'later', early(0.513)),
+    F1b=('early stop of random masks at 21.1 %, against the ticket', 'later', early(0.211)),
+    F1c=('early stop of random masks at 3.6 %, against the ticket', 'later', early(0.036)),
+    F1d=('accuracy of random masks at 51.3 %, against the ticket', 'equal (figure)', right(0.513)),
+    F1e=('accuracy of random masks at 21.1 %, against the ticket', 'worse (figure)', right(0.211)),
+    F1f=('accuracy of random masks at 3.6 %, against the ticket', 'worse (figure)', right(0.036)),
+  )  # fmt: skip
+
+
 def conv2(fast: float, best: float):
   """Section 3 and figure 5, Conv-2: at 8.8 % it stops soonest, at 4.6 % its accuracy is best.
 

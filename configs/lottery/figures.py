@@ -1,8 +1,8 @@
 """The figures of Frankle & Carbin 2019 as data; `reduction.report.figures` documents the keys."""
 
-NAMES = dict(ticket='winning ticket', reinit='random reinit')
+NAMES = dict(ticket='winning ticket', reinit='random reinit', random='random mask')
 REMAINING = dict(
-  kind='level', x='kept', x_scale='log', x_reverse=True, dashed=('reinit',),
+  kind='level', x='kept', x_scale='log', x_reverse=True, dashed=('reinit', 'random'),
   x_label='weights remaining (%)',
 )  # fmt: skip
 

@@ -12,8 +12,9 @@ Variants, which combine ('15k,one_shot'): '' is the paper's 50,000 steps with th
 reinitializations of every ticket; '15k' stops at 15,000, after the early stop of almost all, and
 reinitializes at six levels; 'one_shot' drops all weights at once from the trained dense net;
 'continued' trains on after each prune without a reset (the paper's strategy 2); 'controls' is seven
-prunes and all the other controls at 21.1 %, three seeds; 'quick' is one level of 1,000 steps. Time
-of '15k': see results/lenet-15k.jsonl.
+prunes and all the other controls at 21.1 %, three seeds; 'random' is figure 1's dashed lines, ten
+random masks a level (at six levels), one seed; 'quick' is one level of 1,000 steps. Time of '15k':
+see results/lenet-15k.jsonl.
 """
 
 from ml_collections import config_dict
@@ -22,7 +23,7 @@ from configs.lottery import claims, figures
 from configs.variants import split
 
 SEEDS = (0, 1, 2, 3, 4)
-VARIANTS = ('15k', 'continued', 'controls', 'one_shot', 'quick')
+VARIANTS = ('15k', 'continued', 'controls', 'one_shot', 'quick', 'random')
 LEVELS = (3, 5, 7, 9, 12, 15)  # 51.3, 32.9, 21.1, 13.5, 7.0 and 3.6 % of the weights
 PROCEDURES = ('continued', 'one_shot')  # instead of resetting
 
@@ -73,6 +74,11 @@ def get_config(variant: str = ''):
     c.paper = claims.controls()
   elif 'continued' in variants:
     c.lottery.controls = {}
+  elif 'random' in variants:
+    c.seeds = SEEDS[:1]
+    c.lottery.update(rounds=LEVELS[-1], curve_levels=())
+    c.lottery.controls = dict(random=dict(draws=10, levels=LEVELS))
+    c.figures, c.paper = dict(figure1=figures.figure1()), claims.random()
   for name in variants & set(PROCEDURES):
     del c.figures['figure4'], c.figures['figure9']  # drawn by the run that resets
     c.paper = getattr(claims, name)(dict(run=run_of(variants - {name})))
@@ -93,3 +99,4 @@ def sweep():
   for variant in ('', 'one_shot', 'continued', 'controls'):
     for seed in SEEDS:
       yield {'variant': variant, 'seeds': (seed,)}
+  yield {'variant': 'random'}

@@ -92,6 +92,25 @@ class Mobile(nn.Module):
     return Dense(self.classes, name='out')(x.mean((1, 2)))
 
 
+class Shrunk(nn.Module):
+  """A network, on images shrunk to side x side; larger ones are not made."""
+
+  network: nn.Module
+  side: int
+
+  @property
+  def classes(self) -> int:
+    """Of the network."""
+    return self.network.classes
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    """x: [n, h, w, channels] -> logits [n, classes]."""
+    n, *sides, channels = x.shape
+    require(min(sides) >= self.side, f'{x.shape} has fewer than {self.side} pixels a side')
+    return self.network(jax.image.resize(x, (n, self.side, self.side, channels), 'linear'), train)
+
+
 def _norm(x, name, train):
   return BatchNorm(use_running_average=not train, name=f'{name}_norm')(x)
 

@@ -58,6 +58,7 @@ NAMES = {
   'generation': ('at', 'step'),
   'found': ('at', 'method'),
   'network': ('at', 'network'),
+  'scaled': ('at',),
   'agreement': ('at',),
   'predictor': ('at',),
   'listed': ('at', 'network'),

@@ -2,6 +2,7 @@
 
 from reduction.stages.awq import awq
 from reduction.stages.compare import compare
+from reduction.stages.compound import compound
 from reduction.stages.correct import correct
 from reduction.stages.darts import darts
 from reduction.stages.distill import distill
@@ -31,8 +32,8 @@ from reduction.stages.tune import tune
 from reduction.stages.versus import versus
 
 __all__ = [
-  'awq', 'compare', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd', 'filterlet',
-  'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat', 'qat_mcu',
-  'quantize', 'rank', 'rivals', 'salient', 'schedule', 'specialists', 'specialize', 'supermask',
-  'supernet', 'tinynas', 'tune', 'versus',
+  'awq', 'compare', 'compound', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd',
+  'filterlet', 'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat',
+  'qat_mcu', 'quantize', 'rank', 'rivals', 'salient', 'schedule', 'specialists', 'specialize',
+  'supermask', 'supernet', 'tinynas', 'tune', 'versus',
 ]  # fmt: skip

@@ -11,7 +11,7 @@ def test_a_sweep_prints_its_lines(launch):
     module='launch.sweep',
   )  # fmt: skip
   lines = [shlex.split(line) for line in result.out.splitlines()]
-  assert result.code == 0 and len(lines) == 20
+  assert result.code == 0 and len(lines) == 21
   assert lines[6] == [
     'python', '-m', 'launch.run', '--config=configs/lottery/lenet.py:15k,one_shot',
     '--config.lottery.rounds=2', '--config.seeds=(1,)', '--workdir=runs/a b/006',
