@@ -23,9 +23,9 @@ def compound(
   The net that comes is a `Mobile` (a model mobilenetv2), the smallest, on images shrunk to
   `resolution`. step, growth, tolerance: of `scaling.grid`, all the ways to about `growth` times its
   multiply-accumulates; each is trained, and the best by validation accuracy, the mean over seeds,
-  gives the coefficients; ways that rounding makes the same are one. phis: of the family, rising.
-  multiple: what resolutions divide by. training: of `tune`. Rows: 'scaled' for the base, each way
-  ('grid') and the family: what grows by how much, costs and accuracies.
+  gives the coefficients; ways that rounding makes equal are one, to the base none. phis: of the
+  family, rising. multiple: what resolutions divide by. training: of `tune`. Rows: 'scaled' for the
+  base, each way ('grid') and the family: what grows by how much, costs and accuracies.
   """
   ways = scaling.grid(step, growth, tolerance)
   require(ways, f'no coefficients in steps of {step=} are within {tolerance=} of {growth=}')
@@ -38,6 +38,8 @@ def compound(
     base = described(net.module, resolution, run)
     trained(base, run.child('base'), train, role='base', phi=0.0)
     grown = {scaling.scaled(base, way, 1.0, multiple=multiple): way for way in reversed(ways)}
+    grown.pop(base, None)
+    require(grown, f'rounded to {multiple=} pixels and 8 channels no way changes {base}')
     found = {}
     for i, (arch, way) in enumerate(reversed(grown.items())):
       _, right = trained(arch, run.child(f'grid-{i}'), train, role='grid', phi=1.0, way=way)

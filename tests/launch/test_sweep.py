@@ -41,18 +41,18 @@ def test_all_lines_one_after_another(launch, tmp_path):
   path.write_text(
     'from configs.quickstart import get_config as whole\n'
     'def get_config(variant=""):\n  return whole("quick")\n'
-    'def sweep():\n  for batch in 60, 0, 30:\n    yield {"seeds": (0,), "lottery.batch": batch}\n'
+    'def sweep():\n  for batch in 0, 60:\n    yield {"seeds": (0,), "lottery.batch": batch}\n'
   )
   flags = [f'--config={path}', f'--workdir={tmp_path}/runs', '--run']
   result = launch(*flags, module='launch.sweep', env={'PYTHONPATH': '.'})
   assert result.code == 2, result.err
   assert 'batch=0 must be above 0' in result.err
-  assert result.lines[-1] == 'error: lines 1 failed; run them again'
-  ended = [(tmp_path / f'runs/{line:03}/report.html').is_file() for line in range(3)]
-  assert ended == [True, False, True]
-  before = (tmp_path / 'runs/000/metrics.jsonl').read_text()
+  assert result.lines[-1] == 'error: lines 0 failed; run them again'
+  ended = [(tmp_path / f'runs/{line:03}/report.html').is_file() for line in range(2)]
+  assert ended == [False, True]
+  before = (tmp_path / 'runs/001/metrics.jsonl').read_text()
   launch(*flags, module='launch.sweep', env={'PYTHONPATH': '.'})
-  assert (tmp_path / 'runs/000/metrics.jsonl').read_text() == before
+  assert (tmp_path / 'runs/001/metrics.jsonl').read_text() == before
 
 
 def test_a_config_without_a_sweep(launch):

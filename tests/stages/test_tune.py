@@ -30,7 +30,6 @@ LATER = dict(
   tune=lambda: stages.tune(**SHORT),
   distill=lambda: stages.distill(teachers=('pruned',), temperature=4.0, **SHORT),
   lottery=lambda: stages.lottery(rounds=1, rates=(('kernel', 0.3),), **SHORT),
-  filterlet=lambda: stages.filterlet(levels=(0.8,), examples=64, **SHORT),
   fedavg=lambda: stages.fedavg(federation=CLIENTS, optimizer=ADAM),
   fedkd=lambda: stages.fedkd(federation=CLIENTS, optimizer=ADAM),
   fedmd=lambda: stages.fedmd(federation=CLIENTS, optimizer=ADAM),
