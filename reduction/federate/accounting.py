@@ -38,23 +38,24 @@ def received(seen, number: int, last, dense: int) -> np.ndarray:
 def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
   """What each matrix of an update takes, and all else together ('vectors'): a row each.
 
-  rounds: of each, dicts {name: [R]}: up, bytes of all clients; change, bytes of what came out;
-  rank, means over clients; and [R]: current, whole, how many received the change before or the
-  whole student. mirrored: down is what was up. Rows: tensor; dense_bytes, once; up_bytes and
-  down_bytes [R], a client, all rounds; first_rank and last_rank [R] where there are any. A codec
-  that sends all as one, such as a sketch, has no bytes of a tensor, and no rows.
+  rounds: of each, arrays [tensors, R] in the order of shapes: up, bytes of all clients; change,
+  bytes of what came out; rank, means over clients, NaN where there is none; and [R]: current,
+  whole, how many received the change before or the whole student. mirrored: down is what was up.
+  Rows: tensor; dense_bytes, once; up_bytes and down_bytes [R], a client, all rounds; first_rank and
+  last_rank [R] where there are any. A codec that sends all as one, such as a sketch, has no bytes
+  of a tensor, and no rows.
   """
   rounds, total = list(rounds), {}
-  if not rounds or set(rounds[0]['up']) != set(shapes):
+  if not rounds or len(rounds[0]['up']) != len(shapes):
     return []
-  for name, shape in shapes.items():
-    size, up = FLOAT * math.prod(shape), sum(one['up'][name] for one in rounds)
-    before = [np.zeros_like(up), *(one['change'][name] for one in rounds)]
+  for i, (name, shape) in enumerate(shapes.items()):
+    size, up = FLOAT * math.prod(shape), sum(one['up'][i] for one in rounds)
+    before = [np.zeros_like(up), *(one['change'][i] for one in rounds)]
     down = sum(one['whole'] * size + one['current'] * b for one, b in zip(rounds, before))
     row = dict(dense_bytes=size, up_bytes=up / clients,
                down_bytes=(up if mirrored else down) / clients)  # fmt: skip
-    if name in rounds[0]['rank']:
-      row |= dict(first_rank=rounds[0]['rank'][name], last_rank=rounds[-1]['rank'][name])
+    if np.isfinite(rounds[0]['rank'][i]).all():
+      row |= dict(first_rank=rounds[0]['rank'][i], last_rank=rounds[-1]['rank'][i])
     if len(shape) < 2:
       old = total.get('vectors', dict.fromkeys(row, 0))
       total['vectors'] = {key: old[key] + value for key, value in row.items()}

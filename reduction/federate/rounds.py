@@ -146,8 +146,7 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
   carry, heard, sent = _send(
     parts, dict(carry, own=own), joined(updates), ids, arrives, number, run
   )
-  ranks = {f'rank {n.removeprefix("params/")}': r for n, r in sent['rank'].items()}
-  return carry, row | heard | ranks, sent
+  return carry, row | heard, sent
 
 
 def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
@@ -243,10 +242,12 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
     void=heard['void'].astype(int), refused=refused.sum(1),
   )  # fmt: skip
   current = (known[rows, ids] == number) & (number > 0)
+  ranks, none = heard['rank'], np.full(up.shape, np.nan)
   sent = dict(
-    up={n: x.sum(1) for n, x in heard['up'].items()},
-    change={n: np.where(heard['void'], 0, x) for n, x in heard['down'].items()},
-    rank={n: x.mean(1) for n, x in heard['rank'].items()},
+    up=np.stack([x.sum(1) for x in heard['up'].values()]),
+    change=np.stack([np.where(heard['void'], 0, x) for x in heard['down'].values()]),
+    rank=np.stack([ranks.get(name, none).mean(1) for name in heard['up']]),
     current=current.sum(1), whole=(~current).sum(1),
   )  # fmt: skip
+  told |= {f'rank {name.removeprefix("params/")}': r.mean(1) for name, r in ranks.items()}
   return carry, told, sent
