@@ -7,7 +7,7 @@ import flax.linen as nn
 import numpy as np
 import pytest
 
-from reduction import prune, stages, tree
+from reduction import prune, stages, train, tree, update
 from reduction.errors import UsageError
 from reduction.net import create
 from reduction.run import Run, chain
@@ -88,6 +88,29 @@ def test_reinit_has_the_ticket_s_mask_and_data_but_other_weights(fresh):
   assert [row['at'] for row in controls] == [f'levels/1/reinit{i}' for i in range(2)]
   assert {row['kept'] for row in controls} == {levels(run)[1]['kept']}
   assert len({row['validation_loss'][0] for row in [*controls, levels(run)[1]]}) == 3
+
+
+def test_one_program_trains_all_levels_and_controls(fresh, monkeypatch):
+  traced, made = [], {}
+
+  def counted(module):
+    def loss(*args):
+      traced.append(1)
+      return update.classification(module)(*args)
+
+    return made.setdefault(module, loss)
+
+  monkeypatch.setattr(train, 'classification', counted)
+  net, run = fresh((0, 1))
+  find(rounds=0)(net, run.child('dense'))
+  once = len(traced)
+  controls = dict(reinit=dict(draws=2), random={}, shuffled={}, early={}, constant={},
+                  noise=dict(sigmas=(0.5,)))  # fmt: skip
+  find(controls=controls)(net, run.child('all'))
+  assert {row['net'] for row in run.rows if row['kind'] == 'level'} == {
+    'ticket', 'reinit', 'random', 'shuffled', 'early', 'constant', 'noise 0.5'
+  }
+  assert len(traced) == once > 0
 
 
 def test_one_shot_prunes_the_dense_net_to_the_same_counts(fresh):
