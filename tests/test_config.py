@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from launch.run import PARTS, build, run
-from reduction import config, data, models, report, stages
+from reduction import config, data, models, report, saved, stages, tree
 from reduction.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -156,6 +156,35 @@ def test_quick_runs_for_two_steps(path, tmp_path, folders):
   assert set(c.stages) <= set(done.nets)
   _, page = report.write(tmp_path)
   assert page == tmp_path / 'report.html' and page.exists()
+
+
+@pytest.mark.slow
+def test_students_that_were_distilled_are_federated(tmp_path, folders):
+  """configs/fedkd/ade.py:distilled goes on from what configs/distill/bert.py left."""
+  bert, ade = (
+    module(ROOT / 'configs' / name) for name in ('distill/bert.py', 'fedkd/ade.py')
+  )
+  c = bert.get_config('quick')
+  changes, folder = small(c, folders)
+  c.update_from_flattened_dict(changes)
+  run(config.canonical(c), tmp_path / 'bert', folder)
+  c = ade.get_config('distilled')
+  c.stages = ('distilbert',)
+  for name in ('pkd', 'tinybert'):
+    del c[name]
+  changes, folder = small(c, folders)
+  c.update_from_flattened_dict(changes | {
+    'distilbert.student.layers': 1, 'distilbert.federation.rounds': 1,
+    'distilbert.inherits.of': f'{tmp_path / "bert"}:distilbert',
+  })  # fmt: skip
+  done = run(config.canonical(c), tmp_path / 'ade', folder)
+  first, last = (
+    dict(tree.named(net.params))
+    for net in (saved.read(tmp_path / 'bert/nets/distilbert', models), done.nets['distilbert'])
+  )
+  same = {name: np.array_equal(last[name], w) for name, w in first.items()}
+  assert all(same[name] for name in same if 'embeddings' in name)  # not trained, and inherited
+  assert not all(same.values())
 
 
 def test_canonical_is_plain_sorted_and_refuses_what_json_cannot_hold():

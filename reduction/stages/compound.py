@@ -15,8 +15,9 @@ from reduction.stages.tune import tune
 
 
 def compound(
-  *, resolution: int, phis: tuple[float, ...], step: float = 0.1, growth: float = 2.0,
-  tolerance: float = 0.1, multiple: int = 4, **training,
+  *, resolution: int, phis: tuple[float, ...], steps: int, batch: int, optimizer: dict,
+  step: float = 0.1, growth: float = 2.0, tolerance: float = 0.1, multiple: int = 4,
+  every: int = 100, augment: str | None = None,
 ) -> Stage:  # fmt: skip
   """Finds how a network grows best, then grows it; returns the last network of the family.
 
@@ -24,15 +25,16 @@ def compound(
   `resolution`. step, growth, tolerance: of `scaling.grid`, all the ways to about `growth` times its
   multiply-accumulates; each is trained, and the best by validation accuracy, the mean over seeds,
   gives the coefficients; ways that rounding makes equal are one, to the base none. phis: of the
-  family, rising. multiple: what resolutions divide by. training: of `tune`. Rows: 'scaled' for the
-  base, each way ('grid') and the family: what grows by how much, costs and accuracies.
+  family, rising. multiple: what resolutions divide by. steps, batch, optimizer, every, augment: as
+  for `tune`. Rows: 'scaled' for the base, each way ('grid') and the family: what grows by how much,
+  costs and accuracies.
   """
   ways = scaling.grid(step, growth, tolerance)
   require(ways, f'no coefficients in steps of {step=} are within {tolerance=} of {growth=}')
   rising = all(a < b for a, b in itertools.pairwise((0.0, *phis)))
   require(phis and rising, f'{phis=} must rise from above 0')
   require(resolution > 0 and resolution % multiple == 0, f'{resolution=} must divide by {multiple}')
-  train = tune(**training)
+  train = tune(steps=steps, batch=batch, optimizer=optimizer, every=every, augment=augment)
 
   def stage(net: Net, run: Run) -> Net:
     base = described(net.module, resolution, run)
