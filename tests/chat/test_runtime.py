@@ -16,12 +16,12 @@ from reduction.chat.sampling import Sampling
 from reduction.chat.speed import told
 from reduction.chat.template import plain
 from reduction.errors import DataError, UsageError
-from reduction.kernels import native
+from reduction.kernels import int4_cpu, native
 from reduction.models.gpt import gpt
 from reduction.models.llama import llama
 from reduction.models.served import Served
 from reduction.net import Net
-from reduction.qtensor import Scheme
+from reduction.qtensor import Scheme, dequantize
 from reduction.quantize.rtn import quantize
 
 SIZES = dict(layers=2, width=32, heads=4, inner=64, vocabulary=128, positions=128)
@@ -63,6 +63,23 @@ def test_greedy_tokens_are_those_of_the_whole_text(name, packed):
   found = list(Runtime(of).continued(PROMPT, GREEDY, KEY, most=12))
   assert found == greedy(of, PROMPT, 12)
   assert len(set(found)) > 3  # and not one token again and again
+
+
+@pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
+def test_greedy_tokens_of_the_native_kernel_are_the_fake_quantized_model_s():
+  """The packed model by the kernel in C++, against floats that hold the same weights."""
+  module = llama(layers=2, width=64, heads=4, kv_heads=2, inner=128, vocabulary=128, positions=128,
+                 tied=True)  # fmt: skip
+  params = module.init(jax.random.key(2), np.zeros((1, 4), np.int32))['params']
+  packed = {path: 3 * w[None] for path, w in tree.named(params)}
+  fake = dict(packed)
+  for path in [path for path in packed if path.startswith('layer') and path.endswith('kernel')]:
+    packed[path] = quantize(packed[path], Scheme(4, 64))
+    fake[path] = dequantize(packed[path])
+  running = Runtime(Net(Served(module), tree.nest(packed)))
+  assert isinstance(running.params['layers'].gates, int4_cpu.CpuWeight)
+  found = list(running.continued(PROMPT, GREEDY, KEY, most=12))
+  assert found == greedy(Net(module, tree.nest(fake)), PROMPT, 12) and len(set(found)) > 3
 
 
 def test_a_text_that_begins_alike_is_not_read_again():

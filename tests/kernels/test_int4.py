@@ -1,7 +1,10 @@
 """Products with packed weights in every form against the weights as floats."""
 
 import functools
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -116,6 +119,21 @@ def in_integers(x, size, most):
 
 
 @NATIVE
+@pytest.mark.parametrize('kind', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('bits', [3, 4])
+def test_half_floats_go_through_the_native_kernel(bits, kind):
+  _, kernel = made(256, 77, bits=bits, group=64)
+  x = jnp.asarray(np.random.default_rng(2).standard_normal((3, 256)), kind)
+  weight = int4.prepacked(kernel)
+  assert isinstance(weight, int4_cpu.CpuWeight)
+  found = jax.jit(int4.matmul)(x, weight)
+  wanted = np.float64(x) @ np.float64(dequantize(kernel))
+  assert found.dtype == kind
+  step = float(jnp.finfo(kind).eps)  # of what comes out; sums are of float32
+  np.testing.assert_allclose(np.float64(found), wanted, atol=step * abs(wanted).max())
+
+
+@NATIVE
 def test_zeros_and_numbers_of_any_size_are_rounded():
   _, kernel = made(128, 8, bits=4, group=64)
   weight = int4.prepacked(kernel)
@@ -187,6 +205,22 @@ def test_a_compiler_that_fails_leaves_nothing_and_one_line(monkeypatch, tmp_path
   assert not native.ready.__wrapped__()
   assert 'it broke' in caplog.messages[0]
   assert list((tmp_path / 'cache').rglob('*.so')) == []
+
+
+@pytest.mark.slow
+def test_two_processes_that_build_at_once_leave_one_whole_library(tmp_path):
+  slow = tmp_path / 'g++'  # writes one half, and after a while the other
+  slow.write_text('#!/bin/sh\nfor out; do :; done\nprintf half > "$out"\nsleep 1\n'
+                  'printf " and half" >> "$out"\n')  # fmt: skip
+  slow.chmod(0o755)
+  script = 'from reduction.kernels import native; print(native._built().read_text())'
+  env = os.environ | {'CXX': str(slow), 'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+  start = lambda: subprocess.Popen([sys.executable, '-c', script], env=env, text=True,
+                                   stdout=subprocess.PIPE)  # fmt: skip
+  both = [start(), start()]
+  assert [one.communicate(timeout=120)[0] for one in both] == ['half and half\n'] * 2
+  (folder,) = (tmp_path / 'cache').rglob('kernels')
+  assert [path.read_text() for path in folder.iterdir()] == ['half and half']
 
 
 def test_a_library_is_built_once(monkeypatch, tmp_path):

@@ -1,18 +1,33 @@
 """A conversation in the terminal: what is shown, what is refused, what Ctrl-C stops."""
 
 import os
+import pty
+import select
+import shutil
 import signal
+import subprocess
+import sys
+import time
 
 import jax
+import numpy as np
 import pytest
 
 from launch.chat import converse, room, say
+from reduction import tree, written
 from reduction.chat.conversation import Conversation
 from reduction.chat.manners import manners
 from reduction.chat.runtime import Runtime
 from reduction.chat.sampling import Sampling
 from reduction.errors import UsageError
+from reduction.kernels import native
+from reduction.models.served import Served
+from reduction.net import Net
 from reduction.opened import language_model
+from reduction.qtensor import Scheme
+from reduction.quantize.rtn import quantize
+from tests import decoders
+from tests.decoders import bytes_and_words
 
 
 @pytest.fixture
@@ -48,6 +63,74 @@ def test_what_is_wrong_is_one_line(launch, decoder, flags, code, line):
   result = launch(*flags, f'--data_dir={decoder}', module='launch.chat')
   assert result.code == code and result.out == ''
   assert len(result.lines) == 1 and line in result.lines[0]
+
+
+def test_a_tokenizer_of_another_model_is_one_line(launch, decoder, tmp_path):
+  shutil.copytree(decoder / 'tiny', tmp_path / 'other')
+  (tmp_path / 'other/tokenizer.json').write_text(bytes_and_words().to_str())
+  result = launch(f'--model={tmp_path}/other', '--prompt=It is 12', module='launch.chat')
+  assert result.code == 65 and result.out == '', result.err
+  assert len(result.lines) == 1 and 'is the tokenizer of another model?' in result.lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
+def test_inputs_in_8_bits_say_what_they_change(launch, tmp_path):
+  config = decoders.CONFIG | dict(hidden_size=64, intermediate_size=128)
+  found = language_model(decoders.model(tmp_path / 'whole', config))
+  packed = tree.map_named(
+    lambda path, w: quantize(np.asarray(w), Scheme(4, 64), dtype=np.float16)
+    if path.startswith('layer') and path.endswith('kernel') else w, found.net.params,
+  )  # fmt: skip
+  (tmp_path / 'packed').mkdir()
+  net = Net(Served(found.net.module), packed)
+  written.write(tmp_path / 'packed', net, found.config, found.files(), written.Format('compressed-tensors'))
+  said = []
+  for more in [], ['--inputs=8']:
+    result = launch(f'--model={tmp_path}/packed', '--prompt=the film', '--tokens=4', *more,
+                    module='launch.chat')  # fmt: skip
+    assert result.code == 0, result.err
+    said.append([line for line in result.lines if 'change logits by' in line])
+  (line,) = said[1]
+  assert said[0] == [] and line.startswith('inputs in 8 bits change logits by ')
+  assert 0 < float(line.split()[-1].rstrip('%')) < 5
+
+
+@pytest.mark.slow
+def test_a_person_at_a_terminal(decoder):
+  """A greeting, an answer, a line called back by the arrow, Ctrl-C at the prompt, Ctrl-D."""
+  master, slave = pty.openpty()
+  chat = subprocess.Popen(
+    [sys.executable, '-m', 'launch.chat', '--model=tiny', f'--data_dir={decoder}', '--tokens=6'],
+    stdin=slave, stdout=slave, stderr=slave, env=os.environ | {'TERM': 'xterm'},
+  )  # fmt: skip
+  os.close(slave)
+  shown = b''
+
+  def until(text, since=0):
+    nonlocal shown
+    end = time.monotonic() + 120
+    while text not in shown[since:]:
+      assert time.monotonic() < end, shown
+      if select.select([master], [], [], 0.1)[0]:
+        shown += os.read(master, 4096)
+    return len(shown)
+
+  try:
+    at = until(b'Ctrl-C stops an answer')
+    os.write(master, b'the film was\n')
+    at = until(b'\n', until(b'the film was', at))
+    os.write(master, b'/stats\n')
+    at = until(b'of 64 places', at)
+    os.write(master, b'\x1b[A\n')  # the line before, again
+    at = until(b'of 64 places', at)
+    os.write(master, b'/reset\n')
+    until(b'forgotten', at)
+    os.write(master, b'\x04')
+    assert chat.wait(60) == 0
+  finally:
+    chat.kill()
+    os.close(master)
 
 
 def test_commands_and_errors_leave_the_conversation_going(talk, capsys):
