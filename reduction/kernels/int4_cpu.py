@@ -9,7 +9,7 @@ from flax import struct
 from reduction.kernels import native
 from reduction.qtensor import QTensor, Scheme, unpack
 
-UNIT = 64  # rows that are packed together: a group has a multiple
+UNIT = 64  # rows that are packed together: a group has a multiple, or a half
 TILE = 8  # columns that lie together
 BITS = 3, 4, 8
 SCALES = 'float16', 'float32'  # as they are kept; others become float32
@@ -19,7 +19,7 @@ class CpuWeight(struct.PyTreeNode):
   """A packed weight [rows, columns] as the kernel reads it, eight columns together: of a table, its
   words.
 
-  data: uint8 [tiles, groups * size * bits], in the order of cpu/packed.h. scale: of SCALES [tiles,
+  data: uint8 [tiles, units * 64 * bits], in the order of cpu/packed.h. scale: of SCALES [tiles,
   groups, 8]; zero: uint8 like it. fill: columns that the last tile lacks. eight: whether x is
   rounded to 8 bits in each group of rows (A8), or to 16, which is finer than bfloat16 (A16).
   """
@@ -42,7 +42,9 @@ def takes(kernel: QTensor) -> bool:
   """Whether there is a kernel for such a weight."""
   scheme = kernel.scheme
   good = scheme.bits in BITS and scheme.group != 'tensor' and kernel.data.ndim == 2
-  return good and scheme.size(kernel.rows) % UNIT == 0
+  size = scheme.size(kernel.rows)
+  halves = size == UNIT // 2 < kernel.rows  # a lone half would be filled up
+  return good and (size % UNIT == 0 or halves)
 
 
 def prepacked(kernel: QTensor) -> CpuWeight:
@@ -55,10 +57,11 @@ def prepacked(kernel: QTensor) -> CpuWeight:
   zero = jnp.full(scale.shape, scheme.middle, jnp.uint8) if middle else turned(kernel.zero)
   codes = unpack(data, scheme.bits, rows)
   filled = jnp.broadcast_to(zero[-1], (groups * size - rows, columns))
+  half = jnp.zeros((-groups * size % UNIT, columns), jnp.uint8)  # of no group
   fill = -columns % TILE
   codes, scale, zero = (
     jnp.pad(part, ((0, 0), (0, fill))).reshape(len(part), -1, TILE)
-    for part in (jnp.concatenate([codes, filled]), scale, zero)
+    for part in (jnp.concatenate([codes, filled, half]), scale, zero)
   )  # [rows or groups, tiles, 8]
   eights = codes.reshape(-1, 8, 8, *codes.shape[1:]).transpose(3, 0, 1, 4, 2)
   data = _vectors(eights, scheme.bits).reshape(codes.shape[1], -1)
@@ -79,10 +82,13 @@ def matmul(x, weight: CpuWeight) -> jax.Array:
 
 def looked_up(weight: CpuWeight, words) -> jax.Array:
   """Columns of the weight, float32 [*words.shape, rows]: the words of a table."""
-  flat, bits = words.reshape(-1), weight.scheme.bits
+  flat, bits, size = words.reshape(-1), weight.scheme.bits, weight.scheme.size(weight.rows)
   tile, place = flat // TILE, flat % TILE
   data = weight.data.reshape(len(weight.data), -1, bits, TILE, 8)[tile, ..., place, :]
-  codes = _eights(data, bits).reshape(len(flat), weight.scale.shape[1], -1)
+  groups = weight.scale.shape[1]
+  codes = _eights(data, bits).reshape(len(flat), -1)[:, : groups * size].reshape(
+    len(flat), groups, size
+  )
   scale, zero = (part[tile, :, place, None] for part in (weight.scale, weight.zero))
   w = (codes.astype(jnp.float32) - zero) * scale.astype(jnp.float32)
   return w.reshape(len(flat), -1)[:, : weight.rows].reshape(*words.shape, -1)
@@ -93,7 +99,9 @@ def dequantized(weight: CpuWeight, dtype=jnp.float32) -> jax.Array:
   tiles, groups, _ = weight.scale.shape
   bits = weight.scheme.bits
   codes = _eights(weight.data.reshape(tiles, -1, bits, TILE, 8), bits)  # [tiles, units, 8, 8, 8]
-  codes = codes.transpose(1, 2, 4, 0, 3).reshape(groups, -1, tiles * TILE).astype(jnp.float32)
+  codes = codes.transpose(1, 2, 4, 0, 3).reshape(-1, tiles * TILE).astype(jnp.float32)
+  size = weight.scheme.size(weight.rows)
+  codes = codes[: groups * size].reshape(groups, size, -1)
   by_row = lambda part: part.transpose(1, 0, 2).reshape(groups, 1, -1).astype(jnp.float32)
   w = (codes - by_row(weight.zero)) * by_row(weight.scale)
   rows, columns = weight.shape

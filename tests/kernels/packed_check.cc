@@ -28,7 +28,7 @@ int Code(const uint8_t* tile, int64_t row, int c, int bits) {
 template <int kBits, typename X>
 double Worst(bool half, int64_t rows, int64_t columns, int size, int64_t count) {
   int64_t groups = (rows + size - 1) / size, tiles = (columns + 7) / 8;
-  int64_t bytes = groups * size * kBits;
+  int64_t bytes = (groups * size + 63) / 64 * 64 * kBits;
   std::vector<uint8_t> data(tiles * bytes), zero(tiles * groups * 8);
   for (auto& byte : data) byte = generator();
   for (auto& z : zero) z = generator() % (1 << kBits);
@@ -46,7 +46,7 @@ double Worst(bool half, int64_t rows, int64_t columns, int size, int64_t count) 
   packed::Rows<X> made(x.data(), count, rows, w, kBits);
   packed::Columns<kBits, X>(made, w, 0, columns, y.data());
   auto integer = [&](int64_t m, int64_t k) {
-    const X* unit = &made.q[m * made.length + k / 64 * 64];
+    const X* unit = &made.q[m * made.length + (size == 32 ? 2 * (k / 32 * 32) : k / 64 * 64)];
     if (sizeof(X) == 1 || !packed::kHalved<kBits>) return int(unit[k % 64]);
     const int8_t* halved = (const int8_t*)unit;
     return 256 * halved[64 + k % 64] + halved[k % 64];
@@ -71,7 +71,7 @@ double Worst(bool half, int64_t rows, int64_t columns, int size, int64_t count) 
 template <int kBits, typename X>
 double Worst(bool half) {
   double worst = 0;
-  for (int size : {64, 128, 192, 320, 8192}) {
+  for (int size : {32, 64, 128, 192, 320, 8192}) {
     for (int64_t count : {1, 3, 15}) {
       worst = std::max(worst, Worst<kBits, X>(half, 2 * size - 7, 11, size, count));
     }

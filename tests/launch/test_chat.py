@@ -84,7 +84,8 @@ def test_inputs_in_8_bits_say_what_they_change(launch, tmp_path):
   )  # fmt: skip
   (tmp_path / 'packed').mkdir()
   net = Net(Served(found.net.module), packed)
-  written.write(tmp_path / 'packed', net, found.config, found.files(), written.Format('compressed-tensors'))
+  form = written.Format('compressed-tensors')
+  written.write(tmp_path / 'packed', net, found.config, found.files(), form)
   said = []
   for more in [], ['--inputs=8']:
     result = launch(f'--model={tmp_path}/packed', '--prompt=the film', '--tokens=4', *more,

@@ -29,7 +29,8 @@ bool Fits(const Given& given, int64_t layers, int64_t bits, int64_t size, bool e
             given.columns, groups, static_cast<int>(size)},
            bits};
   bool known = bits == 3 || bits == 4 || (bits == 8 && !eight);
-  return known && size > 0 && size % 64 == 0 && given.columns % packed::kTile == 0 &&
+  known = known && (size == 32 || (size > 0 && size % 64 == 0));
+  return known && given.columns % packed::kTile == 0 &&
          (half || given.scale.element_type() == ffi::F32) && given.rows <= groups * size &&
          given.rows > (groups - 1) * size && of_data[1] == made->w.Stride(bits) &&
          of_data[0] == layers * given.columns / packed::kTile && of_scale[0] == of_data[0] &&

@@ -36,7 +36,7 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
   packed::Weight w{data.typed_data(), scale.untyped_data(), half, zero.typed_data(),
                    y->dimensions()[1], of_scale[1], static_cast<int>(size)};
   bool known = bits == 3 || bits == 4 || (bits == 8 && !eight);
-  bool fits = known && size > 0 && size % 64 == 0 &&
+  bool fits = known && (size == 32 || (size > 0 && size % 64 == 0)) &&
               (half || scale.element_type() == ffi::F32) && shape[1] <= w.groups * size &&
               shape[1] > (w.groups - 1) * size && of_data[1] == w.Stride(bits) &&
               of_data[0] == (w.columns + packed::kTile - 1) / packed::kTile &&

@@ -1,8 +1,8 @@
 // y = x w for a packed weight w of 3, 4 or 8 bits and a few rows of x, on a CPU.
 //
 // Layout. A tile is eight columns of w; the last one is filled up. It is `groups` groups of `size`
-// rows, a multiple of 64, and its codes of 64 rows are vectors of 64 bytes, as many as a code has
-// bits; byte 8 c + j is of column c, and of row 8 i + j
+// rows, a multiple of 64 or 32 (of these the last 64 rows may lack a half), and its codes of 64 rows
+// are vectors of 64 bytes, as many as a code has bits; byte 8 c + j is of column c, and of row 8 i + j
 //   8 bits  in vector i
 //   4 bits  in vector i / 2: its low half for even i, its high one for odd
 //   3 bits  a, b, c: bits 0-2 and 3-5 of a are i = 0 and 1, of b 2 and 3, of c 4 and 5; bits 6 and
@@ -17,7 +17,8 @@
 // A16: q of 16 bits, most 127 * 256 + 127, which is two signed bytes and finer than bfloat16 or
 // float16 of what is near the largest of a group. A8: of 8 bits, most 127; not for codes of 8 bits.
 // Ranges: codes of so many bits, zero 0..255, x finite. Sums are taken out of 32 bits before they
-// overflow, after `Longest` rows. Scratch: `Rows`. Equal to the reference on the rounded x but for
+// overflow, after `Longest` rows. A group of 32 is multiplied as 64 rows of which the other half of
+// q is 0, so that its vectors are unpacked twice. Scratch: `Rows`. Equal to the reference on the rounded x but for
 // the order of float32 sums.
 
 #ifndef REDUCTION_PACKED_H_
@@ -49,14 +50,16 @@ constexpr int64_t kAhead = 4096;  // bytes that are asked for before they are ne
 constexpr int Longest(int bits) { return bits == 8 ? 256 : 4096; }
 
 struct Weight {
-  const uint8_t* data;  // [tiles, groups * size / 64, bits, 64]
+  const uint8_t* data;  // [tiles, Units(), bits, 64]
   const void* scale;    // [tiles, groups, 8], float16 or float32
   bool half;            // whether float16
   const uint8_t* zero;  // [tiles, groups, 8]
   int64_t columns, groups;
   int size;
 
-  int64_t Stride(int bits) const { return groups * size * bits; }  // bytes of a tile
+  int64_t Units() const { return (groups * size + 63) / 64; }
+  int64_t Stride(int bits) const { return Units() * 64 * bits; }  // bytes of a tile
+  int Length() const { return std::max(size, 64); }               // integers of x that a group takes
 };
 
 // The largest |x|, 0 of none; in parts, which a compiler makes one vector of.
@@ -87,19 +90,20 @@ inline void Halved(int16_t* x) {
 // Rows of x in integers X, made once for all columns.
 template <typename X>
 struct Rows {
-  std::vector<X> q;             // [count, length], 0 where rows fill the last group up; 64 by 64
+  std::vector<X> q;             // [count, length], 0 where nothing is of a group; 64 by 64
                                 // `Halved` where the processor takes them so
   std::vector<float> by, sums;  // [count, groups]; sums: by times the sum of q
   int64_t count, groups, length;
 
   // x: [count, rows]; bits: of the codes that they meet
   Rows(const float* x, int64_t count, int64_t rows, const Weight& w, int64_t bits)
-      : q(count * w.groups * w.size), by(count * w.groups), sums(by.size()), count(count),
-        groups(w.groups), length(w.groups * w.size) {
+      : q(count * w.groups * w.Length()), by(count * w.groups), sums(by.size()), count(count),
+        groups(w.groups), length(w.groups * w.Length()) {
     for (int64_t m = 0; m < count; ++m) {
       for (int64_t g = 0; g < groups; ++g) {
         int64_t from = g * w.size, some = std::min<int64_t>(w.size, rows - from);
-        Round(x + m * rows + from, some, m * groups + g, &q[m * length + from]);
+        int64_t to = g * w.Length() + from % 64;  // 32 rows into their half
+        Round(x + m * rows + from, some, m * groups + g, &q[m * length + to]);
       }
     }
     if constexpr (sizeof(X) > 1) {
@@ -143,7 +147,7 @@ inline void Tile(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, f
     PACKED_UNROLL for (int m = 0; m < M; ++m) {
       total[m] = Less(total[m], zero, x.sums[of_x + m * groups]);
     }
-    for (int left = w.size; left > 0; left -= Longest(kBits)) {
+    for (int left = w.Length(); left > 0; left -= Longest(kBits)) {
       Sums<kBits, X, M> sums[M][kParts] = {};
       for (int k = std::min(left, Longest(kBits)); k > 0; k -= 64, data += 64 * kBits, q += 64) {
         PACKED_UNROLL for (int i = 0; i < kBits; ++i) __builtin_prefetch(data + 64 * i + kAhead);
@@ -159,6 +163,7 @@ inline void Tile(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, f
         total[m] = Added(total[m], InColumns(sums[m]), by);
       }
     }
+    if (w.size == 32 && g % 2 == 0) data -= 64 * kBits;  // the other half is another group
   }
   const int64_t column = tile * kTile, some = std::min<int64_t>(kTile, w.columns - column);
   PACKED_UNROLL for (int m = 0; m < M; ++m) {
