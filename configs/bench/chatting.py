@@ -6,7 +6,7 @@ decode at least llama.cpp's, on the same two threads. 'INT4, blocks apart' is wh
 for all blocks replaced. Two threads need a machine to themselves: beside other work llama.cpp's
 wait for each other in a loop and come to a stop, so compare there with
 --config.chatting.threads=1, where ours reads prompts on all of XLA's threads. Measured:
-configs/bench/results/chatting.jsonl.
+configs/bench/results/chatting.jsonl (AVX2) and chatting-vnni.jsonl.
 
     python -m launch.bench --config=configs/bench/chatting.py [--out=rows.jsonl]
 

@@ -3,7 +3,7 @@
 Wanted on two CPU cores, one row of x: at least 85 % of the speed at which the bytes can be read (75
 % for 4,096 x 4,096), no slower than the best of PyTorch's INT4 linear and ONNX Runtime at accuracy
 level 0 with inputs in 16 bits, than ONNX Runtime at level 4 with inputs in 8; INT3 faster than
-INT4. Measured: configs/bench/results/packed.jsonl.
+INT4. Measured: configs/bench/results/packed.jsonl (AVX2) and packed-vnni.jsonl.
 
     python -m launch.bench --config=configs/bench/packed.py [--out=rows.jsonl]
 
