@@ -1,10 +1,9 @@
 """LeNet-300-100, batch 60, Adam, masks, validation every 100 steps: our speed beside PyTorch's.
 
 Wanted on two CPU cores: at least 2 times the steps a second of the same protocol in PyTorch,
-evaluation at most 20 % of the time, `import reduction` under 1.5 s. Measured on 2 x AMD EPYC (AVX2,
-medians of five repeats), with evaluation: one seed 1,026 steps/s, 1.57 times
-PyTorch's with 2 threads; five seeds at once 1,183, 1.81 times PyTorch's seed after seed (2.03
-without evaluation); in evaluation 19 and 22 %; import 0.05 s, Python itself 0.045.
+evaluation at most 20 % of the time, `import reduction` under 1.5 s. Found on 2 x AMD EPYC, with
+evaluation, two seeds at once: 2.28 times PyTorch's with AVX-512 and 20 % in evaluation, 1.87 and 22
+% with AVX2; one seed 1.75 and 1.57. Import 0.02 s, as Python itself.
 
     python -m launch.bench --config=configs/bench/lenet.py [--data_dir=DATA] [--out=rows.jsonl]
 
