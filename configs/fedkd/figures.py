@@ -103,6 +103,7 @@ def figures(shown: str) -> dict:
   spectra = dict(
     title='Singular values of updates (figure 6)', kind='spectrum', x='index', y='share',
     lines='step', x_label='singular value', y_label='share of the largest', y_scale='log',
+    y_range=(1e-3, 1.2),
     spread='none', panels={name.replace('/', '_'): at(name) for name in matrices},
   )  # fmt: skip
   ranks = dict(setting.figures(*matrices)['ranks'], where=dict(stage=(shown,)), names=NAMES)

@@ -194,7 +194,8 @@ def _themed(text: str) -> str:
   text = re.sub(r' (width|height)="[^"]*"', '', head) + ' role="img">' + body
   text = re.sub(r'<g id="[^"]*"', '<g', text)
   text = re.sub(r" font-family: [^;\"]*;", '', text)
-  text = re.sub(r'(\d+\.\d\d)\d+', r'\1', text)  # a hundredth of a point
+  # places to a hundredth of a point, what is written as it is
+  text = re.sub('<[^>]*>', lambda tag: re.sub(r'(\d+\.\d\d)\d+', r'\1', tag[0]), text)
   named = {INK: 'ink', GRID: 'grid', CARD: 'card'} | {color_of(name): name for name in NAMES}
   paint = lambda m: f'{m[1]}: var(--{named[m[2]]}, {m[2]})' if m[2] in named else m[0]
   text = re.sub(r'(fill|stroke): (#[0-9a-f]{6})', paint, text)

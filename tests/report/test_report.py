@@ -281,6 +281,13 @@ def test_figure_draws_what_rows_hold_and_names_what_they_lack():
   assert ticks == ['100', '51.2'] and 'var(--d0, #0072b2)' in svg
 
 
+def test_small_numbers_on_an_axis_are_written_in_full():
+  rows = [dict(kind='spectrum', index=i, share=10.0**-i, seeds=[0]) for i in range(5)]
+  spec = dict(title='t', kind='spectrum', x='index', y='share', y_scale='log', spread='none')
+  (panel,) = figures.draw('f', spec, rows).panels
+  assert '>0.001<' in panel.svg and '>0.00<' not in panel.svg
+
+
 def test_figure_without_rows_says_so():
   html = report.render(ROWS, CONFIG, SESSIONS)[1]
   assert 'Not run: no curve rows.' in html
