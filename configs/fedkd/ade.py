@@ -17,9 +17,10 @@ authors' code. Documents are dealt to clients whole. Not run in full: it takes h
 Variants: 'two' layers; 'small', for a CPU: the teacher's first four layers and students of two, 40
 tokens, four rounds of a quarter of each client's sentences, and learning rates chosen for that on
 validation sentences (AdamW's of 1, 2, 4 and 8 e-4; SGD's of SCAFFOLD of 0.02, 0.1 and 0.3);
-'distilled' is FedAvg of students that configs/distill/bert.py:four left in runs/bert-four, the rows
-DistilBERT, BERT-PKD and TinyBERT; 'quick' is a teacher of two layers and its student of one, two
-clients, two rounds of a few steps.
+'codecs' is FedAvg that sends less, FedDropout, FetchSGD, PowerSGD and in 8 bits; 'distilled' is
+FedAvg of students that configs/distill/bert.py:four left in runs/bert-four, the rows DistilBERT,
+BERT-PKD and TinyBERT; 'quick' is a teacher of two layers and its student of one, two clients, two
+rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -35,8 +36,8 @@ DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'two', and 'small', 'distilled' or 'quick', joined by a comma."""
-  chosen = split(variant, ('two', 'small', 'distilled', 'quick'))
+  """variant: '' or 'two', 'small', and 'codecs', 'distilled' or 'quick', joined by commas."""
+  chosen = split(variant, ('two', 'small', 'codecs', 'distilled', 'quick'))
   quick, small = 'quick' in chosen, 'small' in chosen
   layers = 1 if quick else 2 if chosen & {'two', 'small'} else 4
   c = config_dict.ConfigDict()
@@ -56,13 +57,15 @@ def get_config(variant: str = ''):
   parts |= {f'over_{base}': dict(stage='versus', of='fedkd', base=base) for base in BASES}
   last = tuple(f'over_{base}' for base in BASES)
   c.stages = ('pretrained', 'fedkd') if quick else ('pretrained', *setting.ALL, *last)
+  if 'codecs' in chosen:
+    c.stages = ('pretrained', *setting.CODECS)
   if 'distilled' in chosen:
     c.stages = DISTILLED
     given = dict(parts['fedavg'], student=dict(SIZES, layers=4))
     parts |= {n: dict(given, inherits=dict(of=f'runs/bert-four:{n}', fresh=())) for n in DISTILLED}
   for name in c.stages:
     c[name] = parts[name]
-  if not quick and 'distilled' not in chosen:
+  if not chosen & {'quick', 'codecs', 'distilled'}:
     c.paper = paper(layers)
   c.tables = setting.tables('test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1')
   return c
@@ -86,6 +89,9 @@ def stages(given: dict, student: dict, deep: int, rate: float) -> dict:
     if name != 'large' and part['stage'] == 'fedkd':
       part.update(teachers=(), begins='pretrained')
   parts['fedmd']['public'] = 1_024
+  # a quarter of the bytes up, as in the paper: a layer is 1.77 M weights
+  sketch = dict(rows=5, columns=90_000 * student['layers'], top=50_000 * student['layers'])
+  parts['fetchsgd']['federation']['codec'].update(sketch)
   parts['fedopt']['server_optimizer'] = dict(name='adam', learning_rate=1e-3, b2=0.99)
   return parts
 

@@ -6,6 +6,7 @@ BESIDE = ('teacher_accuracy', 'up_bytes', 'down_bytes', 'of_dense')  # scores
 ALL = (  # methods of the paper's tables 2 and 3 that no other run has to go before
   'large', 'central', 'local', 'fedavg', 'fedprox', 'scaffold', 'fedopt', 'fedmd', 'fedkd', 'whole',
 )  # fmt: skip
+CODECS = 'feddropout', 'fetchsgd', 'powersgd', 'eight_bits'  # FedAvg that sends less
 TABLE = ('large', 'fedavg', 'fedkd', 'whole', 'alone')  # of `methods`, for models that take long
 
 
