@@ -121,7 +121,7 @@ def paper(layers: int) -> dict:
 
 
 def sweep():
-  """Students of four and of two layers, a line a seed."""
-  for variant in '', 'two':
+  """Students of four and of two layers, and what sends less, a line a seed."""
+  for variant in '', 'two', 'codecs':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}
