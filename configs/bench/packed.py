@@ -2,8 +2,9 @@
 
 Wanted on two CPU cores, one row of x: at least 85 % of the speed at which the bytes can be read (75
 % for 4,096 x 4,096), no slower than the best of PyTorch's INT4 linear and ONNX Runtime at accuracy
-level 0 with inputs in 16 bits, than ONNX Runtime at level 4 with inputs in 8; INT3 faster than
-INT4. Measured: configs/bench/results/packed.jsonl (AVX2) and packed-vnni.jsonl.
+level 0 with inputs in 16 bits, than the best of ONNX Runtime at level 4 and ggml's Q4_0 (groups of
+32, as llama.cpp multiplies) with inputs in 8; INT3 faster than INT4. Measured:
+configs/bench/results/packed.jsonl (AVX2, without ggml) and packed-vnni.jsonl.
 
     python -m launch.bench --config=configs/bench/packed.py [--out=rows.jsonl]
 
@@ -28,6 +29,8 @@ def get_config(variant: str = ''):
     group=128,
     bytes=100_000 if quick else 600_000_000,
     repeats=1 if quick else 5,
-    peers=() if quick else ('torch int4', 'onnxruntime, level 0', 'onnxruntime, level 4'),
+    peers=() if quick else (
+      'torch int4', 'onnxruntime, level 0', 'onnxruntime, level 4', 'ggml Q4_0',
+    ),
   )
   return c

@@ -19,6 +19,7 @@ KINDS = {'INT4': (4, False), 'INT3': (3, False), 'INT4, A8': (4, True), 'INT3, A
 READ = 'read'
 PEERS = {  # what each is compared with: inputs in floats or 16 bits, inputs in 8
   'torch int4': 'INT4', 'onnxruntime, level 0': 'INT4', 'onnxruntime, level 4': 'INT4, A8',
+  'ggml Q4_0': 'INT4, A8',
 }  # fmt: skip
 
 

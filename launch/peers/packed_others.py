@@ -1,8 +1,8 @@
-"""Products with INT4 weights as PyTorch and ONNX Runtime do them: peers of configs/bench/packed.py.
+"""Products with INT4 weights as others do them: peers of configs/bench/packed.py.
 
-Needs torch, onnx and onnxruntime, or some of them. The first line of stdin holds the settings, each
-further line a job. Weights are random: only the time counts. ONNX Runtime gets one graph of all
-copies and one session: many sessions spin against each other.
+Needs torch, onnx and onnxruntime, xllamacpp, or some of them. The first line of stdin holds the
+settings, each further line a job. Weights are random: only the time counts. ONNX Runtime gets one
+graph of all copies and one session: many sessions spin against each other.
 """
 
 import json
@@ -11,6 +11,7 @@ import tempfile
 import time
 
 import numpy as np
+from packed_ggml import q4_0  # beside this file, which runs as a program
 
 
 def torch_int4(rows, columns, count, copies, group):
@@ -67,6 +68,7 @@ KINDS = {
   'torch int4': torch_int4,
   'onnxruntime, level 0': lambda *shape: onnx_int4(*shape, 0),
   'onnxruntime, level 4': lambda *shape: onnx_int4(*shape, 4),
+  'ggml Q4_0': q4_0,
 }
 
 
