@@ -71,6 +71,8 @@ def seal(path: pathlib.Path, pieces: Iterable[bytes]):
     digest = tree.digest(np.memmap(file, np.uint8, 'r', offset=16))
     file.seek(0)
     file.write(digest.encode())
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def unsealed(path: pathlib.Path) -> bytes:
@@ -85,17 +87,25 @@ def unsealed(path: pathlib.Path) -> bytes:
 @contextlib.contextmanager
 def whole_folder(path: pathlib.Path):
   """A new folder that becomes `path` when the block ends well. Raises StorageError."""
-  unfinished = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  beside = f'.{path.name}.{os.getpid()}'
+  unfinished, older = path.with_name(f'{beside}.tmp'), path.with_name(f'{beside}.old')
   shutil.rmtree(unfinished, ignore_errors=True)
   try:
     unfinished.mkdir(parents=True)
     yield unfinished
-    shutil.rmtree(path, ignore_errors=True)
-    os.replace(unfinished, path)
+    if path.exists():
+      os.replace(path, older)
+    try:
+      os.replace(unfinished, path)
+    except OSError:
+      if older.exists():
+        os.rename(older, path)
+      raise
   except OSError as error:
     raise StorageError(f'cannot write {path}: {error.strerror}') from error
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 @contextlib.contextmanager

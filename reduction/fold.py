@@ -70,7 +70,7 @@ class _Saver:
     return self.start, carry, Outs(self.keeper, restored['ranges'])
 
   def due(self, waiting: int) -> bool:
-    """Whether it is time, on any process: saving takes a twentieth of a run, or the memory fills.
+    """Whether it is time, on any process: saving takes a fiftieth of a run, or the memory fills.
 
     waiting: bytes of the outs that no save holds yet.
     """
@@ -95,7 +95,7 @@ class _Saver:
       store.committed()
     self.start, self.saved_at = stop, time.monotonic()
     if self.run.save_every:  # 0, at every index, is for tests
-      self.pause = max(self.run.save_every, 19 * (self.saved_at - began))
+      self.pause = max(self.run.save_every, 49 * (self.saved_at - began))
 
 
 def loop(run, name: str, step, carry, count: int):

@@ -24,7 +24,7 @@ def counting(run, count=4, name='count', crash=None):
   return np.asarray(carry['x']), [np.asarray(o['out']['x']) for o in outs], run.rows
 
 
-def test_saving_takes_a_twentieth_of_a_run(tmp_path, monkeypatch):
+def test_saving_takes_a_fiftieth_of_a_run(tmp_path, monkeypatch):
   now = [0.0]
   monkeypatch.setattr('reduction.fold.time.monotonic', lambda: now[0])
   save, saves = checkpoint.Keeper.save, []
@@ -40,9 +40,9 @@ def test_saving_takes_a_twentieth_of_a_run(tmp_path, monkeypatch):
     now[0] += 5
     return carry, None
 
-  Run(workdir=tmp_path, save_every=20.0).fold('slow', step, dict(x=jnp.ones(2)), 100)
-  # first after 20 s, then after 19 times the 10 s that saving took, and at the end
-  assert saves == [20, 220, 420, 530]
+  Run(workdir=tmp_path, save_every=20.0).fold('slow', step, dict(x=jnp.ones(2)), 150)
+  # first after 20 s, then after 49 times the 10 s that saving took, and at the end
+  assert saves == [20, 520, 770]
 
 
 def test_outs_that_fill_the_memory_are_saved_before_their_time(tmp_path, monkeypatch):
@@ -122,6 +122,10 @@ def test_a_checkpoint_of_another_beginning_refuses(tmp_path):
   counting(Run(workdir=tmp_path))
   with pytest.raises(UsageError, match='another initial state or count'):
     counting(Run(workdir=tmp_path), count=5)
+  step = lambda carry, index, run: (carry, None)
+  Run(workdir=tmp_path).fold('one', step, dict(x=jnp.zeros(2)), 3)
+  with pytest.raises(UsageError, match='another initial state or count'):  # of the same shapes
+    Run(workdir=tmp_path).fold('one', step, dict(x=jnp.ones(2)), 3)
 
 
 @pytest.mark.parametrize(

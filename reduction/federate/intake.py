@@ -10,7 +10,7 @@ from reduction.errors import DataError, UserError
 from reduction.federate.codecs.codec import Codec
 from reduction.federate.message import Letter, body, unpack
 
-HEAVIEST = 2**31  # examples that a client may say it has
+HEAVIEST = 10**8  # examples that a client may say it has; see also `server.rules`' heaviest
 
 
 class Expected(NamedTuple):
@@ -62,7 +62,7 @@ def take(
     check(letter, taken, expected)
     if not all(np.isfinite(x).all() for parts in message.values() for x in parts.values()):
       raise DataError('numbers that are not finite')
-    update = {n: np.asarray(x) for n, x in codec.decode(message, expected.like).items()}
+    update = decoded(message, codec, expected.like)
     length = math.sqrt(sum(float(np.sum(x.astype(np.float64) ** 2)) for x in update.values()))
     if not math.isfinite(length) or (expected.longest and length > expected.longest):
       raise DataError(f'an update of norm {length:.4g}, at most {expected.longest:g} is taken')
@@ -74,6 +74,18 @@ def take(
     weights={**taken.weights, client: float(letter.weight)},
     sizes={**taken.sizes, client: body(data)},
   )  # fmt: skip
+
+
+def decoded(message: dict, codec: Codec, like: dict) -> dict:
+  """The update that a message is. Raises DataError where its tensors are not of this codec."""
+  try:
+    update = {n: np.asarray(x) for n, x in codec.decode(message, like).items()}
+    fits = {n: x.shape for n, x in update.items()} == {n: tuple(x.shape) for n, x in like.items()}
+  except (KeyError, TypeError, ValueError, IndexError):
+    fits = False
+  if not fits:
+    raise DataError('tensors of a kind that this federation does not send')
+  return update
 
 
 def check(letter: Letter, taken: Taken, expected: Expected):

@@ -88,12 +88,14 @@ def _manifest(text: bytes) -> tuple[Letter, list]:
   try:
     found = json.loads(text)
     letter = {name: found[name] for name in FIELDS}
+    if type(letter['weight']) is int:
+      letter['weight'] = float(letter['weight'])
     tensors = [(name, kind, k) for name, kind, k in found['tensors']]
-  except (ValueError, KeyError, TypeError, RecursionError) as error:
+  except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
     raise DataError(f'the manifest of a message is damaged ({type(error).__name__})') from error
   for name, kind in FIELDS.items():
     value = letter[name]
-    if type(value) is not kind and not (kind is float and type(value) is int):
+    if type(value) is not kind:
       raise DataError(f'a message has {name}={str(value)[:40]!r}, not {kind.__name__}')
   for name, kind, k in tensors:
     if not isinstance(name, str) or kind not in KINDS or type(k) is not int:

@@ -25,6 +25,7 @@ class Rules(NamedTuple):
   clip: float
   longest: float
   least: int
+  heaviest: float
   noise: float
   delta: float
   secure: int
@@ -32,7 +33,8 @@ class Rules(NamedTuple):
 
 def rules(
   *, combine: str = 'mean', weights: str = 'examples', trim: float = 0.2, clip: float = 0.0,
-  longest: float = 0.0, least: int = 1, noise: float = 0.0, delta: float = 1e-5, secure: int = 0,
+  longest: float = 0.0, least: int = 1, heaviest: float = 0.0, noise: float = 0.0,
+  delta: float = 1e-5, secure: int = 0,
 ) -> Rules:  # fmt: skip
   """Rules, checked.
 
@@ -40,16 +42,17 @@ def rules(
   where it is not 0, for clients that train parts of a model; 'trimmed', the mean of each entry
   without the share `trim` of its smallest and of its largest; 'median' of each entry. clip: longer
   updates are scaled down to this length; longest: longer ones are refused; 0 does neither. least:
-  with fewer updates than these a round is void. noise: differential privacy, the sum of clipped
-  updates gets normal noise of noise * clip (McMahan et al. 2018); needs clip, uniform weights and
-  mean; delta: what its epsilon is told for. secure: the server learns the sum alone, in the fixed
-  point of `secure`, and a round in which fewer than so many updates arrive is void; needs mean, and
-  refuses no update by its length, which it cannot see.
+  with fewer updates than these a round is void. heaviest: no client weighs more than so many times
+  the median of those that are there, whatever it says it has; 0: what it says. noise: differential
+  privacy, the sum of clipped updates gets normal noise of noise * clip (McMahan et al. 2018); needs
+  clip, uniform weights and mean; delta: what its epsilon is told for. secure: the server learns the
+  sum alone, in the fixed point of `secure`, and a round in which fewer than so many updates arrive
+  is void; needs mean, and refuses no update by its length, which it cannot see.
   """
   require(combine in COMBINES, f'{combine=} must be one of {", ".join(COMBINES)}')
   require(weights in WEIGHTS, f'{weights=} must be one of {", ".join(WEIGHTS)}')
   require(0 <= trim < 0.5, f'{trim=} must lie in [0, 0.5)')
-  for name, value in dict(clip=clip, longest=longest, noise=noise).items():
+  for name, value in dict(clip=clip, longest=longest, heaviest=heaviest, noise=noise).items():
     require(math.isfinite(value) and value >= 0, f'{name}={value} must not be negative')
   require(least > 0, f'{least=} must be above 0')
   require(0 < delta < 1, f'{delta=} must lie in (0, 1)')
@@ -61,8 +64,9 @@ def rules(
   private = clip > 0 and weights == 'uniform' and combine == 'mean'
   require(not noise or private, f"{noise=} needs clip, weights='uniform' and combine='mean'")
   return Rules(
-    combine, weights, float(trim), float(clip), float(longest), least, float(noise), delta, secure
-  )
+    combine, weights, float(trim), float(clip), float(longest), least, float(heaviest),
+    float(noise), delta, secure,
+  )  # fmt: skip
 
 
 def length(update) -> jax.Array:
@@ -112,6 +116,9 @@ def combined(updates, weights, fine, how: Rules, key) -> dict:
 def shares(weights, fine, how: Rules) -> jax.Array:
   """What part of a mean each update is, [m]: 0 for those that are not fine; they add up to 1."""
   weights = jnp.where(fine, weights if how.weights == 'examples' else 1.0, 0.0)
+  if how.heaviest:
+    middle = jnp.nanmedian(jnp.where(fine > 0, weights, jnp.nan))
+    weights = jnp.minimum(weights, jnp.nan_to_num(middle) * how.heaviest)
   return weights / jnp.maximum(weights.sum(), 1e-12)
 
 

@@ -27,6 +27,7 @@ NAMES = {
   'pretrained': ('at',),
   'spectrum': ('at', 'step', 'matrix', 'index'),
   'sent': ('at', 'tensor'),
+  'refusals': ('at', 'client'),
   'teacher': ('at',),
   'distill': ('at',),
   'correct': ('at',),

@@ -109,8 +109,12 @@ def finished(net: Net, carry) -> Net:
 def report(run: Run, plan, carry, net: Net, **more):
   """The row of a federation that ended: scores on the test split, bytes a client, refusals.
 
-  of_dense: the share of the bytes that whole tensors would have taken, both ways.
+  of_dense: the share of the bytes that whole tensors would have taken, both ways. Of each client
+  whose updates were refused a 'refusals', with how many.
   """
+  for client in np.flatnonzero(np.asarray(carry['refused']).any(0)):
+    run.log(kind='refusals', summary=True, seeds=run.seeds, client=int(client),
+            refused=carry['refused'][:, client])  # fmt: skip
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
     up_bytes=carry['up'].mean(1), down_bytes=carry['down'].mean(1),

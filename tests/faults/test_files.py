@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import checkpoint, tree
+from reduction import checkpoint, models, saved, tree
 from reduction.errors import MissingInput, StorageError
+from reduction.net import create
 from reduction.run import Run
 
 # random, so that the arrays are the largest files of a checkpoint even when compressed
@@ -172,6 +173,38 @@ def test_a_failing_disk_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch
     assert calls[0] <= fails and path.read_text() == 'new'
     break
   assert fails > 0
+
+
+@pytest.mark.parametrize('name', ['open', 'write', 'fsync', 'replace'])
+def test_a_failing_disk_leaves_the_old_net_or_the_new_one(tmp_path, monkeypatch, name):  # [6, 52]
+  """Of a folder with a file in pieces, whichever call fails."""
+  path, fails = tmp_path / 'nets' / 'one', 0
+  module = models.mlp(widths=(3,))
+  made = lambda i: create(module, Run(seeds=(i,)).key('init', 0), jnp.zeros((1, 2, 2, 1)))
+  same = lambda a, b: tree.digests(a.params) == tree.digests(b.params)
+  old, new = made(0), made(1)
+  while True:
+    saved.write(path, old)
+    with monkeypatch.context() as patch:
+      calls = failing(patch, name, fails + 1, errno.ENOSPC)
+      try:
+        saved.write(path, new)
+      except StorageError:
+        fails += 1
+        assert same(saved.read(path, models), old) and list(path.parent.iterdir()) == [path]
+        continue
+    assert calls[0] <= fails and same(saved.read(path, models), new)
+    break
+  assert fails > 0
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, monkeypatch):  # [49]
+  wanted, moved = work(None), iter(range(10**6))
+  monkeypatch.setattr('time.time', lambda: 1e9 - 1e5 * next(moved))  # back a day with each look
+  with pytest.raises(KeyboardInterrupt):
+    work(tmp_path, crash=2)
+  carry, _, rows, begun = work(tmp_path)
+  assert begun == [2] and np.array_equal(carry, wanted[0]) and rows == wanted[2]
 
 
 @pytest.mark.parametrize('at', [1, 2, 3])

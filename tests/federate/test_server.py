@@ -26,6 +26,15 @@ def test_means_by_hand():
   np.testing.assert_allclose(uniform, [3, 3.25])
 
 
+def test_no_client_owns_the_mean_by_what_it_says_it_has():
+  liar = jnp.array([1.0, 1, 1, 1, 1e8])
+  assert combined(counts=liar).max() > 9e5  # the fifth's entries of a million
+  np.testing.assert_allclose(combined(counts=liar, heaviest=1.0), combined())
+  four = jnp.array([1.0, 1, 2, 0, 1e8])  # of those that are fine the median is 1
+  np.testing.assert_allclose(combined((1, 1, 1, 1, 0), four, heaviest=1.0), [3, 4], rtol=1e-6)
+  assert (combined((0, 0, 0, 0, 0), heaviest=2.0) == 0).all()
+
+
 def test_middles_by_hand_take_no_harm_from_a_liar():
   np.testing.assert_allclose(combined(combine='median'), [3, 1])
   np.testing.assert_allclose(combined((1, 1, 1, 1, 0), combine='median'), [2.5, 2.5])
