@@ -13,7 +13,8 @@ config's name, 'lottery/lenet:15k'. key: the measured field. against: what diffe
 compared with (any of these fields, and key). how: one of
   value       mean [least, greatest] over seeds; without `against`
   bootstrap   the row's own number and interval, its fields key, key_low and key_high; 'not claimed'
-              where the row has None for it; without `against`
+              where the row has None for it; of runs of a seed each, one after another; without
+              `against`
   difference  this - that, in percentage points for accuracies
   relative    mean(this) / mean(that) - 1, in percent: how far averaged curves lie apart
   ratio       this / that, geometric mean over seeds
@@ -114,6 +115,9 @@ def _bootstrapped(row, key) -> str:
   found = [row.get(name) for name in (key, f'{key}_low', f'{key}_high')]
   if None in found:
     return 'not claimed: what it is a share of is within its own interval'
+  if isinstance(found[0], list):  # of several runs, a seed each
+    each = [dict(zip((key, f'{key}_low', f'{key}_high'), one)) for one in zip(*found)]
+    return '; '.join(_bootstrapped(one, key) for one in each) + ', seed by seed'
   gain, of_two = key.endswith('gain'), 2  # as if of two values: an interval stands beside it
   found = intervals.Interval(*(100 * x for x in found), of_two)
   return intervals.wording(found, ' pp' if gain else ' %', digits=2 if gain else 0, signed=gain)

@@ -164,6 +164,17 @@ def test_measure(settings, expected):
   assert measure(**settings).startswith(expected), measure(**settings)
 
 
+def test_bootstraps_of_runs_of_a_seed_each_stand_one_after_another():
+  of = lambda seed, gain: dict(at='over', kind='versus', seeds=[seed], f1_gain=gain,
+                               f1_gain_low=gain - 0.02, f1_gain_high=gain + 0.02)  # fmt: skip
+  rows = pool.merge([[of(0, -0.05)], [of(1, 0.01)]])
+  measure = dict(kind='versus', at='over', key='f1_gain', how='bootstrap')
+  said = dict(a=dict(claim='c', paper='p', measure=measure))
+  (answer,) = claims.answers(rows, said)
+  first, second = answer.ours.removesuffix(', seed by seed').split('; ')
+  assert first.startswith('−5.00 pp [−7.00, −3.00]') and second.startswith('no difference found')
+
+
 def test_measure_of_several_nets_is_refused():
   claim = dict(kind='level', key='early_stop_step', how='value', level=1)
   answer = claims.answers(ROWS, dict(a=dict(claim='c', paper='p', measure=claim)))[0].ours
