@@ -158,4 +158,6 @@ def _cell(rows, key) -> str:
       return intervals.wording(Interval(*ends, 2))
     unit = ' pp' if is_fraction(key) else ' %'
     return intervals.wording(Interval(*(100 * x for x in ends), 2), unit, digits=1)
+  if rows and all(isinstance(row[key], str) for row in rows):
+    return ', '.join(dict.fromkeys(row[key] for row in rows))
   return spread(key, pool.pooled(rows, key))

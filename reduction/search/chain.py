@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from reduction.errors import require
+from reduction.errors import UsageError, require
 from reduction.mcu import plan, sketch
 from reduction.mcu.graph import Graph
 from reduction.models.convnet import ConvNet
@@ -72,6 +72,34 @@ def sizes(chain: Chain, genes) -> tuple[tuple[int, ...], tuple[int, ...]]:
   convolutions, hidden = 2 * chain.pairs[row[0]], chain.layers[row[1]]
   filters = tuple(chain.filters[i] for i in row[2 : 2 + convolutions])
   return filters, tuple(chain.units[i] for i in row[2 + most : 2 + most + hidden])
+
+
+def enumerate_all(chain: Chain, most: int = 100_000) -> np.ndarray:
+  """int [chain.count(), genes]: every network once. Raises UsageError above `most`."""
+  every = math.prod(map(int, chain.choices()))
+  require(every <= most, f'{chain.name} has {every:,} rows of genes, above {most:,}: sample it')
+  rows = np.array(list(itertools.product(*map(range, chain.choices()))))
+  return np.unique(canonical(chain, rows), axis=0)
+
+
+def description(chain: Chain, genes) -> dict:
+  """What JSON holds of one network; `described` gives the genes back."""
+  filters, units = sizes(chain, genes)
+  return dict(filters=list(filters), units=list(units))
+
+
+def described(chain: Chain, given: dict) -> np.ndarray:
+  """int [genes] of a `description`. Raises UsageError where it is no network of the chain."""
+  try:
+    filters, units = given['filters'], given['units']
+    row = [chain.pairs.index(len(filters) / 2), chain.layers.index(len(units))]
+    for values, chosen, most in (
+      (chain.filters, filters, 2 * chain.pairs[-1]), (chain.units, units, chain.layers[-1]),
+    ):  # fmt: skip
+      row += [values.index(one) for one in chosen] + [0] * (most - len(chosen))
+  except (KeyError, TypeError, ValueError) as error:
+    raise UsageError(f'{given} is no network of {chain.name}: {error}') from error
+  return canonical(chain, row)[0]
 
 
 def network(chain: Chain, genes) -> ConvNet | MLP:

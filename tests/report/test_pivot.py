@@ -139,3 +139,9 @@ def test_a_table_may_take_all_rows_of_its_kind_and_their_own_names():
   spec = {key: SPEC[key] for key in ('title', 'kind', 'values')} | dict(rows='net')
   report.check(dict(tables=dict(t=spec)))
   assert pivoted(ROWS[2:3], spec).rows == (('rtn', '5.73'),)
+
+
+def test_texts_stand_in_cells_as_they_are():
+  rows = [dict(kind='k', net=n, said=s, seeds=[0]) for n, s in (('a', '160 x 0.5'), ('b', None))]
+  table = pivoted(rows, dict(title='t', kind='k', rows='net', values=('said',)))
+  assert table.rows == (('a', '160 x 0.5'), ('b', NONE))

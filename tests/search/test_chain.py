@@ -1,6 +1,6 @@
 """Plain spaces of convolutions and hidden layers: listed whole, planned, evolved."""
 
-import itertools
+import json
 
 import jax
 import numpy as np
@@ -21,18 +21,23 @@ BOTH = c.Chain(
 )
 
 
-def listed(chain):
-  """Every canonical row of genes once."""
-  rows = np.array(list(itertools.product(*map(range, chain.choices()))))
-  return np.unique(s.canonical(chain, rows), axis=0)
-
-
 def test_every_network_is_there_once_as_the_module_it_says():
-  rows = listed(BOTH)
+  rows = c.enumerate_all(BOTH)
   assert len(rows) == BOTH.count() == (1 + 2**2 + 2**4) * (1 + 3)
   assert len({c.sizes(BOTH, row) for row in rows}) == len(rows)
   assert c.network(BOTH, [0, 1, 0, 0, 0, 0, 1]) == models.mlp(widths=(20,))
   assert c.network(BOTH, [1, 1, 0, 1, 0, 0, 2]) == ConvNet((4,), (64,), 10, filters=(4, 12))
+
+
+def test_networks_are_written_and_read_as_json():
+  for row in c.enumerate_all(BOTH)[::37]:
+    text = json.dumps(c.description(BOTH, row))
+    np.testing.assert_array_equal(c.described(BOTH, json.loads(text)), row)
+  for wrong in {}, dict(filters=[4], units=[]), dict(filters=[], units=[9]), dict(filters=3):
+    with pytest.raises(UsageError, match='is no network of both'):
+      c.described(BOTH, wrong)
+  with pytest.raises(UsageError, match='sample it'):
+    c.enumerate_all(BOTH, most=10)
 
 
 def test_costs_are_those_of_graphs_and_modules():
@@ -54,7 +59,7 @@ def test_evolution_finds_the_best_that_fits():
   """The score is known: the most multiply-accumulates in 20,000 of Flash."""
   value = lambda rows, key: np.array([cost(c.ops_of(BOTH, row))[key][0] for row in rows])
   fits = lambda rows: value(rows, 'flash') <= 20_000
-  every = listed(BOTH)
+  every = c.enumerate_all(BOTH)
   best = value(every[fits(every)], 'macs').max()
   first = s.sample(BOTH, np.random.default_rng(1), 60)
   first = first[fits(first)][:20]

@@ -39,12 +39,20 @@ def ended(stage, module, digits, workdir=None):
   return [{k: v for k, v in row.items() if 'seconds' not in k} for row in run.rows]
 
 
+SMALL = models.mobilenetv2(stages=((1, 8, 1), (2, 8, 1)), strides=(1, 1, 2), head=0)
+
+
+def grown():
+  return stages.compound(resolution=4, phis=(1.0,), step=1.0, **SHORT)
+
+
 @pytest.mark.parametrize(
   'make, module, points',
   [
     (lambda: TINYNAS, CHOICE, ('spaces:1',)),
     pytest.param(specialized, CHOICE, ('train:0', 'generations:0', 'random:0'),
                  marks=pytest.mark.slow),
+    pytest.param(grown, SMALL, ('train:0', 'train:0'), marks=pytest.mark.slow),
     pytest.param(chosen, CHOICE, ('truth:0', 'train:0', 'policy:3'), marks=pytest.mark.slow),
   ],
 )  # fmt: skip
