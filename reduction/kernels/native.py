@@ -97,6 +97,11 @@ def _built(name: str = 'packed') -> pathlib.Path:
   return path
 
 
+def has(flag: str) -> bool:
+  """Whether the processor has a feature of this name, as Linux lists it."""
+  return flag in _processor().split()
+
+
 def _processor() -> str:
   """What -march=native asks the processor for."""
   with contextlib.suppress(OSError):
