@@ -16,11 +16,11 @@ missing), students from its first layers; embeddings are neither trained nor sen
 authors' code. Documents are dealt to clients whole. Not run in full: it takes hours on two cores.
 Variants: 'two' layers; 'small', for a CPU: the teacher's first four layers and students of two, 40
 tokens, four rounds of a quarter of each client's sentences, and learning rates chosen for that on
-validation sentences (AdamW's of 1, 2, 4 and 8 e-4; SGD's of SCAFFOLD of 0.02, 0.1 and 0.3);
-'codecs' is FedAvg that sends less, FedDropout, FetchSGD, PowerSGD and in 8 bits; 'distilled' is
-FedAvg of students that configs/distill/bert.py:four left in runs/bert-four, the rows DistilBERT,
-BERT-PKD and TinyBERT; 'quick' is a teacher of two layers and its student of one, two clients, two
-rounds of a few steps.
+validation sentences (AdamW's of 1, 2, 4 and 8 e-4; SCAFFOLD's of 0.1 and 0.3);
+'random' begins with random models, embeddings too; 'codecs' is FedAvg that sends less, FedDropout,
+FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of students that configs/distill/bert.py:four
+left in runs/bert-four, the rows DistilBERT, BERT-PKD and TinyBERT; 'quick' is a teacher of two
+layers and its student of one, two clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -36,8 +36,8 @@ DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'two', 'small', and 'codecs', 'distilled' or 'quick', joined by commas."""
-  chosen = split(variant, ('two', 'small', 'codecs', 'distilled', 'quick'))
+  """variant: 'two', 'small', 'random', and 'codecs', 'distilled' or 'quick', joined by commas."""
+  chosen = split(variant, ('two', 'small', 'random', 'codecs', 'distilled', 'quick'))
   quick, small = 'quick' in chosen, 'small' in chosen
   layers = 1 if quick else 2 if chosen & {'two', 'small'} else 4
   c = config_dict.ConfigDict()
@@ -59,6 +59,10 @@ def get_config(variant: str = ''):
   c.stages = ('pretrained', 'fedkd') if quick else ('pretrained', *setting.ALL, *last)
   if 'codecs' in chosen:
     c.stages = ('pretrained', *setting.CODECS)
+  if 'random' in chosen:
+    c.stages = c.stages[1:]
+    for part in parts.values():
+      begins(part, 'start')
   if 'distilled' in chosen:
     c.stages = DISTILLED
     given = dict(parts['fedavg'], student=dict(SIZES, layers=4))
@@ -94,6 +98,14 @@ def stages(given: dict, student: dict, deep: int, rate: float) -> dict:
   parts['fetchsgd']['federation']['codec'].update(sketch)
   parts['fedopt']['server_optimizer'] = dict(name='adam', learning_rate=1e-3, b2=0.99)
   return parts
+
+
+def begins(part: dict, first: str):
+  """Lets a stage begin with random models, of which embeddings are trained and sent too."""
+  for key in {'inherits', 'frozen'} & set(part):
+    del part[key]
+  if 'begins' in part:
+    part['begins'] = first
 
 
 def paper(layers: int) -> dict:

@@ -65,6 +65,18 @@ def test_users_are_in_one_split_and_own_their_examples(texts):
   assert sorted(np.unique(data.owners, return_counts=True)[1]) == [3] * 8
 
 
+def test_mind_s_folder_becomes_examples(texts, tmp_path):
+  (tmp_path / 'MIND').mkdir()
+  (tmp_path / 'all-MiniLM-L6-v2').symlink_to(texts / 'all-MiniLM-L6-v2')
+  (tmp_path / 'MIND/news.tsv').write_text(NEWS)
+  lines = [f'{i}\tU{i // 2}\tdate\tN1 N2\tN2-1 N3-0 N1-0' for i in range(20)]
+  (tmp_path / 'MIND/behaviors.tsv').write_text('\n'.join([*lines, 'nonsense']))
+  data = mind(history=2, candidates=3, length=8, share=0.3, data_dir=tmp_path)
+  assert data.name == 'MIND (1 odd rows left out)' and data.classes == 3
+  assert data.train.x.shape == (8, 5 * 8) and len(data.test.y) == len(data.validation.y) == 6
+  assert len(set(data.owners)) == 4
+
+
 def test_missing_and_damaged_files_are_named(texts, tmp_path):
   with pytest.raises(MissingInput, match='MIND not found'):
     mind(data_dir=texts)

@@ -1,12 +1,16 @@
 """Bytes: the paper's cost columns to the printed digit, and what clients receive."""
 
 import math
+import pathlib
 
 import numpy as np
 import pytest
 
+from reduction import models, stages
 from reduction.errors import UsageError
 from reduction.federate import accounting, privacy
+from reduction.net import create
+from reduction.run import Run
 
 # Wu et al. 2022, tables 2 (MIND) and 3 (SMM4H): GB a client; UniLM, DistilBERT, and students
 PAPER = [
@@ -52,3 +56,28 @@ def test_sampling_clients_and_more_noise_are_more_private():
   assert one(noise=8.0) < one() < one(rounds=40) < one(taking_part=1000, rounds=40)
   with pytest.raises(UsageError, match='taking_part=0'):
     one(taking_part=0)
+
+
+def test_a_private_federation_says_its_epsilon_and_learns_less(digits):
+  pytest.importorskip('dp_accounting')
+
+  def ended(noise):
+    rules = dict(weights='uniform', clip=1.0, noise=noise)
+    federation = dict(rounds=3, batch=30, partition=dict(name='iid', clients=4), rules=rules)
+    run = Run(digits)
+    net = create(models.mlp(widths=(8,)), run.key('init', 0), digits.train.x[:1])
+    stages.fedavg(federation=federation, optimizer=dict(name='adam', learning_rate=5e-3))(net, run)
+    return next(row for row in run.rows if row['kind'] == 'federated')
+
+  quiet, loud = ended(0.0), ended(8.0)
+  assert quiet['epsilon'] is None
+  wanted = privacy.epsilon(noise=8.0, clients=4, taking_part=4, rounds=3, delta=1e-5)
+  assert loud['epsilon'] == pytest.approx(wanted)
+  assert loud['test_accuracy'][0] < quiet['test_accuracy'][0]
+
+
+def test_the_page_has_the_costs_that_are_computed():
+  page = (pathlib.Path(__file__).parents[2] / 'configs/fedkd/README.md').read_text()
+  for name, task in ('MIND', 'mind'), ('SMM4H', 'smm4h'):
+    cells = ' | '.join(f'{accounting.gigabytes(task, layers):.2f}' for layers in (12, 6, 4, 2))
+    assert f'| {name} | {cells} |' in page
