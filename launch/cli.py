@@ -131,7 +131,7 @@ def _cache_compiled():
 
 
 def log_to(workdir: pathlib.Path):
-  """From now on what libraries log, and what dies in their callbacks, goes to run.log.
+  """From now on progress, what libraries log and what dies in their callbacks goes to run.log.
 
   The terminal is left to the run itself and to the project's own warnings. Where there are several
   processes, those after the first have run-1.log and so on.
@@ -144,6 +144,8 @@ def log_to(workdir: pathlib.Path):
   handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s %(name)s: %(message)s'))
   shown = logging.StreamHandler()
   shown.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+  shown.setLevel(logging.WARNING)  # lines of progress are on the terminal already
+  logging.getLogger('reduction').setLevel(logging.INFO)
   root = logging.getLogger()
   root.handlers = [handler]
   logging.getLogger('reduction').addHandler(shown)

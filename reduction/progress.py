@@ -1,8 +1,11 @@
 """How far a run is: live bars on a terminal, a plain line every few seconds elsewhere."""
 
 import dataclasses
+import logging
 import sys
 import time
+
+LOGGER = logging.getLogger('reduction.progress')
 
 
 @dataclasses.dataclass
@@ -56,7 +59,8 @@ class Progress:
     self._note = text
 
   def line(self, text: str):
-    """One plain line, above the bars where there are some."""
+    """One plain line, above the bars where there are some, and in the log."""
+    LOGGER.info('%s', text)
     if self._bars:
       self._bars.console.print(text, highlight=False, markup=False)
       return

@@ -18,9 +18,9 @@ Variants: 'two' layers; 'small', for a CPU: the teacher's first four layers and 
 tokens, four rounds of a quarter of each client's sentences, and learning rates chosen for that on
 validation sentences (AdamW's of 1, 2, 4 and 8 e-4; SCAFFOLD's of 0.1 and 0.3);
 'random' begins with random models, embeddings too; 'codecs' is FedAvg that sends less, FedDropout,
-FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of students that configs/distill/bert.py:four
-left in runs/bert-four, the rows DistilBERT, BERT-PKD and TinyBERT; 'quick' is a teacher of two
-layers and its student of one, two clients, two rounds of a few steps.
+FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of students that
+configs/distill/bert.py:four left in runs/bert-four, the rows DistilBERT, BERT-PKD and TinyBERT;
+'quick' is a teacher of two layers and its student of one, two clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict

@@ -97,6 +97,14 @@ def test_kill_9_then_the_same_line_gives_the_same_rows(launch, tmp_path, untouch
   assert result.code == -signal.SIGKILL
   assert launch(*SMALL, f'--workdir={workdir}').code == 0
   assert rows(workdir) == untouched
+  whole = tmp_path / 'whole'
+  if point == 'levels:0':  # what is left are the same bits, too
+    assert launch(*SMALL, f'--workdir={whole}').code == 0
+    nets = [
+      {path.relative_to(folder): path.read_bytes() for path in (folder / 'nets').rglob('*.*')}
+      for folder in (workdir, whole)
+    ]
+    assert nets[0] == nets[1] != {}
 
 
 def test_kills_at_any_moment_change_nothing(launch, tmp_path, untouched):  # [1]
@@ -114,7 +122,8 @@ def test_kills_at_any_moment_change_nothing(launch, tmp_path, untouched):  # [1]
 
 def test_a_loss_that_is_lost_stops_the_run(launch, tmp_path):  # [17]
   flags = [f'--workdir={tmp_path}/run', '--config.lottery.optimizer.learning_rate=1e30']
-  parts = 'levels/0/ticket', 'no finite loss', 'seeds [0]', 'learning rate'
+  parts = 'levels/0/ticket', 'no finite loss', 'before step ', 'seeds [0]', 'last losses ['
+  parts += 'Lower the learning rate', 'the last checkpoint is from before'
   check_one_line(launch(*SMALL, *flags), 65, *parts)
 
 
@@ -291,4 +300,5 @@ def test_what_a_newcomer_sees(launch, tmp_path):
     assert text in table, table
   names = {p.name for p in workdir.iterdir()}
   assert {'config.json', 'metrics.jsonl', 'run.log', 'report.md', 'report.html'} <= names
+  assert 'INFO reduction.progress: digits: 1,297 training' in (workdir / 'run.log').read_text()
   assert any(name.startswith('events.out.tfevents') for name in names)
