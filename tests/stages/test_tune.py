@@ -41,6 +41,8 @@ LATER = dict(
 
 @pytest.mark.slow
 def test_no_stage_revives_a_weight_that_was_pruned(fresh):
+  """Supermasks, mutual learning, specialists and filterlets have tests of their own; other stages
+  return the net as it came, or another module, as they say."""
   net, run = fresh((0,))
   prune = stages.lottery(rounds=1, rates=(('kernel', 0.5),), **SHORT)
   run.nets['pruned'] = pruned = prune(net, run.child('pruned'))
