@@ -46,7 +46,7 @@ def get_config(variant: str = ''):
       title='Networks of about twice (phi 1) and four times (phi 2) the sums', kind='scaled',
       rows=('role', 'phi', 'alpha', 'beta', 'gamma'),
       values=('resolution', 'depth', 'width', 'macs', 'validation_accuracy', 'test_accuracy'),
-      names=dict(role=dict(base='the smallest', grid='', family='of the family'), phi='phi {}',
+      names=dict(role=dict(base='the smallest', grid='of the grid', family='of the family'), phi='phi {}',
                  alpha='depth x {}', beta='width x {}', gamma='resolution x {}', depth='blocks',
                  width='last channels'),
       note='The family grows by the way of the grid that is best on validation images.',
