@@ -47,8 +47,8 @@ def get_config(variant: str = ''):
       rows=('role', 'phi', 'alpha', 'beta', 'gamma'),
       values=('resolution', 'depth', 'width', 'macs', 'validation_accuracy', 'test_accuracy'),
       names=dict(role=dict(base='the smallest', grid='of the grid', family='of the family'),
-                 phi='phi {}', alpha='depth x {}', beta='width x {}', gamma='resolution x {}', depth='blocks',
-                 width='last channels'),
+                 phi='phi {}', alpha='depth x {}', beta='width x {}', gamma='resolution x {}',
+                 depth='blocks', width='last channels'),
       note='The family grows by the way of the grid that is best on validation images.',
     ),
   )  # fmt: skip
