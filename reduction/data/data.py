@@ -50,10 +50,11 @@ class Data:
   ('idx', 'npz', 'tfds', 'jpeg', 'debian', 'scikit-learn'). augment: (key, x) -> x, how a batch of
   training images is changed, or None. clips: for frames of recordings, the Clips of each split.
   vocabulary: for texts, tokens are 0 .. vocabulary - 1. owners: int [n], who each training example
-  is of (an author, a document), or None.
+  is of (an author, a document), or None. lists: whether examples are lists of titles, which may be
+  longer in the test split.
   Raises DataError, with split and record, unless each split has Split's types and ranges, at least
-  one record, more than one class, and all splits have examples of one shape, but that texts of the
-  test split may be longer. The validation split alone may be empty: then nothing is chosen by it.
+  one record, more than one class, and all splits have examples of one shape, but for such lists.
+  The validation split alone may be empty: then nothing is chosen by it.
   """
 
   name: str
@@ -66,6 +67,7 @@ class Data:
   clips: dict[str, Clips] | None = None
   vocabulary: int = 0
   owners: np.ndarray | None = None
+  lists: bool = False
 
   def __post_init__(self):
     for part in PARTS:
@@ -73,11 +75,10 @@ class Data:
       if part != 'validation' or len(split.x) or len(split.y):
         _check(split, f'the {part} split of {self.name}', self.classes, self.vocabulary)
     shapes = {part: getattr(self, part).x.shape[1:] for part in PARTS}
-    if len(set(shapes.values())) > 1 and not (self.vocabulary and self._longer(shapes)):
+    if self.lists and shapes['test'] > shapes['train']:
+      del shapes['test']
+    if len(set(shapes.values())) > 1:
       raise DataError(f'{self.name}: examples must have one shape in all splits, not {shapes}')
-
-  def _longer(self, shapes) -> bool:
-    return shapes['train'] == shapes['validation'] and shapes['test'] > shapes['train']
 
   def splits(self) -> dict[str, Split]:
     """The splits by name: a tree that `jax.device_put` takes."""

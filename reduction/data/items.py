@@ -163,7 +163,7 @@ def _data(name, texts, offers, tokenizer, history, counts, length, share, seed, 
   owners = splits['train'][2]
   splits = {part: Split(x, y) for part, (x, y, _) in splits.items()}
   return Data(name, **splits, classes=candidates, source='tsv', vocabulary=vocabulary,
-              owners=owners)  # fmt: skip
+              owners=owners, lists=True)  # fmt: skip
 
 
 def _rows(path: Path):

@@ -60,8 +60,9 @@ class Recommender(nn.Module):
   def __call__(self, tokens: jax.Array, train: bool = False) -> jax.Array:
     """Logits [n, offered] of tokens int32 [n, (history + offered) * length]."""
     n, (count, rest) = len(tokens), divmod(tokens.shape[1], self.length)
-    told = f'titles of {self.length}, {self.history} and two more at least'
-    require(not rest and count >= self.history + 2, f'{tokens.shape[1]} tokens are not {told}')
+    wanted = self.history + self.classes
+    fits = not rest and (count == wanted or (count > wanted and not train))
+    require(fits, f'{tokens.shape[1]} tokens are not {wanted} titles of {self.length}')
     titles = tokens.reshape(n * count, self.length)
     vectors = self.titles(titles, train).reshape(n, count, -1)
     clicked = (tokens.reshape(n, count, self.length)[:, : self.history] > 0).any(-1)

@@ -1,5 +1,7 @@
 """Clicks on titled items: MIND's files with odd rows, films in its place, examples by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,8 @@ def test_users_are_in_one_split_and_own_their_examples(texts):
   longer = films(history=3, length=8, share=0.2, listed=11, data_dir=texts)
   assert longer.test.x.shape == (6, (3 + 11) * 8) and longer.test.y.max() < 5
   assert longer.train.x.shape == data.train.x.shape
+  with pytest.raises(DataError, match='one shape in all splits'):  # texts that are no lists
+    dataclasses.replace(longer, lists=False)
   assert sorted(np.unique(data.owners, return_counts=True)[1]) == [3] * 8
 
 

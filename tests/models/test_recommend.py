@@ -67,7 +67,15 @@ def test_pooling_by_hand():
 
 
 def test_wrong_sizes_are_refused():
-  with pytest.raises(UsageError, match='32 tokens are not titles of 5, 3 and two'):
+  with pytest.raises(UsageError, match='32 tokens are not 8 titles of 5'):
     models.recommender(**dict(SIZES, length=5)).init(jax.random.key(0), flat(X))
+  module, longer = models.recommender(**SIZES), jnp.concatenate([flat(X)] * 2, 1)
+  variables = jax.eval_shape(module.init, jax.random.key(0), flat(X))
+  apply = lambda train: jax.eval_shape(
+    lambda v, x: module.apply(v, x, train, rngs={'dropout': jax.random.key(1)}), variables, longer
+  )
+  assert apply(False).shape[1] > module.classes  # to rank, not to train on
+  with pytest.raises(UsageError, match='64 tokens are not 8 titles of 4'):
+    apply(True)
   with pytest.raises(UsageError, match='heads=3 must divide'):
     models.recommender(**dict(SIZES, heads=3))
