@@ -117,17 +117,20 @@ def test_a_person_at_a_terminal(decoder):
         shown += os.read(master, 4096)
     return len(shown)
 
+  def type_in(keys, since):
+    """Types once the prompt is shown: before, the terminal holds lines, and makes Ctrl-D a NUL."""
+    at = until(b'> ', since)
+    os.write(master, keys)
+    return at
+
   try:
     at = until(b'Ctrl-C stops an answer')
-    os.write(master, b'the film was\n')
+    at = type_in(b'the film was\n', at)
     at = until(b'\n', until(b'the film was', at))
-    os.write(master, b'/stats\n')
-    at = until(b'of 64 places', at)
-    os.write(master, b'\x1b[A\n')  # the line before, again
-    at = until(b'of 64 places', at)
-    os.write(master, b'/reset\n')
-    until(b'forgotten', at)
-    os.write(master, b'\x04')
+    at = until(b'of 64 places', type_in(b'/stats\n', at))
+    at = until(b'of 64 places', type_in(b'\x1b[A\n', at))  # the line before, again
+    at = until(b'forgotten', type_in(b'/reset\n', at))
+    type_in(b'\x04', at)
     assert chat.wait(60) == 0
   finally:
     chat.kill()
