@@ -115,7 +115,7 @@ def test_a_person_at_a_terminal(decoder):
       assert time.monotonic() < end, shown
       if select.select([master], [], [], 0.1)[0]:
         shown += os.read(master, 4096)
-    return len(shown)
+    return shown.index(text, since) + len(text)
 
   def type_in(keys, since):
     """Types once the prompt is shown: before, the terminal holds lines, and makes Ctrl-D a NUL."""
