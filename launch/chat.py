@@ -132,14 +132,12 @@ def _lines():
 
 
 def say(talk, said):
-  """Prints an answer as it comes; Ctrl-C stops it between two tokens."""
+  """Prints an answer as it comes; Ctrl-C stops it, and the reading of what was said."""
   stopped = []
   before = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
   try:
-    for piece in talk.answer(said):
+    for piece in talk.answer(said, stop=lambda: bool(stopped)):
       print(piece, end='', flush=True)
-      if stopped:
-        break
   finally:
     signal.signal(signal.SIGINT, before)
   print()

@@ -240,17 +240,28 @@ def run(main):
     if _peer_left(error):
       print(f'error: {LOST}; run the same line again to go on', file=sys.stderr)
       _leave(TryAgain.code)
+    if _memory_ended(error) and '--debug' not in sys.argv:
+      told = ': '.join(['out of memory', *str(error).splitlines()[:1]])
+      print(f'error: {told}; {LESS}', file=sys.stderr)
+      _leave(UsageError.code)
     traceback.print_exc()
     _leave(1)
 
 
 LOST = 'another process of this run has ended'
+LESS = 'smaller batches, fewer seeds or a shorter context take less; --debug shows where it was'
 
 
 def _peer_left(error: Exception) -> bool:
   """Whether an error of JAX's runtime says that a collective has lost its other side."""
   words = 'Gloo', 'UNAVAILABLE', 'Connection closed', 'heartbeat', 'coordination service'
   return type(error).__name__ == 'JaxRuntimeError' and any(word in str(error) for word in words)
+
+
+def _memory_ended(error: Exception) -> bool:
+  """Whether an error says that the machine or the accelerator has no memory left."""
+  ended = type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error)
+  return ended or isinstance(error, MemoryError)
 
 
 def _leave(code: int):

@@ -21,7 +21,8 @@ is compared is therefore how far its predictions move, on 64 passages of 256 tok
 KL(float || quantized) over tokens, which is 0 for the same net and above for every other. AWQ and
 GPTQ are defined for groups; per tensor, AWQ's clipping is chosen column by column for a step that
 all share. Its 44 cells take six minutes of a CPU's core. Variant 'quick': one granularity, no
-GPTQ, 4 passages. Nets trained in few bits have a table in configs/awq/trained.py.
+GPTQ, 4 passages. Variant 'inputs': these alone. Nets trained in few bits have
+a table in configs/awq/trained.py.
 """
 
 from ml_collections import config_dict
@@ -34,8 +35,8 @@ CHANGES = dict(smollm2='perplexity', stories='divergence')
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'stories', and 'quick', joined by a comma."""
-  variants = split(variant, ('stories', 'quick'))
+  """variant: '' or 'stories', and 'quick' or 'inputs', joined by a comma."""
+  variants = split(variant, ('stories', 'quick', 'inputs'))
   name, quick = setting.model(variants), 'quick' in variants
   chosen = setting.MODELS[name]
   groups = chosen['groups'][-1:] if quick else chosen['groups']
@@ -59,6 +60,9 @@ def get_config(variant: str = ''):
     grid=dict(group=('channel',) if quick else ('tensor', 'channel'),
               activations=('token',) if quick else ('tensor', 'token')),
   )  # fmt: skip
+  if 'inputs' in variants:
+    del c.weights
+    c.stages = ('inputs',)
   c.tables = tables(chosen['groups'], CHANGES[name])
   return c
 

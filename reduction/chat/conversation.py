@@ -34,23 +34,27 @@ class Conversation:
     self.messages = [told] if self.system else []
     self.runtime.forget()
 
-  def answer(self, said: str) -> Iterator[str]:
-    """The answer, in pieces as they come. Leaving early keeps what was given.
+  def answer(self, said: str, stop: Callable[[], bool] | None = None) -> Iterator[str]:
+    """The answer, in pieces as they come, until stop() says True or the caller leaves.
 
-    Raises UsageError where it cannot be given; the conversation then is as it was before.
+    What was given is kept; where that is nothing, the conversation is as it was before. So it is
+    where no answer can be given, which raises UsageError.
     """
     asked = [*self.messages, dict(role='user', content=said)]
     given = ''
-    for piece in self._pieces(asked):
+    for piece in self._pieces(asked, stop):
       given += piece
       self.messages = [*asked, dict(role='assistant', content=given)]
       yield piece
-    self.messages = [*asked, dict(role='assistant', content=given)]
+    if given or not (stop and stop()):
+      self.messages = [*asked, dict(role='assistant', content=given)]
 
-  def _pieces(self, asked):
+  def _pieces(self, asked, stop):
     manners = self.manners
     text = manners.render(asked)
     tokens = list(self.encode(text if manners.chats else manners.begin + text))
     key = jax.random.fold_in(self.key, len(asked))
-    following = self.runtime.continued(tokens, self.how, key, most=self.most, ends=manners.ends)
+    following = self.runtime.continued(
+      tokens, self.how, key, most=self.most, ends=manners.ends, stop=stop
+    )  # fmt: skip
     return stream.text(following, self.decode, self.stops)

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ class Runtime:
       self.memory = stacked.remembered(self.memory)
     self._like = jax.tree.structure(self.params)
     self.tokens: list[int] = []
-    self.times = dict(read=0, read_s=0.0, wrote=0, wrote_s=0.0)  # of the last text
+    self.times = dict(read=0, read_s=0.0, first_s=0.0, wrote=0, wrote_s=0.0)  # of the last text
 
   def forget(self):
     """The next text begins anew."""
@@ -76,12 +76,14 @@ class Runtime:
     return size(read) + int(filled * size(self.memory))
 
   def continued(
-    self, tokens: list[int], how: Sampling, key, *, most: int, ends: tuple[int, ...] = ()
-  ) -> Iterator[int]:
+    self, tokens: list[int], how: Sampling, key, *, most: int, ends: tuple[int, ...] = (),
+    stop: Callable[[], bool] | None = None,
+  ) -> Iterator[int]:  # fmt: skip
     """The tokens that follow, up to `most`, to one of ends (which is not given) or to the context.
 
-    key: of the draws; each token has its own. Leave the iterator when you have enough. Raises
-    UsageError for no tokens and for more than the context holds, DataError for unknown ones.
+    key: of the draws; each token has its own. stop(): asked between tokens and, while a prompt is
+    read, between blocks; where it says True nothing more is given. Raises UsageError for no tokens
+    and for more than the context holds, DataError for unknown ones.
     """
     how.check()
     require(len(tokens) > 0, 'nothing to continue: the prompt is empty')
@@ -92,17 +94,21 @@ class Runtime:
     tokens = checked(tokens, self.module.vocabulary).tolist()
     began = time.perf_counter()
     known = _alike(self.tokens, tokens[:-1])
-    logits = self._read(tokens[known:], known)
+    logits = self._read(tokens[known:], known, stop)
+    if logits is None:
+      return
     jax.block_until_ready(logits)
-    self.times = dict(
-      read=len(tokens) - known, read_s=time.perf_counter() - began, wrote=0, wrote_s=0.0
-    )
+    read_s = time.perf_counter() - began
+    self.times = dict(read=len(tokens) - known, read_s=read_s, first_s=0.0, wrote=0, wrote_s=0.0)
     seen = np.zeros((1, self.module.vocabulary), bool)
     seen[0, tokens] = True
-    yield from self._written(logits, jnp.asarray(seen), how, key, most, ends)
+    for token in self._written(logits, jnp.asarray(seen), how, key, most, ends):
+      yield token
+      if stop and stop():
+        return
 
-  def _read(self, tokens, place):
-    """Logits [1, vocabulary] after tokens, which stand from place on."""
+  def _read(self, tokens, place, stop=None):
+    """Logits [1, vocabulary] after tokens, which stand from place on; None where it was stopped."""
     self.tokens = self.tokens[:place]
     embed, head, step, _, _ = programs(self.module)
     for part in cut(len(tokens), place, self.places):
@@ -115,6 +121,8 @@ class Runtime:
         x = embed(self.params, filled, place)
         for i in range(self.module.layers):
           x = self._block(i, x, place)
+          if stop and _waited(x) and stop():
+            return None
         logits = head(self.params, x, len(now))
       place += len(now)
       self.tokens += now
@@ -143,7 +151,9 @@ class Runtime:
       else:
         token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
       found = int(token[0])
-      self.times |= dict(wrote=i + 1, wrote_s=time.perf_counter() - began)
+      wrote_s = time.perf_counter() - began
+      self.times |= dict(wrote=i + 1, wrote_s=wrote_s)
+      self.times['first_s'] = self.times['first_s'] or self.times['read_s'] + wrote_s
       if found in ends:
         return
       if more:
@@ -237,6 +247,12 @@ def programs(module):
     jax.jit(turn, static_argnames='like', donate_argnums=(1, 2, 3)),
     jax.jit(layer, donate_argnums=1),
   )
+
+
+def _waited(x) -> bool:
+  """True once x is there: what is only queued cannot be stopped."""
+  jax.block_until_ready(x)
+  return True
 
 
 @jax.jit

@@ -66,7 +66,8 @@ def test_greedy_tokens_are_those_of_the_whole_text(name, packed):
 
 
 @pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
-def test_greedy_tokens_of_the_native_kernel_are_the_fake_quantized_model_s():
+@pytest.mark.parametrize('bits', [3, 4])
+def test_greedy_tokens_of_the_native_kernel_are_the_fake_quantized_model_s(bits):
   """The packed model by the kernel in C++, against floats that hold the same weights."""
   module = llama(layers=2, width=64, heads=4, kv_heads=2, inner=128, vocabulary=128, positions=128,
                  tied=True)  # fmt: skip
@@ -74,7 +75,7 @@ def test_greedy_tokens_of_the_native_kernel_are_the_fake_quantized_model_s():
   packed = {path: 3 * w[None] for path, w in tree.named(params)}
   fake = dict(packed)
   for path in [path for path in packed if path.startswith('layer') and path.endswith('kernel')]:
-    packed[path] = quantize(packed[path], Scheme(4, 64))
+    packed[path] = quantize(packed[path], Scheme(bits, 64))
     fake[path] = dequantize(packed[path])
   running = Runtime(Net(Served(module), tree.nest(packed)))
   assert isinstance(running.params['layers'].gates, int4_cpu.CpuWeight)
@@ -97,10 +98,12 @@ def test_a_text_that_begins_alike_is_not_read_again():
   assert going.times['read'] == 1
 
 
-def test_turns_compile_nothing_new():
-  going = Runtime(net('llama'))
-  list(going.continued(PROMPT, GREEDY, KEY, most=4))
-  list(going.continued([*PROMPT[:-1], 3, 4, 5, 6], GREEDY, KEY, most=4))
+@pytest.mark.parametrize('packed', [False, True])
+def test_turns_compile_nothing_new(packed):
+  going = Runtime(net('llama', packed))
+  list(going.continued(PROMPT[:9], GREEDY, KEY, most=4))  # read as 8 and 1
+  list(going.continued([3, *PROMPT], GREEDY, KEY, most=4))
+  list(going.continued([3, *PROMPT[:-1], 3, 4, 5, 6], GREEDY, KEY, most=4))
   programs = runtime.programs(going.module)
   before = [program._cache_size() for program in programs]
   for length in 22, 30, 41, 57:
@@ -116,6 +119,25 @@ def test_an_answer_that_was_stopped_is_remembered_so_far():
   assert list(going.continued([*PROMPT, *some], GREEDY, KEY, most=4)) == greedy(
     of, [*PROMPT, *some], 4
   )
+
+
+def test_reading_stops_between_blocks_and_goes_on():
+  of, going = net('llama'), Runtime(net('llama'))
+  asked = []
+  stop = lambda: asked.append(1) or len(asked) == 3  # in the second part of the prompt
+  longer = [*PROMPT] * 4
+  assert list(going.continued(longer, GREEDY, KEY, most=4, stop=stop)) == []
+  assert len(asked) == 3 and going.tokens == longer[: cut(84, 0, going.places)[0]]
+  assert list(going.continued(PROMPT, GREEDY, KEY, most=4)) == greedy(of, PROMPT, 4)
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_the_memory_is_given_away_and_not_copied(packed):
+  going = Runtime(net('llama', packed))
+  list(going.continued(PROMPT, GREEDY, KEY, most=2))
+  before = [kept for kept in jax.tree.leaves(going.memory) if kept.ndim]  # keys and values
+  list(going.continued(PROMPT, GREEDY, KEY, most=4))
+  assert all(kept.is_deleted() for kept in before)
 
 
 def test_draws_repeat_by_their_key_and_differ_by_another():

@@ -1,11 +1,14 @@
 """Models larger than the memory. Numbers in brackets: the project's fault list."""
 
 import json
+import re
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from launch import preflight
+from launch import cli, preflight
 from tests.faults import bounded
 
 LINUX = pytest.mark.skipif(sys.platform != 'linux', reason='only Linux limits what is its own')
@@ -54,3 +57,17 @@ def test_too_little_memory_is_a_line_with_numbers():  # [27]
   assert 'about 60.4 GB of memory are needed, 40.0 GB of them for statistics' in warning
   assert '25.0 GB are there' in warning and '\n' not in warning
   assert preflight.short(dict(row, machine_bytes=None)) == ''  # a device that does not say
+
+
+@pytest.mark.parametrize(
+  'asked', [lambda: np.ones(2**50), lambda: jnp.ones(2**40).block_until_ready()]
+)
+def test_no_memory_left_is_one_line(capsys, monkeypatch, asked):
+  monkeypatch.setattr(sys, 'argv', ['run'])
+  with pytest.raises(SystemExit) as left:
+    cli.run(lambda argv: asked())
+  (line,) = capsys.readouterr().err.splitlines()
+  assert left.value.code == 2
+  assert re.match(
+    'error: out of memory: .*(Unable to allocate|Out of memory alloc).* take less', line
+  )

@@ -9,6 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from reduction.errors import UsageError
@@ -64,6 +65,35 @@ def test_derivatives_go_through_a_frozen_weight():
   slope = jax.jit(jax.grad(loss), static_argnums=1)
   found = slope(x, int4.matmul)
   np.testing.assert_allclose(found, slope(x, int4.reference), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('bits', [3, 4])
+@pytest.mark.parametrize('own', [False, True])
+def test_an_adapter_trains_through_a_frozen_packed_weight(bits, own):
+  if own and not native.ready():
+    pytest.skip('no C++ compiler')
+  x, kernel = made(64, 16, bits=bits, group=64)
+  kernel = int4.prepacked(kernel) if own else kernel
+  few = jax.random.normal(jax.random.key(3), (64, 4)) / 8
+  wanted = int4.matmul(x + x @ few @ few.T, kernel)
+  before = jax.tree.map(np.array, kernel)
+  adapter = dict(down=few, up=jnp.zeros((4, 64)))  # LoRA of the input
+  optimizer = optax.adam(0.02)
+
+  def loss(adapter):
+    return jnp.mean((int4.matmul(x + x @ adapter['down'] @ adapter['up'], kernel) - wanted) ** 2)
+
+  @jax.jit
+  def step(adapter, state):
+    slope = jax.grad(loss)(adapter)
+    change, state = optimizer.update(slope, state)
+    return optax.apply_updates(adapter, change), state
+
+  state, first = optimizer.init(adapter), loss(adapter)
+  for _ in range(100):
+    adapter, state = step(adapter, state)
+  assert loss(adapter) < first / 10
+  jax.tree.map(np.testing.assert_array_equal, before, kernel)
 
 
 def test_few_rows_never_meet_the_whole_weight_in_floats():

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
 
@@ -145,6 +145,7 @@ def test_commands_and_errors_leave_the_conversation_going(talk, capsys):
   assert nothing == 'nothing was answered yet'
   assert unknown == '/help is none of /reset, /stats, /exit'
   assert stats.startswith('2 tokens read in ') and 'of 64 places are filled' in stats
+  assert 0 < float(re.search(r'time to first token (\S+) s', stats)[1]) < 60
   assert wrong.startswith('error: the prompt has ') and 'the context 64' in wrong
   assert forgotten == 'forgotten' and again == first != second
   assert len(talk.messages) == 2
@@ -160,19 +161,34 @@ def test_no_room_is_one_line(decoder):
   room(net, None, 'int8', weights + kept - 100)
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_program(talk, capsys, monkeypatch):
+@pytest.mark.parametrize('when', ['reading', 'writing'])
+def test_ctrl_c_stops_an_answer_and_not_the_program(talk, capsys, monkeypatch, when):
   whole, before = ''.join(talk.answer('the film')), signal.getsignal(signal.SIGINT)
   talk.reset()
-  pieces = talk.answer('the film')
+  block, answer, asked = talk.runtime._block, talk.answer, []
 
-  def interrupted(said):
-    yield next(pieces)
-    os.kill(os.getpid(), signal.SIGINT)
-    yield from pieces
+  def pressed():
+    asked.append(os.kill(os.getpid(), signal.SIGINT))
 
-  monkeypatch.setattr(talk, 'answer', interrupted)
-  say(talk, 'the film')
+  def read(i, x, place):
+    pressed()
+    return block(i, x, place)
+
+  def written(said, stop):
+    for piece in answer(said, stop):
+      yield piece
+      pressed()
+
+  if when == 'reading':
+    monkeypatch.setattr(talk.runtime, '_block', read)
+  else:
+    monkeypatch.setattr(talk, 'answer', written)
+  say(talk, 'the film was very good and the plot is not bad')
   shown = capsys.readouterr().out.rstrip('\n')
-  assert 0 < len(shown) < len(whole) and whole.startswith(shown)
+  assert len(asked) == 1  # the next block, or token, is not begun
+  assert len(talk.messages) == (0 if when == 'reading' else 2)
+  assert bool(shown) == (when == 'writing')
   assert signal.getsignal(signal.SIGINT) is before
-  assert jax.numpy.ones(2).sum() == 2
+  monkeypatch.undo()
+  talk.reset()
+  assert ''.join(talk.answer('the film')) == whole
