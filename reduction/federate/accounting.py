@@ -54,11 +54,27 @@ def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
     down = sum(one['whole'] * size + one['current'] * b for one, b in zip(rounds, before))
     row = dict(dense_bytes=size, up_bytes=up / clients,
                down_bytes=(up if mirrored else down) / clients)  # fmt: skip
-    if np.isfinite(rounds[0]['rank'][i]).all():
-      row |= dict(first_rank=rounds[0]['rank'][i], last_rank=rounds[-1]['rank'][i])
+    first, last = rounds[0]['rank'][i], rounds[-1]['rank'][i]
+    if np.isfinite([first, last]).all():
+      row |= dict(first_rank=first, last_rank=last)
     if len(shape) < 2:
       old = total.get('vectors', dict.fromkeys(row, 0))
       total['vectors'] = {key: old[key] + value for key, value in row.items()}
     else:
       total[name.removeprefix('params/')] = row
   return [dict(tensor=name, **row) for name, row in total.items()]
+
+
+def ranks(rounds, shapes: dict) -> list[dict]:
+  """The ranks [R] of each matrix in the first round and after each quarter of all, a row each.
+
+  rounds, shapes: as `by_tensor` takes them. Rounds (`step`, from 1) without ranks have no row.
+  """
+  rounds = list(rounds)
+  steps = sorted({max(1, math.ceil(len(rounds) * i / 4)) for i in range(5)})
+  return [
+    dict(tensor=name.removeprefix('params/'), step=step, rank=rounds[step - 1]['rank'][i])
+    for i, name in enumerate(shapes) for step in steps
+    if rounds and len(rounds[0]['rank']) == len(shapes)
+    and np.isfinite(rounds[step - 1]['rank'][i]).all()
+  ]  # fmt: skip

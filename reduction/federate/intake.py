@@ -8,7 +8,7 @@ import numpy as np
 from reduction import tree
 from reduction.errors import DataError, UserError
 from reduction.federate.codecs.codec import Codec
-from reduction.federate.message import Letter, body, unpack
+from reduction.federate.message import Letter, unpack
 
 HEAVIEST = 10**8  # examples that a client may say it has; see also `server.rules`' heaviest
 
@@ -28,19 +28,20 @@ class Expected(NamedTuple):
 
 class Taken(NamedTuple):
   """What was taken in a round and why the rest was not. refused: client, or None where nobody
-  known sent it, -> reasons, in the order of arrival; nonces: of all rounds; sizes: bytes of the
-  numbers that came."""
+  known sent it, -> reasons, in the order of arrival; nonces: of all rounds; counts: bytes of each
+  tensor's numbers; ranks: of matrices, where the message tells."""
 
   updates: dict[int, dict]
   weights: dict[int, float]
   refused: dict
   nonces: frozenset
-  sizes: dict[int, int]
+  counts: dict[int, dict]
+  ranks: dict[int, dict]
 
   @classmethod
   def nothing(cls, nonces=frozenset()) -> 'Taken':
     """The start of a round."""
-    return cls({}, {}, {}, frozenset(nonces), {})
+    return cls({}, {}, {}, frozenset(nonces), {}, {})
 
 
 def take(
@@ -72,7 +73,8 @@ def take(
   return taken._replace(
     updates={**taken.updates, client: update}, nonces=taken.nonces | {letter.nonce},
     weights={**taken.weights, client: float(letter.weight)},
-    sizes={**taken.sizes, client: body(data)},
+    counts={**taken.counts, client: {n: int(count) for n, count in codec.count(message).items()}},
+    ranks={**taken.ranks, client: {n: x['rank'] for n, x in message.items() if 'rank' in x}},
   )  # fmt: skip
 
 

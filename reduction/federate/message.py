@@ -3,7 +3,8 @@
 b'RFED1\\n', the length of the manifest as four bytes (little endian), the manifest as JSON, the
 body. The manifest: who sends (client, round, nonce, weight) and for each tensor [name, kind, rank].
 Shapes are not in it: they are those of the receiver's own model. Factors U [P, K] and V [K, Q]
-travel cut to their rank; whole matrices, vectors and integers follow as they are, float32.
+travel cut to their rank; whole matrices, vectors and integers follow as they are, float32. The rank
+of a matrix that travels whole is what its factors would have had, 0 where none were sought.
 """
 
 import json
@@ -44,7 +45,7 @@ def pack(message: dict, letter: Letter, *, bits: int = 8) -> bytes:
       body += [_floats(parts['u'][:, :k]), _floats(parts['v'][:k])]
     else:
       whole = parts['u'] @ parts['v'] if 'u' in parts else parts['dense']
-      tensors.append([name, 'dense', 0])
+      tensors.append([name, 'dense', int(parts.get('rank', 0))])
       body.append(_floats(whole))
   manifest = json.dumps(dict(letter._asdict(), tensors=tensors)).encode()
   return MAGIC + struct.pack('<I', len(manifest)) + manifest + b''.join(body)
@@ -107,6 +108,8 @@ def _sizes(name, kind, k, shape) -> list[int]:
   """Bytes of each piece of a tensor."""
   count = math.prod(shape)
   if kind == 'dense':
+    if not 0 <= k <= (min(count // max(shape[-1], 1), shape[-1]) if len(shape) > 1 else 0):
+      raise DataError(f'{name} of shape {shape} would be of rank {k}')
     return [4 * count]
   if kind == 'integers':
     if not 2 <= k <= 8:
@@ -121,14 +124,14 @@ def _sizes(name, kind, k, shape) -> list[int]:
 def _tensor(kind, k, shape, pieces) -> dict:
   floats = lambda piece: np.frombuffer(piece, '<f4')
   if kind == 'dense':
-    return dict(dense=floats(pieces[0]).reshape(shape))
+    return dict(dense=floats(pieces[0]).reshape(shape), **(dict(rank=k) if k else {}))
   if kind == 'integers':
     return dict(scale=floats(pieces[0])[0], integers=_unbits(pieces[1], k, shape))
   rows = math.prod(shape[:-1])
   most = min(rows, shape[-1])  # of one shape whatever the rank: decoding compiles once
   u, v = np.zeros((rows, most), np.float32), np.zeros((most, shape[-1]), np.float32)
   u[:, :k], v[:k] = floats(pieces[0]).reshape(rows, k), floats(pieces[1]).reshape(k, shape[-1])
-  return dict(u=u, v=v)
+  return dict(u=u, v=v, rank=k, whole=False)
 
 
 def _floats(x) -> bytes:

@@ -51,8 +51,8 @@ def serving(ask: Callable[[dict[int, Frame]], Iterator[tuple[int, Frame]]], conf
 
   ask: greetings by client -> answers with the client whom the network says each comes from, as long
   as it is worth waiting. config: a digest of what clients must have too. The plan's `failing` is
-  left to the network. Rows: a 'round' each, a 'refusal' for each answer that was not taken, and a
-  'closing'.
+  left to the network. Rows: a 'round' each, a 'refusal' for each answer that was not taken, those
+  of `rounds.log_sent`, and a 'closing'.
   """
 
   def learn(plan, cohorts, module, shared, run, *, step=plain, state=None):
@@ -80,16 +80,17 @@ def serving(ask: Callable[[dict[int, Frame]], Iterator[tuple[int, Frame]]], conf
       for client, reasons in taken.refused.items():
         for reason in reasons:
           run.log(kind='refusal', step=number + 1, client=client, reason=reason)
-      carry, told = settled(plan, like, carry, ids, taken, number, step, run)
+      carry, told, sent = settled(plan, like, carry, ids, taken, number, step, run)
       carry['shared'] = dict(carry['shared'], step=carry['shared']['step'] + most)
       new = carry['shared']
       held = score(new['params'], new['stats'], watched) if len(watched.y) else {}
       held = {f'validation_{name}': value for name, value in held.items()}
       run.log(kind='round', step=number + 1, seeds=run.seeds, **told, **held)
-      return carry, None
+      return carry, sent
 
     carry = begin(plan, cohorts, like, shared, state or {})
-    carry, _ = run.fold('rounds', one, carry, plan.rounds)
+    carry, outs = run.fold('rounds', one, carry, plan.rounds)
+    rounds.log_sent(plan, outs, like, len(carry['up'][0]), run)
     frames = greet(carry, plan.rounds, range(carry['up'].shape[1]), run)
     gone = sum(body(data) for _, (_, data) in frames.values())
     reached = [client for client, (head, _) in ask({c: f for c, (_, f) in frames.items()})
@@ -169,7 +170,7 @@ def refused(taken: intake.Taken, client: int, reason: str) -> intake.Taken:
 
 
 def settled(plan, like, carry, ids, taken: intake.Taken, number: int, step, run):
-  """(carry, row) after a round, in the shapes and the order in which it is simulated."""
+  """(carry, row, what `accounting` takes of it) after a round, shaped and ordered as simulated."""
   fine = np.array([client in taken.updates for client in ids])
   nothing = {name: np.zeros(x.shape, np.float32) for name, x in like.items()}
   updates = [taken.updates.get(client, nothing) for client in ids]
@@ -183,7 +184,8 @@ def settled(plan, like, carry, ids, taken: intake.Taken, number: int, step, run)
   dense = FLOAT * sum(int(np.prod(x.shape)) for x in like.values())
   current = (carry['seen'][0, ids] == number) & (number > 0)
   down = np.where(current, carry['last'][0], dense)
-  up = np.array([taken.sizes.get(client, 0) for client in ids])
+  came = np.array([[taken.counts.get(c, {}).get(name, 0) for c in ids] for name in like])
+  up = came.sum(0)
   bad = np.array([len(taken.refused.get(client, ())) for client in ids])
   new = {name: carry[name].copy() for name in ('seen', 'heard', *COUNTERS)}
   counts = dict(up=up, down=down, dense=dense * (1 + fine), refused=bad)
@@ -191,15 +193,22 @@ def settled(plan, like, carry, ids, taken: intake.Taken, number: int, step, run)
     new[name][0, ids] += count
   new['seen'][0, ids] = np.where(fine, number + 1, 0)  # who failed is sent the whole student
   new['heard'][0, ids] = np.where(fine, number + 1, new['heard'][0, ids])
-  newest = 0 if void[0] else counted(plan, tree.map(lambda x: x[0], change))
+  count = plan.codec.count(tree.map(lambda x: x[0], change))
+  changed = np.array([[0 if void[0] else int(count[name])] for name in like])
   carry = dict(
-    carry, **new, shared=shared, server=server, change=change, last=np.array([newest], np.int64)
+    carry, **new, shared=shared, server=server, change=change, last=changed.sum(0)
   )
   told = dict(
     up_bytes=up.sum()[None], down_bytes=down.sum()[None], clients=fine.sum()[None],
     void=np.asarray(void).astype(int), refused=bad.sum()[None],
   )  # fmt: skip
-  return carry, told
+  ranks = [[found[n] for found in taken.ranks.values() if n in found] for n in like]
+  sent = dict(
+    up=came.sum(1, keepdims=True), change=changed, current=current.sum()[None],
+    whole=(~current).sum()[None],
+    rank=np.array([[np.mean(found) if found else np.nan] for found in ranks]),
+  )  # fmt: skip
+  return carry, told, sent
 
 
 def counted(plan, message) -> int:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reduction import tree
+from reduction.federate import accounting
 from reduction.federate import clients as at_clients
-from reduction.federate.accounting import by_tensor, received
 from reduction.federate.clients import Method
 from reduction.federate.codecs.codec import FLOAT
 from reduction.federate.server import exchange, plain
@@ -52,7 +52,7 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
   module: of the shared model. shared: dict(params, stats, masks, step) [R, ...], and what the
   methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Own states are trees
   [R, c, ...] or a store. Rows: a 'round' every `plan.every` rounds, with its bytes of all clients,
-  ranks, losses and scores; those of `accounting.by_tensor`, 'sent'. `network.serving` and
+  ranks, losses and scores; those of `log_sent`. `network.serving` and
   `network.working` make functions like this one.
   """
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
@@ -72,11 +72,18 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
     return carry, sent
 
   carry, outs = run.fold('rounds', one, carry, plan.rounds)
-  shapes = {name: x.shape for name, x in sent_like(cohorts[0], shared).items()}
-  for row in by_tensor(outs, shapes, len(carry['up'][0]), plan.codec.mirrored):
-    run.log(kind='sent', summary=True, seeds=run.seeds, **row)
+  log_sent(plan, outs, sent_like(cohorts[0], shared), len(carry['up'][0]), run)
   kept = [store or own for store, own in zip(stores, carry['own'])]
   return carry, [(cohort.ids, own) for cohort, own in zip(cohorts, kept)]
+
+
+def log_sent(plan: Plan, outs, like: dict, clients: int, run):
+  """Rows of what travelled: 'sent' of `accounting.by_tensor`, 'rank' of `accounting.ranks`."""
+  outs, shapes = list(outs), {name: x.shape for name, x in like.items()}
+  for row in accounting.by_tensor(outs, shapes, clients, plan.codec.mirrored):
+    run.log(kind='sent', summary=True, seeds=run.seeds, **row)
+  for row in accounting.ranks(outs, shapes):
+    run.log(kind='rank', summary=True, seeds=run.seeds, **row)
 
 
 def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
@@ -222,7 +229,7 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   heard = tree.map(np.asarray, heard)
   dense = FLOAT * sum(int(np.prod(x.shape[2:])) for x in updates.values())
   known = carry['seen']
-  down = received(known[rows, ids], number, carry['last'], dense)
+  down = accounting.received(known[rows, ids], number, carry['last'], dense)
   up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
   down = up if plan.codec.mirrored else down
   new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'dense', 'refused')}

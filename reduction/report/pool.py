@@ -27,6 +27,7 @@ NAMES = {
   'pretrained': ('at',),
   'spectrum': ('at', 'step', 'matrix', 'index'),
   'sent': ('at', 'tensor'),
+  'rank': ('at', 'tensor', 'step'),
   'refusals': ('at', 'client'),
   'teacher': ('at',),
   'distill': ('at',),

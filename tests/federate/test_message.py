@@ -112,6 +112,15 @@ def test_a_rank_that_cannot_be_is_refused(rank):
     unpack(MAGIC + struct.pack('<I', len(manifest)) + manifest + bytes(400), LIKE)
 
 
+@pytest.mark.parametrize('name, rank', [('w', 21), ('w', -1), ('b', 1), ('k', 5)])
+def test_a_whole_matrix_says_no_rank_that_cannot_be(name, rank):
+  tensors = [[n, 'dense', rank if n == name else 0] for n in UPDATE]
+  manifest = json.dumps(dict(LETTER._asdict(), tensors=tensors)).encode()
+  whole = bytes(4 * sum(x.size for x in UPDATE.values()))
+  with pytest.raises(DataError, match=f'{name} of shape .* would be of rank {rank}'):
+    unpack(MAGIC + struct.pack('<I', len(manifest)) + manifest + whole, LIKE)
+
+
 def test_every_lie_is_refused_counted_and_leaves_the_round_alone():
   nan = dict(UPDATE, b=UPDATE['b'] * np.nan)
   inf = dict(UPDATE, w=np.where(np.arange(20) == 3, np.inf, UPDATE['w']).astype(np.float32))

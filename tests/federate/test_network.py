@@ -33,6 +33,8 @@ def test_fedkd_over_a_network_is_the_simulator_bit_for_bit(simulated, federated,
   shown = 'up_bytes', 'down_bytes', 'clients', 'void', 'refused', 'validation_accuracy'
   told = lambda run: [[row[name] for name in shown] for row in rows(run, 'round')]
   assert told(run) == told(simulated[1])
+  for kind, count in dict(sent=3, rank=2 * 3).items():  # of each tensor; each matrix and round
+    assert rows(run, kind) == rows(simulated[1], kind) and len(rows(run, kind)) == count
   (here,), (there,) = rows(run, 'federated'), rows(simulated[1], 'federated')
   for name in 'up_bytes', 'down_bytes', 'of_dense', 'test_accuracy':
     assert here[name] == there[name]

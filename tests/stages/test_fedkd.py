@@ -73,6 +73,11 @@ def test_bytes_and_ranks_of_each_tensor_add_up(whole):
   rounds, fc1 = [r for r in run.rows if r['kind'] == 'round'], rows['fc1/kernel']
   assert fc1['first_rank'] == rounds[0]['rank fc1/kernel']
   assert fc1['last_rank'] == rounds[-1]['rank fc1/kernel']
+  ranks = {(r['tensor'], r['step']): r['rank'] for r in run.rows if r['kind'] == 'rank'}
+  assert ranks == {
+    (name, i + 1): rounds[i][f'rank {name}'] for name in ('fc1/kernel', 'out/kernel')
+    for i in range(4)
+  }  # fmt: skip
 
 
 def test_bytes_of_tensors_where_clients_miss_rounds(digits, tmp_path):
