@@ -121,8 +121,10 @@ class Runtime:
         x = embed(self.params, filled, place)
         for i in range(self.module.layers):
           x = self._block(i, x, place)
-          if stop and _waited(x) and stop():
-            return None
+          if stop:
+            jax.block_until_ready(x)  # what is only queued cannot be stopped
+            if stop():
+              return None
         logits = head(self.params, x, len(now))
       place += len(now)
       self.tokens += now
@@ -153,7 +155,8 @@ class Runtime:
       found = int(token[0])
       wrote_s = time.perf_counter() - began
       self.times |= dict(wrote=i + 1, wrote_s=wrote_s)
-      self.times['first_s'] = self.times['first_s'] or self.times['read_s'] + wrote_s
+      if i == 0:
+        self.times['first_s'] = self.times['read_s'] + wrote_s
       if found in ends:
         return
       if more:
@@ -247,12 +250,6 @@ def programs(module):
     jax.jit(turn, static_argnames='like', donate_argnums=(1, 2, 3)),
     jax.jit(layer, donate_argnums=1),
   )
-
-
-def _waited(x) -> bool:
-  """True once x is there: what is only queued cannot be stopped."""
-  jax.block_until_ready(x)
-  return True
 
 
 @jax.jit

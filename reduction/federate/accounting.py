@@ -46,7 +46,7 @@ def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
   of a tensor, and no rows.
   """
   rounds, total = list(rounds), {}
-  if not rounds or len(rounds[0]['up']) != len(shapes):
+  if not _by_name(rounds, shapes):
     return []
   for i, (name, shape) in enumerate(shapes.items()):
     size, up = FLOAT * math.prod(shape), sum(one['up'][i] for one in rounds)
@@ -70,11 +70,18 @@ def ranks(rounds, shapes: dict) -> list[dict]:
 
   rounds, shapes: as `by_tensor` takes them. Rounds (`step`, from 1) without ranks have no row.
   """
-  rounds = list(rounds)
+  rounds, found = list(rounds), []
+  if not _by_name(rounds, shapes):
+    return found
   steps = sorted({max(1, math.ceil(len(rounds) * i / 4)) for i in range(5)})
-  return [
-    dict(tensor=name.removeprefix('params/'), step=step, rank=rounds[step - 1]['rank'][i])
-    for i, name in enumerate(shapes) for step in steps
-    if rounds and len(rounds[0]['rank']) == len(shapes)
-    and np.isfinite(rounds[step - 1]['rank'][i]).all()
-  ]  # fmt: skip
+  for i, name in enumerate(shapes):
+    for step in steps:
+      rank = rounds[step - 1]['rank'][i]
+      if np.isfinite(rank).all():
+        found.append(dict(tensor=name.removeprefix('params/'), step=step, rank=rank))
+  return found
+
+
+def _by_name(rounds: list, shapes: dict) -> bool:
+  """Whether rounds tell tensors apart, which a codec that sends all as one does not."""
+  return bool(rounds) and len(rounds[0]['up']) == len(shapes)

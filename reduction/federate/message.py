@@ -107,16 +107,17 @@ def _manifest(text: bytes) -> tuple[Letter, list]:
 def _sizes(name, kind, k, shape) -> list[int]:
   """Bytes of each piece of a tensor."""
   count = math.prod(shape)
+  rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
+  most = min(rows, columns) if len(shape) > 1 else 0
   if kind == 'dense':
-    if not 0 <= k <= (min(count // max(shape[-1], 1), shape[-1]) if len(shape) > 1 else 0):
+    if not 0 <= k <= most:
       raise DataError(f'{name} of shape {shape} would be of rank {k}')
     return [4 * count]
   if kind == 'integers':
     if not 2 <= k <= 8:
       raise DataError(f'{name} comes in {k} bits; 2 to 8 are known')
     return [4, -(-count * k // 8)]
-  rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
-  if len(shape) < 2 or not 1 <= k <= min(rows, columns):
+  if not 1 <= k <= most:
     raise DataError(f'{name} of shape {shape} comes as factors of rank {k}')
   return [4 * rows * k, 4 * k * columns]
 
