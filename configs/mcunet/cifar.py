@@ -13,6 +13,8 @@ Limits: 50 KB of SRAM, 136 KB of Flash, of which MobileNetV2 at a width of 0.2 t
 found when it is trained afresh, without the supernet's weights. Variants, joined by a comma:
 - 'rank' also compares the supernet's order with that of 24 networks trained by themselves;
 - 'order' does that alone, in a smaller space, 8,100 networks;
+- 'finalists' lets evolution, random search by the supernet and random search without one train four
+  networks each of that space, of at most half of its networks' multiply-accumulates;
 - 'choose' shows the spaces of 32 and 16 pixels and three widths in the order of TinyNAS, without
   training; 'best' and 'worst' search the first and the last of them (paper, on ImageNet: 78.7 and
   74.2 %);
@@ -31,8 +33,10 @@ LIMITS = dict(sram=50 * 1024, flash=136 * 1024)
 SPACES = dict(setting.CIFAR, resolutions=(16, 32), widths=(0.5, 1.0, 1.5))
 BEST, WORST = (32, 1.5), (16, 0.5)  # by 'choose': 6.2 and 0.3 M multiply-accumulates on average
 INSTRUCTIONS = 8_000_000
+MACS = 3_200_000  # the median of the smaller space's networks within LIMITS
 MOBILENET = dict(name='mobilenetv2', width=0.2, strides=(1, 1, 2, 2, 2, 1, 1, 1), head=0)
-VARIANTS = ('rank', 'order', 'choose', 'best', 'worst', 'fast', 'reward', 'small', 'quick')
+VARIANTS = ('rank', 'order', 'finalists', 'choose', 'best', 'worst', 'fast', 'reward', 'small',
+            'quick')  # fmt: skip
 
 
 def get_config(variant: str = ''):
@@ -43,7 +47,7 @@ def get_config(variant: str = ''):
   steps, every = (20, 10) if quick else (steps, 500)
   side, width = WORST if 'worst' in chosen else BEST if 'best' in chosen else (32, 1.0)
   side = side // 2 if small else side
-  wanted = setting.FEW if 'order' in chosen else setting.CIFAR
+  wanted = setting.FEW if chosen & {'order', 'finalists'} else setting.CIFAR
   space = dict(wanted, resolutions=(side,), widths=(width,))
   data = dict(name='cifar10', validation=2_000 if small else 5_000, augment='flip_and_crop',
               side=side, examples=10_000 if small else 0)  # fmt: skip
@@ -52,7 +56,11 @@ def get_config(variant: str = ''):
   train = dict(steps=steps, batch=batch, every=every, optimizer=setting.adam(3e-3, steps))
   find = dict(space=space, **LIMITS, picojoules=setting.PICOJOULES, table='m7')
   spaces = dict(space=SPACES, boards=(), samples=1_000, attempts=20_000, budgets=((50,), (136,)))
+  limits = dict(LIMITS, macs=MACS)
+  final = dict(train, space=space, limits=limits, networks=4)
   if small:
+    limits.update(sram=LIMITS['sram'] // 4, macs=MACS // 4)
+    final.update(limits=limits, population=20, generations=8)
     find.update(sram=LIMITS['sram'] // 4, population=20, generations=8)
     halved = dict(SPACES, resolutions=tuple(r // 2 for r in SPACES['resolutions']))
     spaces.update(space=halved, budgets=((12.5,), (136,)))
@@ -70,7 +78,7 @@ def get_config(variant: str = ''):
     mobilenet_in_c=chip, versus=dict(of='train', base='mobilenet'),
     architecture=dict(stage='versus', of='afresh', base='mobilenet'),
     rank=dict(train, space=space, networks=24),
-    tinynas=spaces,
+    finalists=final, tinynas=spaces,
   )  # fmt: skip
   c.stages = ('supernet', 'specialize', 'train', 'in_c')
   if not chosen & {'best', 'worst', 'fast', 'reward'}:
@@ -80,6 +88,8 @@ def get_config(variant: str = ''):
     c.stages = (*c.stages[:at], 'rank', *c.stages[at:])
   if 'order' in chosen:
     c.stages = ('supernet', 'rank')
+  if 'finalists' in chosen:
+    c.stages = ('supernet', 'finalists')
   if 'choose' in chosen:
     c.stages = ('tinynas',)
     del c['supernet']
@@ -89,8 +99,10 @@ def get_config(variant: str = ''):
   if 'best' in chosen and not quick:
     c.paper = _against(f'mcunet/cifar:{variant.replace("best", "worst")}')
   board = setting.trained(in_c='the network found', mobilenet_in_c='MobileNetV2 at 0.2')
-  c.tables = dict(a_rank=setting.agreement(), b_found=setting.found(), c_board=board,
-                  d_spaces=_spaces(), e_versus=setting.compared())  # fmt: skip
+  c.tables = dict(
+    a_rank=setting.agreement(), a_trained=_finalists(), b_found=setting.found(), c_board=board,
+    d_spaces=_spaces(), e_versus=setting.compared(),
+  )  # fmt: skip
   return c
 
 
@@ -102,6 +114,7 @@ def _quick(c):
     supernet=dict(space=small, random=0, batch=50), train=dict(batch=50),
     specialize=dict(space=small, population=3, generations=1, beside=False),
     rank=dict(space=small, networks=3, batch=50),
+    finalists=dict(space=small, networks=2, population=3, generations=1, batch=50),
     mobilenet=dict(batch=50, student=dict(MOBILENET, strides=(2, 2), stages=((2, 40, 1),))),
   )  # fmt: skip
   for name in set(changes) & set(c.stages):
@@ -126,9 +139,19 @@ def _spaces():
   )  # fmt: skip
 
 
+def _finalists():
+  return dict(
+    title='The best of four networks that each search trained', kind='finalist', rows='method',
+    values=('validation_accuracy', 'test_accuracy', 'macs', 'sram', 'flash', 'energy_uj'),
+    names=dict(scored='random, by the supernet', energy_uj='energy (estimated, µJ)', sram='SRAM',
+               flash='Flash'),
+    note='Trained from newly drawn weights; the best of each by validation images.',
+  )  # fmt: skip
+
+
 def sweep():
   """Search beside MobileNetV2, ranks, best and worst space, instructions; one line a seed."""
   yield {'variant': 'choose'}
-  for variant in 'rank', 'order', 'best', 'worst', 'fast', 'reward':
+  for variant in 'rank', 'order', 'finalists', 'best', 'worst', 'fast', 'reward':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}

@@ -59,6 +59,7 @@ NAMES = {
   'supernet': ('at', 'phase'),
   'generation': ('at', 'step'),
   'found': ('at', 'method'),
+  'finalist': ('at', 'method'),
   'network': ('at', 'network'),
   'scaled': ('at',),
   'agreement': ('at',),

@@ -10,6 +10,7 @@ from reduction.stages.fedavg import fedavg
 from reduction.stages.fedkd import fedkd
 from reduction.stages.fedmd import fedmd
 from reduction.stages.filterlet import filterlet
+from reduction.stages.finalists import finalists
 from reduction.stages.folder import folder
 from reduction.stages.gain import gain
 from reduction.stages.lottery import lottery
@@ -33,7 +34,7 @@ from reduction.stages.versus import versus
 
 __all__ = [
   'awq', 'compare', 'compound', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd',
-  'filterlet', 'folder', 'gain', 'lottery', 'microcontroller', 'mutual', 'pretrained', 'qat',
-  'qat_mcu', 'quantize', 'rank', 'rivals', 'salient', 'schedule', 'specialists', 'specialize',
-  'supermask', 'supernet', 'tinynas', 'tune', 'versus',
+  'filterlet', 'finalists', 'folder', 'gain', 'lottery', 'microcontroller', 'mutual',
+  'pretrained', 'qat', 'qat_mcu', 'quantize', 'rank', 'rivals', 'salient', 'schedule',
+  'specialists', 'specialize', 'supermask', 'supernet', 'tinynas', 'tune', 'versus',
 ]  # fmt: skip

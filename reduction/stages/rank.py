@@ -41,7 +41,8 @@ def rank(
     check_data(whole, run.data)
     genes = chosen(whole, networks, sample_seed)
     by_supernet = accuracies(net, run, genes, split)
-    by_itself = alone(net.module, genes, run, tx, split, steps=steps, batch=batch, every=every)
+    alone = trained(net.module, genes, run, tx, steps=steps, batch=batch, every=every)
+    by_itself = judged(alone, genes, run, split)
     found = cost(ops_of(whole, genes))
     for i, row in enumerate(genes):
       run.log(
@@ -72,18 +73,24 @@ def chosen(space, count: int, seed: int) -> np.ndarray:
   return np.stack(list(kept.values()))
 
 
-def alone(module: Elastic, genes, run: Run, tx, split: str, **schedule) -> np.ndarray:
-  """float32 [n]: accuracy of networks [n, genes], each trained by itself, all by one program."""
+def trained(module: Elastic, genes, run: Run, tx, **schedule) -> Net:
+  """Networks [n, genes], each trained by itself within a supernet's arrays, all by one program."""
   part = run.child('alone')
   part.seeds = tuple(range(len(genes)))  # each network is a replicate
   net = create(module, part.key('init', 0), run.data.train.x[:1])
-  splits = jax.device_put(run.data.splits())
   given = {}, dict(genes=jnp.asarray(genes, jnp.int32))
   state, _ = train(
     sgd(s.alone(module), tx), classified(module), start(net.params, net.stats, None, tx),
-    splits['train'], {}, part, given=given, augment=run.data.augment, **schedule,
+    jax.device_put(run.data.splits())['train'], {}, part, given=given, augment=run.data.augment,
+    **schedule,
   )  # fmt: skip
+  return net.replace(params=state['params'], stats=state['stats'])
+
+
+def judged(net: Net, genes, run: Run, split: str) -> np.ndarray:
+  """float32 [n]: accuracy of each of `trained`, statistics recalibrated."""
   seen = jnp.asarray(s.batches(run.data.train.x, *SEEN))
-  judge = over_replicas(s.judge(module), (0, 0, 0, None, None))
-  found = judge(state['params'], state['stats'], given[1]['genes'], seen, splits[split])
+  judge = over_replicas(s.judge(net.module), (0, 0, 0, None, None))
+  part = jax.device_put(getattr(run.data, split))
+  found = judge(net.params, net.stats, jnp.asarray(genes, jnp.int32), seen, part)
   return np.asarray(found['accuracy'], np.float32)

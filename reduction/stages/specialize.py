@@ -1,24 +1,20 @@
 """A network for a device out of a supernet: evolution under its memory, beside random search."""
 
-import functools
 import json
 import math
-import pathlib
 
 import jax
 import numpy as np
 
 from reduction.errors import require
-from reduction.mcu import boards
 from reduction.models.mobile import Elastic
 from reduction.net import Net, over_replicas
 from reduction.run import Run, Stage
-from reduction.search import evolution, latency, predictor, rewards, selection
+from reduction.search import evolution, predictor, rewards, selection
 from reduction.search import space as spaces
 from reduction.search import supernet as s
 from reduction.search.arch import description
-from reduction.search.cost import cost, ops_of
-from reduction.search.selection import Budget, of_board
+from reduction.search.fitting import CODE, fitting
 from reduction.search.space import space as find_space
 from reduction.stages.supernet import BESIDE, SEEN, accuracies, check_data
 from reduction.stages.versus import log_compared
@@ -26,32 +22,27 @@ from reduction.stages.versus import log_compared
 
 def specialize(
   *, space: dict, board: str | None = None, sram: int = 0, flash: int = 0, macs: int = 0,
-  energy: float = 0.0, instructions: int = 0, code: int = 64 * 1024, population: int = 100,
-  generations: int = 30, parents: float = 0.2, mutated: float = 0.5, rate: float = 0.1,
-  beside: bool = True, predicted: int = 0, reward: dict | None = None,
-  picojoules: dict | None = None, table: str | None = None,
+  energy: float = 0.0, instructions: int = 0, code: int = CODE, picojoules: dict | None = None,
+  table: str | None = None, population: int = 100, generations: int = 30, parents: float = 0.2,
+  mutated: float = 0.5, rate: float = 0.1, beside: bool = True, predicted: int = 0,
+  reward: dict | None = None,
 ) -> Stage:  # fmt: skip
   """Takes the best network that fits out of a supernet; returns it with its weights.
 
-  space: that of `supernet`. board: of `mcu.boards`, whose memory less a stack and Flash less `code`
-  are limits; or sram, flash in bytes. macs, energy (microjoules, estimated), instructions: limits
-  too; 0: none. table: whose instructions, a core of `mcu.boards.CORES` or a file of
-  `search.latency`; by default the board's core, or 'm4'. population, generations, parents, mutated,
-  rate: of `search.evolution`; the defaults are the paper's. A network's score is its accuracy on
-  validation data, the mean over seeds' supernets; with reward, the arguments of
-  `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost. picojoules: of
-  `search.cost.cost`, what the estimate of energy is of. beside: as many random networks that fit
-  are scored too. predicted: accuracies come from a predictor trained on so many networks, and the
-  last population is scored by the supernet; 0: always by the supernet. Rows: 'generation', a
-  'found' each for evolution and random, the two in a 'versus', 'predictor'. Writes its JSON.
+  space: that of `supernet`. board to table: the limits, of `search.fitting.fitting`. population,
+  generations, parents, mutated, rate: of `search.evolution`; the defaults are the paper's. A
+  network's score is its accuracy on validation data, the mean over seeds' supernets; with reward,
+  the arguments of `search.rewards.rewarded` (cost, target, how), MnasNet's of it and a cost.
+  beside: as many random networks that fit are scored too. predicted: accuracies come from a
+  predictor trained on so many networks, and the last population is scored by the supernet; 0:
+  always by the supernet. Rows: 'generation', a 'found' each for evolution and random, the two in a
+  'versus', 'predictor'. Writes its JSON.
   """
   whole = find_space(**space)
-  require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
-  budget = of_board(board, code) if board else Budget('limits', sram, flash)
-  limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy)
-  limits['instructions'] = instructions
-  costed = functools.partial(costs, whole, picojoules=picojoules, table=_table(table, board))
-  fits = functools.partial(_fits, costed, {name: most for name, most in limits.items() if most})
+  budget, costed, fits = fitting(
+    whole, board=board, sram=sram, flash=flash, macs=macs, energy=energy, code=code,
+    instructions=instructions, picojoules=picojoules, table=table,
+  )  # fmt: skip
   require(population > 1 and generations >= 0, f'{population=}, {generations=}: 2 and 0 at least')
   worth = lambda genes, right: right
   if reward:
@@ -84,25 +75,6 @@ def specialize(
     return found
 
   return stage
-
-
-def _table(name: str | None, board: str | None):
-  """Instructions of a core or file; without a name of the board's core."""
-  name = name or (boards.board(board).core if board else 'm4')
-  return latency.read(name if name in boards.CORES else pathlib.Path(name))
-
-
-def costs(space, genes, picojoules: dict | None = None, table=None) -> dict:
-  """What `search.cost` says of networks [n, genes], and 'instructions'."""
-  ops = ops_of(space, np.atleast_2d(genes))
-  return latency.with_instructions(cost(ops, picojoules=picojoules), ops, table)
-
-
-def _fits(costed, limits: dict, genes) -> np.ndarray:
-  found = costed(genes)
-  told = 'instructions' not in limits or not np.isnan(found['instructions']).any()
-  require(told, 'no table has every kind of op of this space: see search.latency')
-  return np.all([found[name] <= most for name, most in limits.items()], axis=0)
 
 
 def _write(arch: dict, run: Run):

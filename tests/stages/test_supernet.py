@@ -15,8 +15,8 @@ from reduction.run import chain
 from reduction.search import space as s
 from reduction.search import supernet
 from reduction.search.cost import cost, ops_of_arch
+from reduction.search.fitting import costs
 from reduction.search.selection import of_board
-from reduction.stages.specialize import costs
 from reduction.stages.supernet import accuracies
 
 SPACE = dict(
@@ -192,6 +192,30 @@ def test_ranks_of_networks_trained_by_themselves(trained):
   assert min(r['alone_accuracy'] for r in rows) > 0.25
   (row,) = [r for r in part.rows if r['kind'] == 'agreement']
   assert row['tau_low'] <= row['tau'] <= row['tau_high']
+
+
+def test_searches_are_compared_by_networks_that_they_train(trained):
+  """Of the networks that fit each method trains two; equal winners are one network."""
+  net, run = trained
+  space = s.space(**SPACE)
+  most = int(costs(space, s.extremes(space)[1])['macs'][0]) - 1
+  given = dict(space=SPACE, limits=dict(sram=10**6, flash=10**6, macs=most), networks=2, **TRAIN)
+  part = dataclasses.replace(run, rows=[], names=set())
+  stage = stages.finalists(population=4, generations=2, parents=0.25, **given)
+  assert stage(net, part) is net
+  rows = {r['method']: r for r in part.rows if r['kind'] == 'finalist'}
+  assert list(rows) == ['evolution', 'scored', 'random']
+  assert all(row['macs'][0] <= most and row['trained'] == [2] for row in rows.values())
+  assert all(row['test_accuracy'][0] > 0.3 for row in rows.values())
+  pairs = {(r['net'], r['base']): r for r in part.rows if r['kind'] == 'versus'}
+  assert len(pairs) == 3
+  for (ours, theirs), row in pairs.items():
+    gain = rows[ours]['test_accuracy'][0] - rows[theirs]['test_accuracy'][0]
+    assert row['accuracy_gain'] == pytest.approx(gain, abs=1e-4)
+    if rows[ours]['genes'] == rows[theirs]['genes']:  # trained once
+      assert gain == row['accuracy_gain_low'] == 0
+  with pytest.raises(UsageError, match='networks=5 must be from 1 to population=4'):
+    stages.finalists(**dict(given, networks=5), population=4)
 
 
 @pytest.mark.slow
