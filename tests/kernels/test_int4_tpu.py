@@ -23,6 +23,8 @@ from tests.kernels.shapes import off_where_it_runs, weight
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TABLE = pathlib.Path(__file__).parent / 'tpu.jsonl'
+CHIPS = 'v5e', 'v5p', 'v6e'
+KEYS = 'bits', 'group', 'rows', 'columns', 'count'
 SCHEMES = [  # rows, columns, group, symmetric
   (256, 128, 128, False),
   (300, 77, 32, False),
@@ -221,15 +223,38 @@ def test_a_tpu_itself_gives_what_the_weights_give(bits):
   assert max(error for _, error in found) < 0.01
 
 
+TUNED = [json.loads(line) for line in TABLE.read_text().splitlines()]
+CASES = sorted({tuple(row[key] for key in KEYS) for row in TUNED})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('bits, group, rows, columns, count', CASES)
+def test_what_is_tuned_gives_what_the_weights_give(bits, group, rows, columns, count):
+  x = np.random.default_rng(1).standard_normal((count, rows), np.float32)
+  assert error(jnp.asarray(x, jnp.bfloat16), made(rows, columns, bits=bits, group=group)) < 2**-8
+
+
+def test_what_is_tuned_is_every_size_of_blocks():
+  """Rows at a time: all of DEEP, all of them at once; columns: both of WIDE, and fewer."""
+  for bits in 3, 4:
+    shapes = {(row['rows'], row['columns']) for row in TUNED if row['bits'] == bits}
+    sizes = {int4_tpu.tiles(*int4_tpu.filled(*shape, bits)) for shape in shapes}
+    assert {deep for deep, _ in sizes} > set(int4_tpu.DEEP)
+    assert {wide for _, wide in sizes} >= set(int4_tpu.WIDE)
+  assert {row['chip'] for row in TUNED} == set(CHIPS)
+  assert len(TUNED) == len(CASES) * len(CHIPS)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='no libtpu to compile with')
-def test_what_is_tuned_compiles_for_tpus_that_are_not_here():
-  wanted = [json.loads(line) for line in TABLE.read_text().splitlines()]
+@pytest.mark.parametrize('chip', CHIPS)
+def test_what_is_tuned_compiles_for_tpus_that_are_not_here(chip):
+  wanted = [row for row in TUNED if row['chip'] == chip]
   environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
   child = subprocess.run(
-    [sys.executable, '-m', 'tests.kernels.compile_tpu'], input=TABLE.read_text(), text=True,
-    capture_output=True, cwd=ROOT, env=environment, timeout=580,
+    [sys.executable, '-m', 'tests.kernels.compile_tpu'], text=True, capture_output=True, cwd=ROOT,
+    input='\n'.join(map(json.dumps, wanted)), env=environment, timeout=580,
   )  # fmt: skip
   assert child.returncode == 0, child.stderr[-2000:]
   found = [json.loads(line) for line in child.stdout.splitlines()]
@@ -237,7 +262,7 @@ def test_what_is_tuned_compiles_for_tpus_that_are_not_here():
     assert now['bytes'] == before['bytes'], now
     assert 0 < now['bundles'] <= 1.1 * before['bundles'], (before, now)  # better is welcome
     floats, narrow = 2 * before['rows'] * before['columns'], before['group'] < 128
-    packed = weight(int4_tpu.prepacked, *(before[k] for k in ('bits', 'group', 'rows', 'columns')))
+    packed = weight(int4_tpu.prepacked, *(before[k] for k in KEYS[:4]))
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(packed))
     assert size < (0.33 if narrow else 0.28) * floats, now
     # x and what fills its tiles are no small part of a narrow layer's arguments
