@@ -143,8 +143,8 @@ def _finalists():
   return dict(
     title='The best of four networks that each search trained', kind='finalist', rows='method',
     values=('validation_accuracy', 'test_accuracy', 'macs', 'sram', 'flash', 'energy_uj'),
-    names=dict(scored='random, by the supernet', energy_uj='energy (estimated, µJ)', sram='SRAM',
-               flash='Flash'),
+    names=dict(method=dict(scored='random, by the supernet'), energy_uj='energy (estimated, µJ)',
+               sram='SRAM', flash='Flash'),
     note='Trained from newly drawn weights; the best of each by validation images.',
   )  # fmt: skip
 

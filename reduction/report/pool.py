@@ -36,7 +36,7 @@ NAMES = {
   'specialists': ('at',),
   'system': ('at', 'net'),
   'gain': ('at',),
-  'versus': ('at', 'net'),
+  'versus': ('at', 'net', 'base'),
   'folder': ('at',),
   'quantized': ('at', 'linear', 'net', *POINT),
   'salient': ('at',),
