@@ -80,7 +80,7 @@ def serve(config: dict, workdir: pathlib.Path, keys: pathlib.Path, home: pathlib
   """The server's part of every federation of a config; see `launch.run.run`."""
   from launch.run import run
   from launch.superlink import Server, asking, listening
-  from reduction.federate.network import serving
+  from reduction.federate.serving import serving
 
   listener, path = listening(home)
   server = Server(FLAGS.address, keys, home, workdir)
@@ -96,7 +96,7 @@ def work(config: dict, workdir: pathlib.Path, keys: pathlib.Path, home: pathlib.
   """A client's part of every federation of a config."""
   from launch.run import run
   from launch.superlink import Node
-  from reduction.federate.network import working
+  from reduction.federate.working import working
 
   node = Node(FLAGS.address, keys, home, workdir, FLAGS.patience)
   learn = working(node.wait, FLAGS.number, agreed(config))

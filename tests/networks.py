@@ -5,7 +5,7 @@ import queue
 import threading
 
 from reduction import models, stages
-from reduction.federate import network
+from reduction.federate import serving, working
 from reduction.net import create
 from reduction.run import Run
 
@@ -26,9 +26,10 @@ def fedkd(learn=None, student=STUDENT, **federation):
   )  # fmt: skip
 
 
-def fedavg(learn=None, **federation):
+def fedavg(learn=None, thin=0.0, **federation):
   """The same without teachers."""
   given = dict(learn=learn) if learn else {}
+  given |= dict(thin=thin) if thin else {}
   return stages.fedavg(
     federation=dict(FEDERATION, **federation), optimizer=ADAM, student=STUDENT, **given
   )
@@ -74,13 +75,13 @@ def networked(make, digits, clients=(0, 1, 2), change=None, **federation):
   wire.change = change or wire.change
 
   def work(client):
-    learn = network.working(functools.partial(wire.wait, client), client, 'c')
+    learn = working.working(functools.partial(wire.wait, client), client, 'c')
     found[client] = done(make(learn, **federation), digits)
 
   threads = [threading.Thread(target=work, args=(client,), daemon=True) for client in clients]
   for thread in threads:
     thread.start()
-  net, run = done(make(network.serving(wire.ask, 'c'), **federation), digits)
+  net, run = done(make(serving.serving(wire.ask, 'c'), **federation), digits)
   for thread in threads:
     thread.join(200)
   assert found.keys() == set(clients)

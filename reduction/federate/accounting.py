@@ -2,9 +2,10 @@
 
 import math
 
+import jax
 import numpy as np
 
-from reduction.federate.codecs.codec import FLOAT
+from reduction.federate.codecs.codec import FLOAT, Codec, sizes
 
 LAYER = 7_087_872  # weights of a layer of BERT-base, width 768, inner 3072
 HEADS = dict(
@@ -24,15 +25,24 @@ def gigabytes(task: str, layers: int) -> float:
   return FLOAT * (layers * LAYER + HEADS[task]) * TRANSFERS[task] / 1e9
 
 
-def received(seen, number: int, last, dense: int) -> np.ndarray:
+def received(seen, number: int, last, whole: int) -> np.ndarray:
   """Bytes [R, m] that clients receive at the start of round `number`.
 
   seen: int [R, m], the round after the last one that each took part in, 0 for none; last: int [R],
   bytes of the change that the round before made. Who took part in that round gets the change, all
-  others, and everyone at first, the dense student.
+  others, and everyone at first, the dense student and what is `announced`: whole.
   """
   current = (seen == number) & (number > 0)
-  return np.where(current, np.asarray(last)[:, None], dense).astype(np.int64)
+  return np.where(current, np.asarray(last)[:, None], whole).astype(np.int64)
+
+
+def announced(codec: Codec, wire, names, number: int) -> np.ndarray:
+  """Bytes of each tensor, in the order of names, that go with a whole student in round `number`.
+
+  wire: what the server keeps, of one replicate: of arrays or shapes.
+  """
+  found = sizes(jax.eval_shape(codec.public, wire)) if number else {}
+  return np.array([found.get(name, 0) for name in names], np.int64)
 
 
 def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
@@ -40,7 +50,8 @@ def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
 
   rounds: of each, arrays [tensors, R] in the order of shapes: up, bytes of all clients; change,
   bytes of what came out; rank, means over clients, NaN where there is none; and [R]: current,
-  whole, how many received the change before or the whole student. mirrored: down is what was up.
+  whole, how many received the change before or the whole student; announced [tensors], what went
+  with the latter. mirrored: down is what was up.
   Rows: tensor; dense_bytes, once; up_bytes and down_bytes [R], a client, all rounds; first_rank and
   last_rank [R] where there are any. A codec that sends all as one, such as a sketch, has no bytes
   of a tensor, and no rows.
@@ -51,7 +62,8 @@ def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
   for i, (name, shape) in enumerate(shapes.items()):
     size, up = FLOAT * math.prod(shape), sum(one['up'][i] for one in rounds)
     before = [np.zeros_like(up), *(one['change'][i] for one in rounds)]
-    down = sum(one['whole'] * size + one['current'] * b for one, b in zip(rounds, before))
+    whole = [size + one['announced'][i] for one in rounds]
+    down = sum(one['whole'] * w + one['current'] * b for one, w, b in zip(rounds, whole, before))
     row = dict(dense_bytes=size, up_bytes=up / clients,
                down_bytes=(up if mirrored else down) / clients)  # fmt: skip
     first, last = rounds[0]['rank'][i], rounds[-1]['rank'][i]

@@ -114,13 +114,18 @@ def training(method: Method, augment=None, how: str = 'auto', mesh: Mesh | None 
   """
 
   def one(shared, own, data, number, indices, valid, key):
-    begins, mine = jax.random.split(jax.random.fold_in(key, number))
+    begins, mine = keys(key, number)
     state, given = method.begin(shared, own, begins)
     state, told = scan(method.update, state, data, indices, valid, mine, given, augment)
     update, own = method.end(shared, own, state, valid.sum())
     return update, own, told
 
   return over_clients(one, (False, True, False, True, True, True, False), how, mesh)
+
+
+def keys(key, client):
+  """A client's keys of a round, whose key it is: of where it begins, and of its steps."""
+  return jax.random.split(jax.random.fold_in(key, client))
 
 
 def over_clients(f, mapped: tuple[bool, ...], how: str = 'auto', mesh: Mesh | None = None):

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from reduction import losses, tree
 from reduction.errors import require
 from reduction.federate.clients import Method
-from reduction.federate.codecs.columns import dropped
+from reduction.federate.codecs.columns import kept
 from reduction.net import apply
 from reduction.update import classification, sgd
 
@@ -82,17 +81,9 @@ def average(
 def thinned(params, share: float, layers: str, key):
   """Masks that leave the same number of units out of each layer that matches the pattern.
 
-  A unit is a column of a kernel and its bias. Caldas et al. 2018, section 4: a fixed number, so
-  that all sub-models are of one size.
+  A unit is a column of a kernel and its bias; see `codecs.columns.kept`.
   """
-
-  def mask(name, w):
-    if not _found(layers, name):
-      return jnp.ones(w.shape, bool)
-    own = jax.random.fold_in(key, zlib.crc32(name.rpartition('/')[0].encode()))
-    kept = jax.random.permutation(own, w.shape[-1]) >= dropped(w.shape[-1], share)
-    return jnp.broadcast_to(kept, w.shape)
-
+  mask = lambda name, w: jnp.broadcast_to(kept(name, w.shape[-1], share, layers, key), w.shape)
   return tree.map_named(mask, params)
 
 

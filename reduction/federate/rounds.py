@@ -80,7 +80,7 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
 def log_sent(plan: Plan, outs, like: dict, clients: int, run):
   """Rows of what travelled: 'sent' of `accounting.by_tensor`, 'rank' of `accounting.ranks`."""
   outs, shapes = list(outs), {name: x.shape for name, x in like.items()}
-  for row in accounting.by_tensor(outs, shapes, clients, plan.codec.mirrored):
+  for row in accounting.by_tensor(outs, shapes, clients, plan.codec.part is not None):
     run.log(kind='sent', summary=True, seeds=run.seeds, **row)
   for row in accounting.ranks(outs, shapes):
     run.log(kind='rank', summary=True, seeds=run.seeds, **row)
@@ -229,9 +229,11 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   heard = tree.map(np.asarray, heard)
   dense = FLOAT * sum(int(np.prod(x.shape[2:])) for x in updates.values())
   known = carry['seen']
-  down = accounting.received(known[rows, ids], number, carry['last'], dense)
+  wire = tree.map(lambda x: x[0], carry['server']['wire'])
+  more = accounting.announced(plan.codec, wire, heard['up'], number)
+  down = accounting.received(known[rows, ids], number, carry['last'], dense + more.sum())
   up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
-  down = up if plan.codec.mirrored else down
+  down = up if plan.codec.part else down
   new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'dense', 'refused')}
   new['seen'][rows, ids] = number + 1
   both = dense * (1 + heard['fine'])
@@ -254,7 +256,7 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
     up=np.stack([x.sum(1) for x in heard['up'].values()]),
     change=np.stack([np.where(heard['void'], 0, x) for x in heard['down'].values()]),
     rank=np.stack([ranks.get(name, none).mean(1) for name in heard['up']]),
-    current=current.sum(1), whole=(~current).sum(1),
+    current=current.sum(1), whole=(~current).sum(1), announced=more,
   )  # fmt: skip
   told |= {f'rank {name.removeprefix("params/")}': r.mean(1) for name, r in ranks.items()}
   return carry, told, sent

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from reduction import tree
 from reduction.errors import require
-from reduction.federate.codecs.codec import Codec
+from reduction.federate.codecs.codec import Codec, joined
+from reduction.federate.codecs.factors import EXACT
 from reduction.federate.secure import SCALE
 
 COMBINES = 'mean', 'present', 'trimmed', 'median'
@@ -150,7 +151,7 @@ def exchange(codec: Codec, how: Rules, step):
   """
 
   check(codec, how, step)
-  travel = _together if codec.together else _apart
+  travel = _together if codec.answers else _apart
 
   def run(shared, server, updates, senders, weights, arrives, progress, key):
     fine = jax.vmap(lambda u, w: sound(u, w, how.longest))(updates, weights) & arrives
@@ -166,24 +167,50 @@ def exchange(codec: Codec, how: Rules, step):
 
 
 @functools.lru_cache(maxsize=64)
-def settlement(codec: Codec, how: Rules, step):
+def settlement(codec: Codec, how: Rules, step, names: tuple[str, ...]):
   """One replicate's end of a round whose updates came over a network, decoded already.
 
-  (shared, server, updates [m, ...], weights [m], fine [m], progress, key) -> (shared, server, the
-  message that says what changed, void). Updates that are not fine are zeros.
+  (shared, server, updates [m, ...], weights [m], fine [m], progress, key, heard) -> (shared,
+  server, the message that says what changed, void). Updates that are not fine are zeros. For codecs
+  with `answers` these are the messages of the last exchange, after all that was heard. names: of
+  the tensors that updates have.
   """
   check(codec, how, step)
 
-  def run(shared, server, updates, weights, fine, progress, key):
-    keys = jax.random.split(key, len(weights) + 2)
-    got = jax.vmap(lambda u: clipped(u, how.clip))(updates)
-    change, wire, state, message = answered(
-      codec, how, step, shared, server, got, weights, fine, progress, keys
-    )
+  def run(shared, server, updates, weights, fine, progress, key, heard):
+    if codec.answers:
+      like, last = _of(shared, names), len(codec.answers) - 1
+      share = shares(weights, fine, how)
+      message, wire = answer(codec, last, updates, share, server['wire'], like)
+      change, state = codec.decode(joined(heard, message), like), server['step']
+    else:
+      keys = jax.random.split(key, len(weights) + 2)
+      got = jax.vmap(lambda u: clipped(u, how.clip))(updates)
+      change, wire, state, message = answered(
+        codec, how, step, shared, server, got, weights, fine, progress, keys
+      )
     shared, server, void = concluded(shared, server, change, wire, state, fine, how)
     return shared, server, message, void
 
   return run
+
+
+@functools.lru_cache(maxsize=64)
+def answering(codec: Codec, how: Rules, number: int, names: tuple[str, ...]):
+  """(shared, wire, messages [m, ...], weights [m], fine [m]) -> (what all hear, wire): one exchange
+  of a round of one replicate, not its last. names: as of `settlement`."""
+
+  def run(shared, wire, messages, weights, fine):
+    share = shares(weights, fine, how)
+    return answer(codec, number, messages, share, wire, _of(shared, names))
+
+  return run
+
+
+def _of(shared, names) -> dict:
+  """The tensors of these names."""
+  values = named(shared)
+  return {name: values[name] for name in names}
 
 
 @functools.lru_cache(maxsize=64)
@@ -207,7 +234,7 @@ def check(codec: Codec, how: Rules, step):
   """Raises UsageError for rules that a codec cannot keep."""
   simple = how.combine == 'mean' and not how.noise and step is plain
   require(
-    not codec.together or simple,
+    not codec.answers or simple,
     'this codec averages messages before they are decoded: it takes combine=mean, no noise and no '
     'server_optimizer',
   )
@@ -257,11 +284,39 @@ def answered(codec, how, step, shared, server, got, weights, fine, progress, key
 
 def _together(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
   """Messages are averaged, then decoded."""
-  del step, shared, progress, key
-  share = shares(weights, fine, how)
-  change, new, wire, up, down = codec.together(updates, share, senders, server['wire'])
+  del step, shared
+  share, wire, keys = shares(weights, fine, how), server['wire'], jax.random.split(key, len(fine))
+  like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in updates.items()}
+  heard, up, down = {}, {}, {}
+  public = codec.public(wire)
+
+  def say(number, args):
+    update, state, key = args
+    if number:
+      return codec.replies[number - 1](heard, state)
+    return codec.encode(update, codec.told(state, public), progress, key)
+
+  for number in range(len(codec.answers)):
+    each = (updates, senders, keys)
+    messages, senders = jax.lax.map(functools.partial(say, number), each)
+    message, wire = answer(codec, number, messages, share, wire, like)
+    heard = joined(heard, message)
+    one = tree.map(lambda x: x[0], messages)
+    up, down = (_added(so_far, codec.count(m)) for so_far, m in ((up, one), (down, message)))
   up = {name: fine * n for name, n in up.items()}
-  return change, new, wire, server['step'], dict(up=up, down=down, rank={})
+  told = dict(up=up, down=down, rank={})
+  return codec.decode(heard, like), senders, wire, server['step'], told
+
+
+def answer(codec, number, messages, share, wire, like):
+  """(what all hear, wire) of the messages [m, ...] of an exchange; share [m] adds up to 1."""
+  mean = tree.map(lambda x: jnp.tensordot(share, x, 1, precision=EXACT), messages)
+  return codec.answers[number](mean, wire, like)
+
+
+def _added(counts: dict, more: dict) -> dict:
+  """Bytes by tensor."""
+  return counts | {name: counts.get(name, 0) + n for name, n in more.items()}
 
 
 def moved(shared, change) -> dict:

@@ -1,18 +1,41 @@
 """The other codecs: what arrives, in how many bytes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.federate import codecs
+from reduction.federate import codecs, server
+from reduction.federate.codecs.codec import joined
 from reduction.federate.codecs.columns import columns
 from reduction.federate.codecs.sketch import estimated, sketched
 
 RNG = np.random.default_rng(0)
 LOW = (RNG.normal(size=(3, 24, 2)) @ RNG.normal(size=(2, 18))).astype(np.float32)  # 3 of rank 2
 SHARES = jnp.array([0.5, 0.3, 0.2])
+
+
+def together(codec, updates, share, senders=None, wire=None):
+  """(update, senders, wire, bytes up, bytes down) of a round of a codec that averages messages."""
+  like = {name: x[0] for name, x in updates.items()}
+  count = len(share)
+  senders = senders or jax.tree.map(lambda x: jnp.stack([x] * count), codec.start(like))
+  wire, heard, up, down = wire or codec.serve(like), {}, {}, {}
+  encode = lambda update, state: codec.encode(update, state, 0.0, None)
+  for number in range(len(codec.answers)):
+    messages, senders = (
+      jax.vmap(functools.partial(codec.replies[number - 1], heard))(senders) if number
+      else jax.vmap(encode)(updates, senders)
+    )  # fmt: skip
+    message, wire = server.answer(codec, number, messages, share, wire, like)
+    heard = joined(heard, message)
+    for so_far, sent in (up, jax.tree.map(lambda x: x[0], messages)), (down, message):
+      for name, bytes_ in codec.count(sent).items():
+        so_far[name] = so_far.get(name, 0) + bytes_
+  return codec.decode(heard, like), senders, wire, up, down
 
 
 def test_dense_is_what_it_was():
@@ -42,26 +65,34 @@ def test_columns_count_the_part_that_is_trained():
   message, _ = codec.encode(update, {}, 0.0, jax.random.key(0))
   # 6 of 15 units are left out: 0.60 of the bytes, as in the paper's tables
   assert codec.count(message) == dict(fc=4 * 24 * 9, out=4 * 24 * 15, fc_bias=4 * 9)
-  assert codec.mirrored and np.array_equal(codec.decode(message, None)['fc'], x)
+  assert codec.part and np.array_equal(codec.decode(message, None)['fc'], x)
 
 
 def test_power_keeps_the_mean_of_what_has_its_rank_and_feeds_the_rest_back():
   codec = codecs.power(rank=2)
   same = jnp.asarray(np.stack([LOW[0]] * 3) * np.array([1, 2, -1])[:, None, None], jnp.float32)
-  like = dict(w=same[0], b=jnp.ones(4))
   updates = dict(w=same, b=jnp.stack([jnp.full(4, i) for i in (1.0, 2, 3)]))
-  senders = jax.tree.map(lambda x: jnp.stack([x] * 3), codec.start(like))
-  got, errors, wire, up, down = codec.together(updates, SHARES, senders, codec.serve(like))
+  got, senders, wire, up, down = together(codec, updates, SHARES)
   mean = np.tensordot(SHARES, same, 1)
   np.testing.assert_allclose(got['w'], mean, atol=1e-4)
   np.testing.assert_allclose(got['b'], np.full(4, 1.7), rtol=1e-6)
-  np.testing.assert_allclose(errors['w'], 0, atol=1e-4)
-  assert up == down == dict(w=4 * 2 * (24 + 18), b=16) and wire['w'].shape == (18, 2)
+  np.testing.assert_allclose(senders['w']['rest'], 0, atol=1e-4)
+  assert up == down == dict(w=4 * 2 * (24 + 18), b=16) and wire['w']['right'].shape == (18, 2)
   full = dict(w=jnp.asarray(RNG.normal(size=(3, 24, 18)), jnp.float32))
-  senders = dict(w=jnp.zeros((3, 24, 18)))
-  got, errors, _, _, _ = codec.together(full, SHARES, senders, codec.serve(dict(w=full['w'][0])))
-  left = np.tensordot(SHARES, np.asarray(errors['w']), 1)
+  got, senders, *_ = together(codec, full, SHARES)
+  left = np.tensordot(SHARES, np.asarray(senders['w']['rest']), 1)
   np.testing.assert_allclose(got['w'] + left, np.tensordot(SHARES, full['w'], 1), atol=1e-4)
+
+
+def test_who_missed_a_round_is_told_the_basis_that_the_others_have():
+  codec, updates = codecs.power(rank=2), dict(w=jnp.asarray(LOW))
+  wire = together(codec, updates, SHARES)[2]
+  late = codec.told(codec.start(dict(w=LOW[0])), codec.public(wire))
+  message, _ = codec.encode(dict(w=updates['w'][0]), late, 0.5, None)
+  found = message['w']['left']
+  np.testing.assert_allclose(found, LOW[0] @ np.asarray(wire['w']['right']), rtol=1e-4, atol=1e-4)
+  before, _ = codec.encode(dict(w=updates['w'][0]), codec.start(dict(w=LOW[0])), 0.5, None)
+  assert not np.allclose(found, before['w']['left'])
 
 
 def test_power_sends_whole_what_it_would_not_shorten():
@@ -87,9 +118,9 @@ def test_fetchsgd_sends_the_largest_and_keeps_the_rest_for_later():
   x = np.zeros((1, 10, 10), np.float32)
   x[0, 0, :8] = [8, 7, 6, 5, 4, 3, 2, 1]
   updates, wire = dict(w=jnp.asarray(x)), codec.serve(None)
-  first, _, wire, up, down = codec.together(updates, jnp.ones(1), {}, wire)
+  first, _, wire, up, down = together(codec, updates, jnp.ones(1), wire=wire)
   np.testing.assert_allclose(np.asarray(first['w'])[0, :8], [8, 7, 6, 5, 0, 0, 0, 0], atol=1e-4)
-  second, _, _, _, _ = codec.together(dict(w=jnp.zeros((1, 10, 10))), jnp.ones(1), {}, wire)
+  second, *_ = together(codec, dict(w=jnp.zeros((1, 10, 10))), jnp.ones(1), wire=wire)
   np.testing.assert_allclose(np.asarray(second['w'])[0, :8], [0, 0, 0, 0, 4, 3, 2, 1], atol=1e-4)
   assert up == dict(sketch=4 * 5 * 300) and down == dict(top=8 * 4)
 
@@ -100,7 +131,7 @@ def test_fetchsgd_s_momentum_goes_on_after_the_gradient_has_gone():
   x = jnp.asarray([[8.0, -7, 6, 5, 4, 3, -2, 1]])
   wire, still = codec.serve(None), dict(w=jnp.zeros((1, 8)))
   for updates, share in (dict(w=x), 1.0), (still, 0.5), (still, 0.25), (dict(w=x), 1.125):
-    got, _, wire, _, _ = codec.together(updates, jnp.ones(1), {}, wire)
+    got, _, wire, _, _ = together(codec, updates, jnp.ones(1), wire=wire)
     np.testing.assert_allclose(got['w'], share * x[0], atol=1e-5)
     np.testing.assert_allclose(wire['error'], 0, atol=1e-5)
 

@@ -8,8 +8,8 @@ import pytest
 
 from reduction import models, tree
 from reduction.errors import DataError, UsageError
-from reduction.federate import network
-from reduction.federate.message import Letter, pack, unpack
+from reduction.federate import network, serving, working
+from reduction.federate.message import Letter, body, pack, unpack
 from reduction.net import create
 from reduction.run import Run
 from tests.networks import Wire, done, fedavg, fedkd, networked, rows
@@ -127,12 +127,12 @@ def test_a_server_that_asks_again_hears_the_same(digits):
       yield client, heard[-1]
 
   def work():
-    learn = network.working(functools.partial(wire.wait, 0), 0, 'c')
+    learn = working.working(functools.partial(wire.wait, 0), 0, 'c')
     done(fedavg(learn, **one), digits)
 
   thread = threading.Thread(target=work)
   thread.start()
-  net, _ = done(fedavg(network.serving(twice, 'c'), **one), digits)
+  net, _ = done(fedavg(serving.serving(twice, 'c'), **one), digits)
   thread.join(200)
   assert heard[0] == heard[1] and heard[2] == heard[3] and heard[0] != heard[2]
   alone, _ = done(fedavg(**one), digits)
@@ -140,7 +140,8 @@ def test_a_server_that_asks_again_hears_the_same(digits):
     assert np.array_equal(a, b)
 
 
-HEAD = dict(where='fed', config='c', round=0, row=0, of=1, kind='whole', step=0, heard=0)
+HEAD = dict(where='fed', config='c', round=0, exchange=0, row=0, of=1, kind='whole', step=0,
+            heard=0)  # fmt: skip
 
 
 @pytest.mark.parametrize('head, says', [
@@ -155,9 +156,9 @@ def test_a_greeting_that_is_none_is_refused(head, says):
 
 
 def test_what_a_network_does_not_carry_is_refused(digits):
-  serve = network.serving(lambda greetings: iter(()), 'c')
+  serve = serving.serving(lambda greetings: iter(()), 'c')
   for settings, says in (
-    (dict(codec=dict(name='power', rank=2)), 'power and sketch'),
+    (dict(codec=dict(name='power', rank=2), rules=dict(longest=1.0)), 'no update by itself'),
     (dict(rules=dict(secure=2, weights='uniform')), 'secure aggregation has no packed'),
   ):
     with pytest.raises(UsageError, match=says):
@@ -166,6 +167,39 @@ def test_what_a_network_does_not_carry_is_refused(digits):
     run = Run(digits, (0, 1))
     net = create(models.mlp(widths=(4,)), run.key('init', 0), digits.train.x[:1])
     fedavg(serve)(net, run)
+
+
+AVERAGED = [  # codecs whose messages are averaged before they are decoded; parts of a model
+  dict(codec=dict(name='power', rank=2)), dict(codec=dict(name='sketch', columns=200, top=50)),
+  dict(thin=0.4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('settings', AVERAGED)
+def test_other_messages_are_the_simulator_too(settings, digits):
+  alone, run = done(fedavg(**settings), digits)
+  net, there, clients, wire = networked(fedavg, digits, **settings)
+  for student, _ in clients.values():
+    for a, b, c in zip(*(tree.leaves(n.params) for n in (net, alone, student)), strict=True):
+      np.testing.assert_allclose(a, b, atol=2e-6)
+      np.testing.assert_allclose(a, c, atol=2e-7)
+  assert not rows(there, 'refusal')
+  (here,), (simulated,) = rows(there, 'federated'), rows(run, 'federated')
+  assert here['up_bytes'] == simulated['up_bytes'] and here['down_bytes'] == simulated['down_bytes']
+  assert rows(there, 'sent') == rows(run, 'sent')
+  up = sum(body(data) for _, (head, data) in wire.frames if data and 'kind' not in head)
+  assert up == 3 * here['up_bytes'][0]
+
+
+def test_who_is_away_between_two_exchanges_is_missed_and_told_the_basis(digits):
+  away = lambda client, greeting, answer: (
+    None if client == 1 and (greeting[0]['round'], greeting[0]['exchange']) == (0, 1) else answer
+  )
+  _, run, _, wire = networked(fedavg, digits, change=away, codec=dict(name='power', rank=2))
+  kinds = [head['kind'] for client, (head, _) in wire.frames if client == 1 and 'kind' in head]
+  assert kinds == ['whole', 'heard', 'whole', 'heard', 'change', 'heard', 'change']
+  assert [row['clients'] for row in rows(run, 'round')] == [[2], [3], [3]]
+  assert [row['reason'] for row in rows(run, 'refusal')] == ['client 1 did not answer in time']
 
 
 def test_a_client_and_a_server_that_die_go_on_where_they_were(digits, tmp_path):
@@ -188,14 +222,14 @@ def test_a_client_and_a_server_that_die_go_on_where_they_were(digits, tmp_path):
     return wire.ask(greetings)
 
   def work():
-    learn = network.working(wait, 0, 'c')
+    learn = working.working(wait, 0, 'c')
     with pytest.raises(RuntimeError, match='client'):
       done(fedavg(learn, **one), digits, tmp_path / 'client')
     done(fedavg(learn, **one), digits, tmp_path / 'client')
 
   thread = threading.Thread(target=work, daemon=True)
   thread.start()
-  learn = network.serving(ask, 'c')
+  learn = serving.serving(ask, 'c')
   with pytest.raises(RuntimeError, match='server'):
     done(fedavg(learn, **one), digits, tmp_path / 'server')
   net, run = done(fedavg(learn, **one), digits, tmp_path / 'server')

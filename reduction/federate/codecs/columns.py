@@ -3,6 +3,10 @@
 import functools
 import math
 import re
+import zlib
+
+import jax
+import jax.numpy as jnp
 
 from reduction.errors import require
 from reduction.federate.codecs.codec import FLOAT, Codec, stateless
@@ -33,7 +37,25 @@ def columns(*, share: float, layers: str) -> Codec:
       found[name] = FLOAT * math.prod(rows) * (units - left)
     return found
 
-  return Codec(stateless, encode, decode, count, mirrored=True)
+  def part(like, key):
+    return {
+      name: kept(name.removeprefix('params/'), x.shape[-1], share, layers, key)
+      for name, x in like.items() if x.ndim and name.startswith('params/')
+    }  # fmt: skip
+
+  return Codec(stateless, encode, decode, count, part=part)
+
+
+def kept(name: str, units: int, share: float, layers: str, key) -> jax.Array:
+  """bool [units]: which units of a tensor a client trains; all, unless its name has the pattern.
+
+  The same for a kernel and its bias. Caldas et al. 2018, section 4: a fixed number, so that all
+  sub-models are of one size.
+  """
+  if not re.search(layers, name):
+    return jnp.ones(units, bool)
+  own = jax.random.fold_in(key, zlib.crc32(name.rpartition('/')[0].encode()))
+  return jax.random.permutation(own, units) >= dropped(units, share)
 
 
 def dropped(units: int, share: float) -> int:

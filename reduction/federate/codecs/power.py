@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from reduction.errors import require
-from reduction.federate.codecs.codec import FLOAT, Codec
+from reduction.federate.codecs.codec import Codec, sizes
 from reduction.federate.codecs.factors import EXACT, matrix
 
 
@@ -17,40 +17,69 @@ def power(*, rank: int = 4) -> Codec:
 
   For M = update + error [P, Q] and the basis B [Q, rank] that all know: senders' M B are averaged
   and made orthonormal, A [P, rank]; their M'A are averaged, the new B; the update is A B', and a
-  sender keeps M - A (M'A)' of its own. Both averages travel up and down: rank (P + Q) numbers
-  each way. Vectors, and matrices for which that is not fewer, travel whole.
+  sender keeps M - A (M'A)' of its own. Both averages travel up and down, in two exchanges: rank
+  (P + Q) numbers each way. Vectors, and matrices for which that is not fewer, travel whole. The
+  first B is drawn from the tensor's name; who missed a round is told the newest.
   """
   require(rank > 0, f'{rank=} must be above 0')
   small = lambda x: x.ndim > 1 and rank * sum(_sides(x)) < x.size
 
-  def start(like):
-    return {name: jnp.zeros(x.shape, jnp.float32) for name, x in like.items() if small(x)}
+  def basis(name, x):
+    return jax.random.normal(jax.random.key(zlib.crc32(name.encode())), (_sides(x)[1], rank))
 
-  def serve(like):
+  def start(like):
     return {
-      name: jax.random.normal(jax.random.key(zlib.crc32(name.encode())), (_sides(x)[1], rank))
+      name: dict(rest=jnp.zeros(x.shape, jnp.float32), right=basis(name, x))
       for name, x in like.items() if small(x)
     }  # fmt: skip
 
-  def together(updates, shares, senders, wire):
-    update, errors, bases, sent = {}, {}, {}, {}
-    mean = lambda x: jnp.tensordot(shares, x, 1, precision=EXACT)
-    for name, x in updates.items():
-      if name not in wire:
-        update[name], sent[name] = mean(x), FLOAT * (x.size // len(x))
-        continue
-      m = jax.vmap(matrix)(x + senders[name])
-      left, _ = jnp.linalg.qr(mean(jnp.matmul(m, wire[name], precision=EXACT)))
-      rights = jnp.einsum('mpq,pr->mqr', m, left, precision=EXACT)
-      bases[name] = mean(rights)
-      shape = x.shape[1:]
-      update[name] = jnp.matmul(left, bases[name].T, precision=EXACT).reshape(shape)
-      own = jnp.einsum('pr,mqr->mpq', left, rights, precision=EXACT)
-      errors[name] = (m - own).reshape(x.shape)
-      sent[name] = FLOAT * rank * sum(m.shape[1:])
-    return update, errors, bases, sent, sent
+  def serve(like):
+    return {name: dict(right=basis(name, x)) for name, x in like.items() if small(x)}
 
-  return Codec(start, None, None, None, together=together, serve=serve)
+  def encode(update, state, progress, key):
+    del progress, key
+    message, new = {}, {}
+    for name, x in update.items():
+      if name not in state:
+        message[name] = dict(whole=x)
+        continue
+      whole = x + state[name]['rest']
+      product = jnp.matmul(matrix(whole), state[name]['right'], precision=EXACT)
+      message[name], new[name] = dict(left=product), dict(state[name], rest=whole)
+    return message, new
+
+  def lefts(mean, wire, like):
+    del like
+    orthonormal = lambda parts: dict(left=jnp.linalg.qr(parts['left'])[0])
+    return {n: orthonormal(x) if 'left' in x else x for n, x in mean.items()}, wire
+
+  def reply(heard, state):
+    message, new = {}, {}
+    for name, own in state.items():
+      left, m = heard[name]['left'], matrix(own['rest'])
+      right = jnp.matmul(m.T, left, precision=EXACT)
+      rest = (m - jnp.matmul(left, right.T, precision=EXACT)).reshape(own['rest'].shape)
+      message[name], new[name] = dict(right=right), dict(own, rest=rest)
+    return message, new
+
+  def rights(mean, wire, like):
+    del wire, like
+    return mean, mean
+
+  def decode(heard, like):
+    product = lambda parts: jnp.matmul(parts['left'], parts['right'].T, precision=EXACT)
+    return {
+      name: parts['whole'] if 'whole' in parts else product(parts).reshape(like[name].shape)
+      for name, parts in heard.items()
+    }
+
+  def told(state, heard):
+    return {name: dict(own, **heard.get(name, {})) for name, own in state.items()}
+
+  return Codec(
+    start, encode, decode, sizes, answers=(lefts, rights), replies=(reply,), serve=serve,
+    public=lambda wire: wire, told=told,
+  )  # fmt: skip
 
 
 def _sides(x) -> tuple[int, int]:

@@ -1,13 +1,14 @@
 """FetchSGD (Rothchild et al. 2020, 2007.07682): clients send a count sketch of their update."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from reduction.errors import require
-from reduction.federate.codecs.codec import FLOAT, Codec, stateless
+from reduction.federate.codecs.codec import Codec, sizes, stateless
 
 
 @functools.lru_cache(maxsize=16)
@@ -26,23 +27,28 @@ def sketch(*, rows: int = 5, columns: int, top: int, momentum: float = 0.9) -> C
     del like
     return dict(momentum=jnp.zeros((rows, columns)), error=jnp.zeros((rows, columns)))
 
-  def together(updates, shares, senders, wire):
-    flat = jnp.concatenate([x.reshape(len(x), -1) for x in updates.values()], 1)
-    count = flat.shape[1]
-    sketches = jax.lax.map(lambda x: sketched(x, rows, columns), flat)
-    speed = momentum * wire['momentum'] + jnp.tensordot(shares, sketches, 1)
+  def encode(update, state, progress, key):
+    del progress, key
+    flat = jnp.concatenate([x.reshape(-1) for x in update.values()])
+    return dict(sketch=dict(table=sketched(flat, rows, columns))), state
+
+  def largest(mean, wire, like):
+    count = sum(math.prod(x.shape) for x in like.values())
+    speed = momentum * wire['momentum'] + mean['sketch']['table']
     error = wire['error'] + speed
     found = estimated(error, count)
     _, at = jax.lax.top_k(jnp.abs(found), min(top, count))
     update = jnp.zeros(count).at[at].set(found[at])
     wire = dict(momentum=speed, error=error - sketched(update, rows, columns))
-    sizes = np.cumsum([x[0].size for x in updates.values()])[:-1]
-    parts = jnp.split(update, sizes)
-    named = {n: part.reshape(x.shape[1:]) for (n, x), part in zip(updates.items(), parts)}
-    up, down = FLOAT * rows * columns, 2 * FLOAT * min(top, count)
-    return named, senders, wire, dict(sketch=up), dict(top=down)
+    return dict(top=dict(at=at, values=found[at])), wire
 
-  return Codec(stateless, None, None, None, together=together, serve=serve)
+  def decode(heard, like):
+    counts = [math.prod(x.shape) for x in like.values()]
+    at, values = heard['top']['at'], heard['top']['values']
+    parts = jnp.split(jnp.zeros(sum(counts)).at[at].set(values), np.cumsum(counts)[:-1])
+    return {n: part.reshape(x.shape) for (n, x), part in zip(like.items(), parts)}
+
+  return Codec(stateless, encode, decode, sizes, answers=(largest,), serve=serve)
 
 
 def sketched(x, rows: int, columns: int) -> jax.Array:
