@@ -57,8 +57,10 @@ def roofline(
   blocks' weights, 16 or fewer in groups of that many rows with a float16 and a byte each; the last
   layer has 16. measured: a model folder or file that is also run here, where one is given. Rows
   'roofline': stage 'prompt' or 'answer' of a model on a device; flops, bytes and their ratio, bound
-  s and what binds. Rows 'roofline_part': bytes of weights and activations of a token. Rows
-  'roofline_measured': seconds of both stages.
+  s and what binds. Rows 'roofline_part': bytes of weights and activations of a token, of the model
+  that is here those of its own traced program. Rows 'roofline_measured': a stage's seconds here,
+  its operations a byte and a second, and their share of what this machine's roofline allows:
+  `limit_gflops` of a large product, `limit_gb` of reading by the native kernel.
   """
   require(min(prompt, answer, *bits) > 0, f'{prompt=}, {answer=} and {bits=} must be above 0')
   sizes = {name: Sizes(**given) for name, given in models.items()}
@@ -72,9 +74,9 @@ def roofline(
     rows += [part for name, one in sizes.items() for part in parts(name, one)]
     tables = [table_of_stages(rows, prompt, answer), table_of_parts(rows)]
     if measured:
-      ran = run(measured, session, prompt, answer)
-      rows += ran
-      tables.append(table_of_measured(ran, prompt, answer))
+      ran, moved = run(measured, session, prompt, answer)
+      rows += moved + ran
+      tables[1:] = [table_of_parts(rows), table_of_measured(ran, prompt, answer)]
     return rows, tables
 
   return bench
@@ -147,33 +149,99 @@ def rounded(net, group: int = 64):
   return Net(Served(net.module), tree.map_named(packed, net.params))
 
 
-def run(model: str, session: Session, prompt: int, answer: int) -> list[dict]:
-  """Rows 'roofline_measured' of the model as it is, and in 4 bits, rounded to the nearest."""
+def run(model: str, session: Session, prompt: int, answer: int) -> tuple[list, list]:
+  """Rows 'roofline_measured' of the model as it is and in 4 bits, rounded to the nearest; rows
+  'roofline_part' of its program."""
+  from launch.benchmarks.ours import limit
+  from reduction.opened import language_model
+
+  net = language_model(model, session.data_dir).net
+  sizes, rows = Sizes(*(getattr(net.module, name) for name in Sizes._fields)), []
+  limits = dict(flops=1e9 * max(limit() for _ in range(3)), bytes=reading())
+  for weights in 'float32', 'INT4':
+    own = net if weights == 'float32' else rounded(net)
+    took, size = timed(own, prompt, answer)
+    for stage in stages(sizes, prompt, answer, size, **limits):
+      s = took[stage['stage']]
+      rows.append(dict(
+        kind='roofline_measured', summary=True, model=model, weights=weights, weight_bytes=size,
+        stage=stage['stage'], s=s, flops_per_byte=stage['flops_per_byte'],
+        gflops=round(stage['flops'] / s / 1e9, 2), gb_per_s=round(stage['bytes'] / s / 1e9, 2),
+        limit_gflops=round(limits['flops'] / 1e9, 1), limit_gb=round(limits['bytes'] / 1e9, 1),
+        bound=stage['bound'], of_limit=round(stage['s'] / s, 4),
+      ))  # fmt: skip
+    session.say(f'roofline: {model}, {weights}')
+  return rows, program_parts(f'{model}, traced', net)
+
+
+def timed(net, prompt: int, answer: int) -> tuple[dict, int]:
+  """(seconds of a prompt and of an answer, the best of three after one that compiles, bytes of
+  weights that a token reads)"""
   import jax
 
   from reduction.chat.runtime import Runtime
   from reduction.chat.sampling import Sampling
-  from reduction.opened import language_model
 
-  net, rows = language_model(model, session.data_dir).net, []
-  for weights in 'float32', 'INT4':
-    net = net if weights == 'float32' else rounded(net)
-    runtime, tokens = Runtime(net, context=prompt + answer + 1), list(range(1, prompt + 1))
-    for _ in range(2):  # the first compiles
-      runtime.forget()
-      with contextlib.closing(
-        runtime.continued(tokens, Sampling(), jax.random.key(0), most=answer)
-      ) as written:
-        for _ in written:
-          pass
-    told = runtime.times
-    rows.append(dict(
-      kind='roofline_measured', summary=True, model=model, weights=weights,
-      prompt_s=told['read_s'], answer_s=told['wrote_s'], written=told['wrote'],
-      bytes_per_token=runtime.bytes_per_token(),
-    ))  # fmt: skip
-    session.say(f'roofline: {model}, {weights}')
-  return rows
+  runtime, tokens = Runtime(net, context=prompt + answer + 1), list(range(1, prompt + 1))
+  found = []
+  for _ in range(4):
+    runtime.forget()
+    size = runtime.bytes_per_token()  # nothing is remembered yet
+    # the end of the prompt gives the first token: answer passes follow
+    how = dict(most=answer + 1)
+    with contextlib.closing(
+      runtime.continued(tokens, Sampling(), jax.random.key(0), **how)
+    ) as written:
+      for _ in written:
+        pass
+    found.append((runtime.times['read_s'], runtime.times['wrote_s']))
+  reads, writes = zip(*found[1:])
+  return dict(prompt=min(reads), answer=min(writes)), size
+
+
+def reading() -> float:
+  """Bytes a second that the native kernel reads, the best of five."""
+  import time
+
+  import jax
+  import jax.numpy as jnp
+
+  from reduction.kernels import native
+
+  require(native.ready(), 'the native kernel is not there: install g++')
+  data, read, found = jnp.ones(2**28, jnp.uint8), jax.jit(native.read), []
+  for _ in range(6):
+    began = time.perf_counter()
+    jax.block_until_ready(read(data))
+    found.append(data.nbytes / (time.perf_counter() - began))
+  return max(found)
+
+
+def program_parts(name: str, net) -> list[dict]:
+  """Rows 'roofline_part' of a mean block of a net, of the products in the program of one token."""
+  import math
+
+  import jax
+  import jax.numpy as jnp
+
+  from reduction.quantize.program import Value, trace
+
+  one = jax.eval_shape(lambda t: jax.tree.map(lambda w: w[0], t), net.params)
+  program = trace(net.module, one, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+  size = lambda value: HALF * math.prod(value.shape)
+  moved = {part: [0, 0] for part in ('attention', 'mlp')}
+  for step in program.steps:
+    values = [v for v in (*step.ins, *step.outs) if isinstance(v, Value)]
+    weight = next((v for v in values if program.names.get(v, '').endswith('/kernel')), None)
+    part = next((p for p in moved if weight and f'/{p}/' in program.names[weight]), None)
+    if part:
+      moved[part][0] += size(weight)
+      moved[part][1] += sum(size(v) for v in values if v is not weight)
+  return [
+    dict(kind='roofline_part', summary=True, model=name, part=part,
+         weight_bytes=weights // net.module.layers, activation_bytes=others // net.module.layers)
+    for part, (weights, others) in moved.items()
+  ]  # fmt: skip
 
 
 def table_of_stages(rows: list[dict], prompt: int, answer: int) -> Table:
@@ -212,14 +280,18 @@ def table_of_parts(rows: list[dict]) -> Table:
 
 
 def table_of_measured(rows: list[dict], prompt: int, answer: int) -> Table:
-  """A line for each kind of weights."""
+  """A line for each kind of weights and stage: panels (a) and (b), measured."""
   cells = tuple(
     (
-      row['weights'], f'{1e3 * row["prompt_s"]:.0f}', f'{1e3 * row["answer_s"]:.0f}',
-      f'{row["written"] / row["answer_s"]:.1f}', f'{row["bytes_per_token"] / 1e6:.0f}',
+      row['weights'], row['stage'], f'{1e3 * row["s"]:.0f}', f'{row["flops_per_byte"]:,.3g}',
+      f'{row["gflops"]:,.1f}', f'{row["gb_per_s"]:,.1f}', row['bound'], f'{row["of_limit"]:.0%}',
     )
     for row in rows
   )  # fmt: skip
-  columns = 'weights', 'prompt, ms', 'answer, ms', 'tokens a second', 'MB a token'
-  note = f'A prompt of {prompt} tokens, an answer of {answer}; the second of two runs, here.'
-  return Table(f'Measured: {rows[0]["model"]}', columns, cells, note)
+  columns = ('weights', 'stage', 'ms', 'FLOP a byte', 'GFLOP/s', 'GB/s', 'bound by', 'of the limit')
+  one = rows[0]
+  note = (
+    f'A prompt of {prompt} tokens, an answer of {answer}, the best of three, here: a large product '
+    f'reaches {one["limit_gflops"]:.0f} GFLOP/s, reading {one["limit_gb"]:.0f} GB/s.'
+  )
+  return Table(f'Measured: {one["model"]}', columns, cells, note)

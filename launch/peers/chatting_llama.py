@@ -1,6 +1,6 @@
 """A language model as llama.cpp runs it: the peer of configs/bench/chatting.py.
 
-Needs xllamacpp alone. The first line of stdin holds the settings, each further line a job.
+Needs llama-cpp-python alone. The first line of stdin holds the settings, each further line a job.
 """
 
 import json
@@ -21,27 +21,29 @@ def main():
   """Answers each job with tokens a second of both stages, as the library counts them."""
   settings = json.loads(sys.stdin.readline())
   try:
-    import xllamacpp
+    import llama_cpp
   except ModuleNotFoundError as error:
     reply(missing=error.name)
     return
-  how = xllamacpp.CommonParams()
-  how.model.path, how.n_parallel, how.n_ctx = settings['model'], 1, 0
-  how.n_ctx = settings['prompt'] + settings['answer'] + 64
-  how.cpuparams.n_threads = how.cpuparams_batch.n_threads = settings['threads']
-  server = xllamacpp.Server(how)
-  reply(about=f'xllamacpp {xllamacpp.__version__}, {xllamacpp.get_system_info()}')
-  asked = dict(
-    prompt=settings['tokens'], n_predict=settings['answer'], temperature=0.0, cache_prompt=False,
-    ignore_eos=True, stream=False,
+  threads, tokens, answer = (settings[name] for name in ('threads', 'tokens', 'answer'))
+  model = llama_cpp.Llama(
+    settings['model'], n_ctx=settings['prompt'] + answer + 64, n_threads=threads,
+    n_threads_batch=threads, verbose=False,
   )  # fmt: skip
+  said = llama_cpp.llama_print_system_info().decode()
+  reply(about=f'llama-cpp-python {llama_cpp.__version__}, {said}')
   for _ in sys.stdin:
-    found = server.handle_completions(asked)
-    times = found['timings']
-    # its time of writing begins after the first token, which the prompt gives
+    model.reset()
+    llama_cpp.llama_perf_context_reset(model.ctx)
+    model.eval(tokens)
+    words = [model.sample(temp=0.0)]
+    while len(words) < answer:
+      model.eval(words[-1:])
+      words.append(model.sample(temp=0.0))
+    times = llama_cpp.llama_perf_context(model.ctx)
     reply(
-      prompt_per_s=times['prompt_per_second'], text=found['choices'][0]['text'],
-      answer_per_s=1e3 * (times['predicted_n'] - 1) / times['predicted_ms'],
+      prompt_per_s=1e3 * times.n_p_eval / times.t_p_eval_ms,
+      answer_per_s=1e3 * times.n_eval / times.t_eval_ms, text=model.detokenize(words).decode(),
     )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """ggml's product with weights in Q4_0, as llama.cpp does it: a kind of packed_others.py.
 
-xllamacpp holds ggml's C functions; they are called as ggml.h and ggml-backend.h have them.
+llama-cpp-python has ggml's C libraries; they are called as ggml.h and ggml-backend.h have them.
 """
 
 import ctypes
 import os
+import pathlib
 
 import numpy as np
 
@@ -29,11 +30,25 @@ class Params(ctypes.Structure):
   _fields_ = [('size', ctypes.c_size_t), ('buffer', ctypes.c_void_p), ('no_alloc', ctypes.c_bool)]
 
 
-def library():
-  """ggml inside xllamacpp, with the types of what is called."""
-  import xllamacpp.xllamacpp as found
+class Library:
+  """ggml inside llama-cpp-python: whatever part of it has a function, found by name."""
 
-  lib = ctypes.CDLL(found.__file__)
+  def __init__(self):
+    import llama_cpp
+
+    folder = pathlib.Path(llama_cpp.__file__).parent / 'lib'
+    names = ('ggml-base', 'ggml-cpu', 'ggml')
+    self.parts = [ctypes.CDLL(str(folder / f'lib{n}.so'), ctypes.RTLD_GLOBAL) for n in names]
+
+  def __getattr__(self, name):
+    found = next(getattr(part, name) for part in self.parts if hasattr(part, name))
+    setattr(self, name, found)
+    return found
+
+
+def library() -> Library:
+  """ggml, with the types of what is called."""
+  lib = Library()
   for name in POINTERS:
     getattr(lib, name).restype = ctypes.c_void_p
   lib.ggml_nbytes.restype = lib.ggml_quantize_chunk.restype = ctypes.c_size_t

@@ -1,8 +1,8 @@
 """Products with INT4 weights as others do them: peers of configs/bench/packed.py.
 
-Needs torch, onnx and onnxruntime, xllamacpp, or some of them. The first line of stdin holds the
-settings, each further line a job. Weights are random: only the time counts. ONNX Runtime gets one
-graph of all copies and one session: many sessions spin against each other.
+Needs torch, onnx and onnxruntime, llama-cpp-python, or some of them. The first line of stdin holds
+the settings, each further line a job. Weights are random: only the time counts. ONNX Runtime gets
+one graph of all copies and one session: many sessions spin against each other.
 """
 
 import json

@@ -7,6 +7,7 @@ import pytest
 from configs.bench.roofline import MODELS
 from launch.bench import run
 from launch.benchmarks.sides import Session
+from reduction.opened import language_model
 
 roofline = importlib.import_module('launch.benchmarks.roofline')
 LLAMA = roofline.Sizes(**MODELS['Llama-2-7B'])
@@ -45,9 +46,23 @@ def test_a_model_is_measured(decoder):
   )  # fmt: skip
   rows = run(dict(benches=('roofline',), roofline=config), Session(str(decoder)))
   ran = [row for row in rows if row['kind'] == 'roofline_measured']
-  assert [row['weights'] for row in ran] == ['float32', 'INT4']
-  assert all(row['written'] == 4 and row['answer_s'] > 0 for row in ran)
-  assert ran[1]['bytes_per_token'] < ran[0]['bytes_per_token']
+  assert [(row['weights'], row['stage']) for row in ran] == [
+    ('float32', 'prompt'), ('float32', 'answer'), ('INT4', 'prompt'), ('INT4', 'answer'),
+  ]  # fmt: skip
+  assert all(row['s'] > 0 and row['gflops'] > 0 and 0 < row['of_limit'] < 2 for row in ran)
+  assert ran[2]['weight_bytes'] < ran[0]['weight_bytes']
+  assert ran[3]['flops_per_byte'] > ran[1]['flops_per_byte']
+
+
+def test_a_program_moves_what_sizes_say(decoder):
+  """The products of one token in the traced program, beside the formulas."""
+  net = language_model('tiny', str(decoder)).net
+  sizes = roofline.Sizes(*(getattr(net.module, name) for name in roofline.Sizes._fields))
+  bytes_ = lambda rows: [(row['weight_bytes'], row['activation_bytes']) for row in rows]
+  traced, counted = roofline.program_parts('a', net), roofline.parts('b', sizes)
+  for (weights, moved), (own, least) in zip(bytes_(traced), bytes_(counted), strict=True):
+    assert weights == own
+    assert least <= moved <= 2 * least  # inputs that linears share are counted once each
 
 
 @pytest.mark.parametrize('bits, bytes_', [(16, 2), (4, 0.5 + 3 / 128)])
