@@ -25,6 +25,7 @@ from reduction.errors import DataError, MissingInput, require
 
 FOLDERS = ('fsdd', 'free-spoken-digit-dataset')
 RATE = 8_000  # samples a second
+MOST = 16 * 2**20  # bytes of a recording, a quarter of an hour
 PADDING = 20  # frames of silence on each side of a recording, 0.2 s
 NAME = re.compile(r'(\d)_([a-z]+)_(\d+)\.wav')
 FOLDS = 3
@@ -188,6 +189,8 @@ def _reader(folder: Path):
       if place.is_file():
         return place.read_bytes()
     try:
+      if archive and (size := archive.getinfo(name).file_size) > MOST:
+        raise DataError(f'{name} in {packed} would be {size:,} bytes; {MOST:,} is the most')
       return archive.read(name) if archive else _missing(name, folder)
     except KeyError:
       return _missing(name, folder)

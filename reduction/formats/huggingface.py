@@ -49,41 +49,60 @@ def config(folder: Path) -> dict:
 def tensors(folder: Path) -> Tensors:
   """The weights of a model folder, by name; nothing is read yet.
 
-  Raises MissingInput where there is no safetensors file or a shard lacks, DataError for a file that
-  is malformed and for an index that names files outside the folder.
+  Raises MissingInput where there is no safetensors file or shards lack, DataError for a file that
+  is malformed, for an index that names files outside the folder or tensors that its shards do not
+  have, and for links that leave the folder other than for the blobs of Hugging Face's own cache.
   """
-  files, paths = {}, {}
-  for path in _shards(folder):
+  files, paths, index = {}, {}, folder / INDEX
+  places = _places(index) if index.is_file() else {}
+  for path in _shards(folder, places):
     opened = _open(path)
     for name in sorted(opened.keys()):
       if name in files:
         raise DataError(f'{path}: {name} is also in {paths[name].name}')
       files[name], paths[name] = opened, path
+  for name, place in places.items():
+    if name not in files or paths[name].name != place:
+      raise DataError(f'{index} names {name} of {place}, which is not there; fetch it again')
   return Tensors(files, paths)
 
 
-def _shards(folder: Path) -> list[Path]:
-  index = folder / INDEX
-  if not index.is_file():
-    if (folder / WHOLE).is_file():
-      return [folder / WHOLE]
+def _places(index: Path) -> dict[str, str]:
+  """The file of each tensor, as an index has it."""
+  named = _json(index).get('weight_map')
+  if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
+    raise DataError(f'{index} has no weight_map of tensors to files')
+  for name in named.values():
+    if Path(name).name != name or name in ('', '..'):
+      raise DataError(f'{index} names {name!r}, which is not a file of its folder')
+  return named
+
+
+def _shards(folder: Path, places: dict[str, str]) -> list[Path]:
+  """The files with weights, which are there and of the folder itself."""
+  names = sorted(set(places.values())) if (folder / INDEX).is_file() else [WHOLE]
+  missing = [name for name in names if not (folder / name).is_file()]
+  if missing and names == [WHOLE]:
     pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
     ways = f'{pickles[0]} may run any code when opened: convert it to safetensors' if pickles else (
       f'put {WHOLE} there')  # fmt: skip
     raise MissingInput(f'no weights in {folder}: no {WHOLE}; {ways}')
-  named = _json(index).get('weight_map')
-  if not isinstance(named, dict) or not all(isinstance(n, str) for n in named.values()):
-    raise DataError(f'{index} has no weight_map of tensors to files')
-  return [_inside(folder, name, index) for name in sorted(set(named.values()))]
+  if missing:
+    are = 'is' if len(missing) == 1 else 'are'
+    raise MissingInput(
+      f'{folder / INDEX} names {", ".join(missing)}, which {are} not in {folder}; fetch it again'
+    )
+  for name in names:
+    _check_link(folder / name)
+  return [folder / name for name in names]
 
 
-def _inside(folder: Path, name: str, index: Path) -> Path:
-  """The shard of that name, a file of the folder itself."""
-  if Path(name).name != name or name in ('', '..'):
-    raise DataError(f'{index} names {name!r}, which is not a file of its folder')
-  if not (folder / name).is_file():
-    raise MissingInput(f'{index} names {name}, which is not in {folder}; fetch it again')
-  return folder / name
+def _check_link(path: Path):
+  """Raises DataError for a link that leaves the folder it lies in."""
+  folder, target = path.parent.resolve(), path.resolve()
+  cache = folder.parent.parent / 'blobs' if folder.parent.name == 'snapshots' else folder
+  if target.parent not in (folder, cache):
+    raise DataError(f'{path} is a link to {target}, outside of its folder; put the file there')
 
 
 def _open(path: Path):

@@ -40,7 +40,9 @@ class Method(NamedTuple):
   rounding: str = 'nearest'
   damp: float = 0.01
   skip: tuple[str, ...] = ('^out$',)
-  unclipped: tuple[str, ...] = (r'(^|/)(q|k|query|key)(_proj)?$',)
+  unclipped: tuple[str, ...] = (
+    r'(^|/)(q|k|query|key)(_proj)?$', r'(^|/)(qkv|q_k_v|query_key_value|W?qkv|c_attn)(_proj)?$',
+  )  # fmt: skip
   stored: str = 'float16'
   activations: str = 'none'
   strength: float = 0.5

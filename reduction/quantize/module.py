@@ -1,12 +1,15 @@
 """A module quantized on batches of what it takes: calibrated, searched, folded, rounded."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from reduction import tree
+from reduction.errors import DataError
 from reduction.models.served import STEP, Served, step
 from reduction.quantize import plan as plans
 from reduction.quantize import replay
@@ -15,6 +18,7 @@ from reduction.quantize.inputs import Input
 from reduction.quantize.method import Method
 from reduction.quantize.smooth import errors
 
+SAME = 1e-3  # relative; float32 folds to about 1e-6
 EXAMINED = 4  # batches that say how far linears are off whose inputs are rounded too
 
 
@@ -62,6 +66,8 @@ def quantized(
     by = calibrate(Served(module), tree.nest(so_far), batches, [one], seen=seen)
     return by[one.linears[0]]
 
+  if len(batches):
+    check_function(module, flat, inputs, plan, batches[0])
   params, error = plans.apply(flat, inputs, plan, method, of_input, masks)
   if method.activations != 'none':
     steps = {}
@@ -73,3 +79,39 @@ def quantized(
     error = errors(module, exact, kernels, batches[:EXAMINED], seen=seen)
     params |= {f'{linear}/{STEP}': by for linear, by in steps.items()}
   return Quantized(plan, params, error)
+
+
+def check_function(module: nn.Module, flat: dict, inputs: Sequence[Input], plan: plans.Plan, x):
+  """Raises DataError, naming an input, where the scales of a plan change what the module computes.
+
+  flat: weights by path; x: a batch of what the module takes, of which finite outputs are compared.
+  Scales only move between weights: what differs by more than SAME of the mean square is no rounding
+  of float32, but weights that do not belong together.
+  """
+  if not any(name.endswith('/scale') for name in plans.by_path(plan)):
+    return
+  compute = _computing(module)
+  before = compute(tree.nest(flat), x)
+
+  def off(some):
+    change, size = squares(compute(tree.nest(plans.folded(flat, some, plan)), x), before)
+    return float(change) > SAME**2 * float(size)
+
+  if off(inputs):
+    one = next((one.linears[0] for one in inputs if off([one])), 'all of them together')
+    raise DataError(
+      f'the scales of {one} change what the module computes; they would not have been undone'
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _computing(module):
+  return jax.jit(lambda params, x: module.apply({'params': params}, x))
+
+
+@jax.jit
+def squares(new, old):
+  """(sum of (new - old)^2, sum of old^2) where both are finite."""
+  new, old = (y.astype(jnp.float32) for y in (new, old))
+  fine = jnp.isfinite(new) & jnp.isfinite(old)
+  return tuple((jnp.where(fine, y, 0.0) ** 2).sum() for y in (new - old, old))

@@ -284,6 +284,22 @@ def test_bad_cifar_archive(tmp_path, names, size, message):
     data.cifar10(data_dir=tmp_path, validation=10)
 
 
+LINKS = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE
+
+
+@pytest.mark.parametrize('kind', LINKS)
+def test_links_and_devices_in_an_archive_are_no_data(tmp_path, kind):
+  secret = tmp_path / 'secret'
+  secret.write_bytes(bytes(3073))
+  with tarfile.open(tmp_path / 'cifar-10-binary.tar.gz', 'w:gz') as archive:
+    for name in 'data_batch_1.bin', 'test_batch.bin':
+      member = tarfile.TarInfo(name)
+      member.type, member.linkname = kind, str(secret)
+      archive.addfile(member)
+  with pytest.raises(DataError, match=r'lacks data_batch_1\.bin or test_batch\.bin'):
+    data.cifar10(data_dir=tmp_path, validation=10)
+
+
 @pytest.mark.parametrize('load', [data.mnist, data.fashion_mnist, data.cifar10])
 def test_data_not_found_tells_the_ways_within_seconds(load, tmp_path):
   began = time.monotonic()

@@ -1,6 +1,7 @@
 """Spoken digits: from recordings and alignments to frames, and from frames to words."""
 
 import itertools
+import zipfile
 
 import numpy as np
 import pytest
@@ -176,6 +177,16 @@ def test_a_damaged_archive_is_named(tmp_path):
   (tmp_path / 'fsdd' / 'recordings.zip').write_bytes(b'PK')
   (tmp_path / 'fsdd' / 'alignments.tsv').write_text('0_ada_0.wav\tX|7:0:80\n')
   with pytest.raises(DataError, match=r'recordings\.zip is damaged'):
+    data.spoken_digits(data_dir=tmp_path)
+
+
+def test_a_recording_that_would_fill_the_memory_is_not_unpacked(tmp_path):
+  folder = tmp_path / 'fsdd'
+  folder.mkdir()
+  with zipfile.ZipFile(folder / 'recordings.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr('0_ada_0.wav', bytes(speech.MOST + 1))
+  (folder / 'alignments.tsv').write_text('0_ada_0.wav\tX|7:0:80\n')
+  with pytest.raises(DataError, match=r'0_ada_0.wav in .* would be 16,777,217 bytes; 16,777,216'):
     data.spoken_digits(data_dir=tmp_path)
 
 

@@ -6,6 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from reduction.errors import DataError, MissingInput
@@ -63,6 +65,45 @@ def test_a_missing_shard_is_named(folder):
     huggingface.tensors(folder)
 
 
+def test_all_missing_shards_are_listed(folder):
+  shards(folder)
+  for name in 'a', 'b':
+    (folder / f'{name}.safetensors').unlink()
+  with pytest.raises(MissingInput, match=r'names a.safetensors, b.safetensors, which are not in'):
+    huggingface.tensors(folder)
+
+
+def test_a_tensor_that_its_shard_does_not_have_is_named(folder):
+  _, index = shards(folder)
+  places = json.loads(index.read_text())['weight_map']
+  index.write_text(json.dumps(dict(weight_map=places | dict(absent='a.safetensors'))))
+  with pytest.raises(DataError, match=r'names absent of a.safetensors, which is not there'):
+    huggingface.tensors(folder)
+  moved = sorted(places)[0]
+  index.write_text(json.dumps(dict(weight_map=places | {moved: 'b.safetensors'})))
+  with pytest.raises(DataError, match=f'names {moved} of b.safetensors'):
+    huggingface.tensors(folder)
+
+
+def test_links_stay_in_the_folder_or_in_the_cache_of_hugging_face(folder, tmp_path):
+  own = folder / 'model.safetensors'
+  cache = tmp_path / 'models--one'
+  for name in 'blobs', 'snapshots':
+    (cache / name).mkdir(parents=True)
+  blob, snapshot = cache / 'blobs' / 'abc', cache / 'snapshots' / 'main'
+  folder.rename(snapshot)
+  (snapshot / own.name).rename(blob)
+  (snapshot / own.name).symlink_to(blob)
+  assert len(huggingface.tensors(snapshot)) > 1
+  folder.symlink_to(snapshot)  # a link to the folder itself
+  assert len(huggingface.tensors(folder)) > 1
+  blob.rename(tmp_path / 'elsewhere')
+  (snapshot / own.name).unlink()
+  (snapshot / own.name).symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(DataError, match=r'is a link to .*elsewhere, outside of its folder'):
+    huggingface.tensors(snapshot)
+
+
 def test_a_tensor_twice_is_refused(folder):
   shards(folder)
   save_file(load_file(folder / 'a.safetensors'), folder / 'b.safetensors')
@@ -103,6 +144,28 @@ def test_damaged_files_are_one_line(folder, number):
   with pytest.raises(DataError, match='is no sound safetensors file') as raised:
     huggingface.tensors(folder)
   assert str(path) in str(raised.value) and '\n' not in str(raised.value)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_mutated_files_are_read_or_refused_in_one_line(tmp_path, data):
+  folder = tmp_path / 'mutated'
+  if not folder.exists():
+    sentences.model(folder)
+    (folder / 'sound').write_bytes((folder / 'model.safetensors').read_bytes())
+  content = bytearray((folder / 'sound').read_bytes())
+  size = 8 + int.from_bytes(content[:8], 'little')
+  for _ in range(data.draw(st.integers(1, 6))):  # mostly the header, where structure is
+    at = data.draw(st.one_of(st.integers(0, size - 1), st.integers(0, len(content) - 1)))
+    content[at] = data.draw(st.integers(0, 255))
+  if data.draw(st.booleans()):
+    content = content[: data.draw(st.integers(0, len(content)))]
+  (folder / 'model.safetensors').write_bytes(content)
+  try:
+    found = huggingface.tensors(folder)
+    assert all(isinstance(found[name], np.ndarray) for name in found)
+  except DataError as error:
+    assert '\n' not in str(error) and str(folder) in str(error)
 
 
 class Evil:

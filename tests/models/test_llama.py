@@ -4,11 +4,13 @@ import json
 import math
 import tracemalloc
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from reduction import tree
@@ -251,6 +253,24 @@ def test_what_is_not_computed_and_what_cannot_be_is_refused(change, message):
   assert '\n' not in str(raised.value) and len(str(raised.value)) < 200
   assert tracemalloc.get_traced_memory()[1] < 2**20  # nothing of those sizes was made
   tracemalloc.stop()
+
+
+ANYTHING = st.recursive(
+  st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+  lambda of: st.lists(of, max_size=3) | st.dictionaries(st.text(max_size=8), of, max_size=3),
+  max_leaves=4,
+)  # fmt: skip
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(st.dictionaries(st.sampled_from(sorted(CONFIG)), ANYTHING, max_size=3))
+def test_any_json_in_a_config_is_computed_or_refused_in_one_line(change):
+  try:
+    found = settings(dict(CONFIG, **change))
+  except UsageError as error:
+    assert '\n' not in str(error) and len(str(error)) < 300
+  else:
+    assert found['width'] < 2**20 and found['layers'] < 2**16
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from reduction.quantize.calibrate import added, calibrate, empty, merged, nbytes
 from reduction.quantize.clip import CLIPS, clip, clipped
 from reduction.quantize.gptq import gptq
 from reduction.quantize.learned import refined, straight
+from reduction.quantize.method import Method
 from reduction.quantize.rtn import grid, snapped
 from tests.quantize.blocks import Block, filled
 
@@ -124,11 +125,18 @@ def test_a_batch_that_is_left_out_is_told(caplog):
     assert np.array_equal(one.gram, other.gram) and one.dropped == 1
 
 
-def published(x, w, scheme):
-  """The scale search as the paper does it, on tokens, a candidate at a time: (losses, scales)."""
+def published(x, w, scheme, duo=False):
+  """The scale search as the paper does it, on tokens, a candidate at a time: (losses, scales).
+
+  duo: as AutoAWQ does, with the mean of |w| over the largest of its group.
+  """
   mean, losses, scales = abs(x).mean(0), [], []
+  groups = abs(w).reshape(-1, scheme.size(len(w)), w.shape[1])
+  share = (groups / groups.max(1, keepdims=True)).reshape(w.shape).mean(1)
   for i in range(20):
-    s = np.maximum(mean ** (i / 20), 1e-4)
+    power = i / 20
+    s = mean**power / (share ** (1 - power) + 1e-4) if duo else mean**power
+    s = np.maximum(s, 1e-4)
     s = s / np.sqrt(s.max() * s.min())
     rounded = snapped(jnp.asarray(w * s[:, None]), scheme) / s[:, None]
     losses.append(output_error(x, rounded - w) / output_error(x, w))
@@ -146,6 +154,22 @@ def test_scales_are_the_papers(scheme):
   assert np.allclose(found.losses, losses, rtol=1e-3)
   assert np.allclose(found.scale, scale, rtol=1e-4) and 0 < found.exponent < 1
   assert found.losses.min() < 0.7 * found.losses[0]  # a third better than rounding at least
+
+
+def test_duo_scales_are_autoawqs():
+  x, w, scheme = tokens(), kernel(), Scheme(3, 16)
+  losses, scale = published(x, np.asarray(w), scheme, duo=True)
+  found = awq.search([w], statistics(x), jnp.arange(ROWS), scheme=scheme, duo=True)
+  assert np.allclose(found.losses, losses, rtol=1e-3)
+  assert np.allclose(found.scale, scale, rtol=1e-3)
+
+
+def test_queries_and_keys_are_not_clipped_whatever_they_are_called():
+  method = Method(Scheme(4, 16), clip=True)
+  for linear in 'q', 'attention/key', 'h/q_proj', 'qkv', 'Wqkv', 'attn/c_attn', 'query_key_value':
+    assert not method.clips(linear), linear
+  for linear in 'v', 'attention/value', 'v_proj', 'mlp/up', 'o_proj', 'c_fc':
+    assert method.clips(linear), linear
 
 
 def test_scales_fall_back_to_rounding_where_other_tokens_disagree():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from reduction import tree
-from reduction.errors import UsageError
+from reduction.errors import DataError, UsageError
 from reduction.qtensor import Scheme, dequantize, is_packed
 from reduction.quantize import inputs
 from reduction.quantize.calibrate import calibrate
@@ -59,3 +59,15 @@ def test_learned_and_block_judged_scales_change_no_function():
   apply = jax.jit(lambda params: MODULE.apply({'params': params}, BATCHES[0]))
   before, after = apply(params), apply(tree.nest(floats))
   assert np.allclose(before, after, atol=0.1 * before.std())
+
+
+def test_scales_that_nothing_undoes_are_refused_before_anything_is_quantized():
+  params = filled(MODULE, BATCHES[0])
+  by, flat = inputs.find(MODULE, params, BATCHES[0]), dict(tree.named(params))
+  first, third = by[0], by[2]
+  assert first.linears[0] == 'q' and third.linears[0] == 'gate'
+  crossed = [first._replace(sources=third.sources), *by[1:]]
+  method = Method(Scheme(3, 8), 'awq', stored='float32')
+  assert quantized(MODULE, flat, BATCHES, by, method).plan['q']['scale'].std() > 0.01
+  with pytest.raises(DataError, match='the scales of q change what the module computes'):
+    quantized(MODULE, flat, BATCHES, crossed, method)

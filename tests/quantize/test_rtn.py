@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reduction.errors import UsageError
 from reduction.qtensor import Scheme, dequantize, spread
@@ -127,3 +129,48 @@ def test_codes_are_chosen_for_the_scale_that_is_kept():
 def test_what_cannot_be_is_refused(call, says):
   with pytest.raises(UsageError, match=says):
     call()
+
+
+@pytest.mark.parametrize('rows, group', [(576, 128), (11_008, 192), (11_008, 128), (576, 192)])
+@pytest.mark.parametrize('bits', [3, 4])
+def test_rows_of_real_models_and_their_tails(rows, group, bits):
+  w = RNG.standard_normal((rows, 3)).astype(np.float32)
+  scheme = Scheme(bits, group)
+  q = quantize(w, scheme)
+  back = np.asarray(dequantize(q))
+  half = np.asarray(spread(grid(w, scheme).scale, scheme, rows)) / 2
+  assert (np.abs(back - w) <= half * (1 + 1e-5)).all()
+  assert q.data.nbytes == rows * 3 * bits // 8 and q.scale.shape == (-(-rows // group), 3)
+  tail = rows % group
+  if tail:
+    np.testing.assert_array_equal(back[-tail:], snapped(w[-tail:], Scheme(bits, 'channel')))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  rows=st.integers(1, 70), columns=st.integers(1, 5), group=st.sampled_from([3, 8, 64, 'channel']),
+  bits=st.sampled_from([2, 3, 4, 8]), symmetric=st.booleans(), seed=st.integers(0, 99),
+  kind=st.sampled_from(['zero', 'constant', 'one sign', 'one group', 'any']),
+)  # fmt: skip
+def test_weights_of_any_kind_and_shape_come_back(rows, columns, group, bits, symmetric, seed, kind):
+  """No NaN; zeros stay zeros, constants what they were; every group is rounded for itself."""
+  random = np.random.default_rng(seed)
+  w = random.standard_normal((rows, columns)).astype(np.float32)
+  if kind == 'zero':
+    w[:] = 0
+  elif kind == 'constant':
+    w[:] = w[0, 0]
+  elif kind == 'one sign':
+    w = 5 + abs(w)
+  elif kind == 'one group':
+    w[: max(1, rows // 2)] = 0
+  scheme = Scheme(bits, group, symmetric)
+  back = np.asarray(dequantize(quantize(w, scheme)))
+  assert np.isfinite(back).all() and back.shape == w.shape
+  np.testing.assert_array_equal(back[w == 0], 0)
+  if kind == 'constant':
+    np.testing.assert_allclose(back, w, rtol=1e-5)
+  size = rows if group == 'channel' else group
+  for at in range(0, rows, size):
+    part = snapped(w[at : at + size], Scheme(bits, 'channel', symmetric))
+    np.testing.assert_array_equal(back[at : at + size], part)

@@ -1,5 +1,7 @@
 """A language model's blocks, packed one after another."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from reduction.qtensor import Scheme, dequantize, is_packed
 from reduction.quantize import module, quantize
 from reduction.quantize import plan as plans
 from reduction.run import Run
+from tests.faults import bounded
 
 AWQ = dict(bits=4, group=16)
 GPTQ = dict(AWQ, rounding='gptq', follows='packed')
@@ -115,6 +118,26 @@ def test_a_stop_at_a_block_changes_no_bit(model, data, tmp_path, same, monkeypat
   assert tree.digests(one) == tree.digests(other)
 
 
+def test_a_checkpoint_holds_as_many_bits_a_weight_as_were_asked_for(tmp_path):
+  """What a run with one more layer keeps more: half a byte and three eighths of one a weight."""
+  kept = {}
+  for bits, layers in itertools.product((3, 4), (1, 2)):
+    root = tmp_path / f'{bits}-{layers}'
+    bounded.write(root, num_hidden_layers=layers, hidden_size=256, intermediate_size=1024)
+    large = opened.language_model('model', root)
+    run = Run(texts(root, large), workdir=root / 'run')
+    stages.awq(bits=bits, group='channel', scaling='none', clip=False)(large.net, run)
+    files = (root / 'run' / 'checkpoints').rglob('*')
+    kept[bits, layers] = sum(file.stat().st_size for file in files if file.is_file())
+    linears = [
+      w for n, w in tree.named(large.net.params) if n.startswith('layer0/') and n.endswith('kernel')
+    ]
+    weights = sum(w.size for w in linears)
+  for bits in 3, 4:
+    share = (kept[bits, 2] - kept[bits, 1]) / (weights * bits / 8)
+    assert 0.8 < share < 1.05  # scales and norms are in it; files are compressed
+
+
 @pytest.mark.parametrize('how', [AWQ, GPTQ], ids=['awq', 'both'])
 def test_a_plan_is_applied_without_a_search(model, data, tmp_path, same, monkeypatch, how):
   found = stages.awq(**how)(model.net, Run(data, workdir=tmp_path / 'found'))
@@ -161,9 +184,11 @@ def test_a_plan_of_another_model_is_refused_before_any_block(model, data, tmp_pa
     (dict(examples=10_000), DataError, r'text.txt has 125 passages of 16 tokens, examples=10000'),
     (dict(length=4_000), DataError, 'text.txt has 2000 tokens, but a passage is 4000'),
     (dict(length=1), UsageError, 'length=1 is too few'),
+    (dict(calibration='empty.txt'), DataError, r'empty.txt has 0 tokens, but a passage is 16'),
   ],
 )
 def test_texts_that_cannot_do_are_named(decoder, model, change, error, message):
+  (decoder / 'empty.txt').write_text('')
   with pytest.raises(error, match=message):
     texts(decoder, model, **change)
 
