@@ -67,6 +67,12 @@ def batches(mesh: Mesh, x) -> NamedSharding:
   return _along(mesh, x, 'data')
 
 
+def examples(mesh: Mesh, x) -> NamedSharding:
+  """Cut along the first axis, that of examples, where the devices of the data axis share it."""
+  even = len(x) % mesh.shape['data'] == 0
+  return NamedSharding(mesh, PartitionSpec('data')) if even else whole(mesh, x)
+
+
 def _along(mesh, x, axis) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*(None,) * (x.ndim - 1), axis))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from reduction import language, tree
 from reduction.errors import require
+from reduction.mesh import examples, place
 from reduction.models.decoder import parts
 from reduction.models.served import Served
 from reduction.net import Net
@@ -59,6 +60,7 @@ def awq(
 
     def one_block(states, i, run):
       batches = [states[at : at + batch] for at in cut]
+      batches = place(run.mesh, batches, examples) if run.mesh else batches
       params = language.block(net, names[i])
       flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
       after = []  # of the float block

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import language, opened, stages, tree
+from reduction import language, mesh, opened, stages, tree
 from reduction.data import passages
 from reduction.errors import DataError, MissingInput, UsageError
 from reduction.models.served import Served
@@ -116,6 +116,21 @@ def test_a_stop_at_a_block_changes_no_bit(model, data, tmp_path, same, monkeypat
   assert same(resumed.params['layer1'], whole.params['layer1'])
   one, other = (plans.read(tmp_path / run / PLAN) for run in ('whole', 'crashed'))
   assert tree.digests(one) == tree.digests(other)
+
+
+def test_passages_are_shared_by_the_devices_of_a_mesh(model, data):
+  """Sums over four devices instead of one: the same scales, and codes but for a few at an edge."""
+  how = dict(AWQ, batch=4, tokens=64)
+  alone = stages.awq(**how)(model.net, Run(data))
+  spread = stages.awq(**how)(model.net, Run(data, mesh=mesh.make(4)))
+  different, count = 0, 0
+  for one, other in zip(tree.leaves(alone.params), tree.leaves(spread.params), strict=True):
+    one, other = np.asarray(one), np.asarray(other)
+    if one.dtype == np.uint8:
+      different, count = different + (one != other).sum(), count + one.size
+    else:
+      assert np.allclose(one, other, rtol=1e-3, atol=1e-5)
+  assert different < 0.01 * count
 
 
 def test_a_checkpoint_holds_as_many_bits_a_weight_as_were_asked_for(tmp_path):
