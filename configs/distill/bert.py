@@ -133,5 +133,6 @@ def claims():
 def sweep():
   """The teacher, then both depths, a line a seed."""
   yield {'variant': 'teacher'}
-  for seed in SEEDS:
-    yield {'seeds': (seed,)}
+  for variant in '', 'four':
+    for seed in SEEDS:
+      yield {'variant': variant, 'seeds': (seed,)}

@@ -15,7 +15,8 @@ from reduction import tree
 from reduction.errors import UsageError, require
 from reduction.kernels import int4, table
 from reduction.models.embed import Embed
-from reduction.qtensor import WHOLE, QTensor, Scheme
+from reduction.net import Net
+from reduction.qtensor import WHOLE, QTensor, Scheme, dequantize, is_packed
 
 Replacement = Callable[[str, nn.Dense, jax.Array], jax.Array | None]
 KERNEL, TABLE = '/kernel', '/embedding'
@@ -166,3 +167,13 @@ def bare(module):
 def alike(part: nn.Module, module):
   """A part of a module, served as the whole is."""
   return dataclasses.replace(module, module=part) if isinstance(module, Served) else part
+
+
+def unpacked(net: Net) -> Net:
+  """The float net that a packed one stands for, its kernels and tables dequantized; steps of inputs
+  go. A net that is not packed is itself."""
+  if not isinstance(net.module, Served):
+    return net
+  kept = {name: w for name, w in tree.named(net.params, is_packed) if not name.endswith(STEP)}
+  floats = {name: dequantize(w) if is_packed(w) else w for name, w in kept.items()}
+  return Net(net.module.module, tree.nest(floats), net.stats, net.masks)

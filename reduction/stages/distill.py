@@ -15,6 +15,7 @@ from reduction.distill.lesson import Lesson
 from reduction.distill.teachers import find
 from reduction.distill.transfer import absent, subset
 from reduction.errors import require
+from reduction.models.served import unpacked
 from reduction.net import Net, all_kept, create
 from reduction.predict import logits, scores
 from reduction.run import Run, Stage
@@ -51,7 +52,8 @@ def distill(
 
   teachers: names of what earlier stages returned ('dense'), or workdirs ('runs/teacher', with
   ':stage' for another than the last); without any, hard labels teach alone. student: a model that
-  starts afresh; None trains the net that comes, its masks kept. inherits: dict(of='tune', layers=,
+  starts afresh; None trains the net that comes, its masks kept, a packed one from the floats that
+  it stands for. inherits: dict(of='tune', layers=,
   fresh=), whose weights it starts from, as in `distill.inheritance`. temperature, soft, hard,
   label_mix: of `losses.distillation`, numbers or schedules, dict(name='linear_schedule', ...).
   members: 'own' gives each seed the teachers' replicate of its place (a lone one to all), 'all'
@@ -113,7 +115,8 @@ def teach(course: Course, net: Net, run: Run) -> Net:
   lesson, splits = course.lesson, run.data.splits()
   chosen = subset(splits['train'].y, **course.transfer)
   x, y = (values[chosen] for values in splits['train'])
-  pupil = create(course.module, run.key('init', 0), x[:1]) if course.module else net
+  fresh = lambda: create(course.module, run.key('init', 0), x[:1])
+  pupil = fresh() if course.module else unpacked(net)
   pupil = course.first(pupil, run)
   loss, given, projections = lesson.prepare(pupil, x, splits['test'], run)
   masks = all_kept(pupil.params) if pupil.masks is None else pupil.masks

@@ -7,6 +7,8 @@ import pytest
 from reduction import losses, models, saved, stages, tree
 from reduction.distill import targets
 from reduction.errors import DataError, MissingInput, UsageError
+from reduction.models.served import unpacked
+from reduction.qtensor import is_packed
 from reduction.run import Run, chain
 
 ADAM = dict(name='adam', learning_rate=2e-3)
@@ -91,6 +93,8 @@ def test_a_class_never_shown_is_known_after_one_number(learned):
   dict(members='all', mean='geometric', hard=0.5, label_mix=0.1),
   dict(temperature=dict(name='linear_schedule', init_value=8.0, end_value=2.0,
                         transition_steps=100), members='all'),
+  {name: dict(name='linear_schedule', init_value=a, end_value=b, transition_steps=150)
+   for name, a, b in (('soft', 1.0, 0.2), ('hard', 0.0, 1.0), ('label_mix', 0.5, 0.0))},
 ], ids=str)  # fmt: skip
 def test_every_way_to_teach_learns(learned, settings):
   run = Run(learned.data, seeds=(0, 1), nets=dict(learned.nets))
@@ -111,6 +115,69 @@ def test_a_student_starts_from_and_ends_as_a_masked_net(learned):
     assert not np.asarray(w)[~np.asarray(mask)].any()
     changed |= not np.array_equal(w, before)
   assert changed
+
+
+def test_weights_that_change_are_what_they_are_at_a_step(learned):
+  """A schedule that has ended is the number that it ended in, and one that begins where it does."""
+  def losses_of(**given):
+    run = Run(learned.data, seeds=(0,), nets=dict(learned.nets))
+    one = dict(TAUGHT, steps=1, every=1, members='all', **given)
+    stages.distill(**one)(run.nets['teacher'], run)
+    return [row['loss'] for row in run.rows if row['kind'] == 'curve'][-1]
+
+  ramp = lambda a, b: dict(name='linear_schedule', init_value=a, end_value=b, transition_steps=100)
+  assert losses_of(soft=ramp(0.25, 9.0), hard=ramp(0.5, 7.0)) == pytest.approx(
+    losses_of(soft=0.25, hard=0.5), rel=1e-6
+  )
+  assert losses_of(soft=ramp(0.25, 9.0)) != pytest.approx(losses_of(soft=0.3), rel=1e-3)
+
+
+def test_teachers_of_images_that_move_are_asked_each_time_and_nothing_is_kept(learned, tmp_path):
+  kept = {}
+  for augment in None, 'jitter':
+    run = Run(learned.data, (0, 1), tmp_path / str(augment), nets=dict(learned.nets))
+    stages.distill(**TAUGHT, augment=augment)(run.nets['teacher'], run.child('student'))
+    kept[augment] = [p for p in (tmp_path / str(augment)).rglob('*') if 'teachers' in p.parts]
+  assert kept[None] and not kept['jitter']
+
+
+@pytest.fixture(scope='module')
+def packed(learned):
+  """The teacher, half of its weights pruned, in 4 bits."""
+  run = Run(learned.data, seeds=(0, 1), nets=dict(learned.nets))
+  find = stages.lottery(rounds=1, rates=(('kernel', 0.5),), **SHORT)
+  ticket = find(learned.nets['teacher'], run.child('prune'))
+  small = stages.qat(bits=4, group='channel', symmetric=True, **SHORT)
+  return ticket, small(ticket, run.child('pack'))
+
+
+def test_a_packed_net_teaches(learned, packed):
+  run = Run(learned.data, seeds=(0, 1), nets=dict(packed=packed[1]))
+  stages.distill(**dict(TAUGHT, teachers=('packed',)))(packed[1], run)
+  (teacher,), (row,) = rows(run, 'teacher'), rows(run, 'distill')
+  assert min(teacher['test_accuracy']) > 0.85 and min(row['test_accuracy']) > 0.6
+
+
+def test_a_student_starts_from_and_ends_as_a_packed_net(learned, packed):
+  """What pruning silenced is the code of 0 from the ticket through training to the packed net."""
+  ticket, small = packed
+  run = Run(learned.data, seeds=(0, 1), nets=dict(learned.nets))
+  start = unpacked(small)
+  assert start.module == ticket.module and not any(
+    is_packed(w) for w in jax.tree.leaves(start.params, is_leaf=is_packed)
+  )
+  started = start.replace(masks=ticket.masks)  # a packed net has none: its zeros are codes
+  again = dict(TAUGHT, student=None)
+  from_codes = stages.distill(**again)(small, run.child('codes'))
+  assert from_codes.module == ticket.module
+  taught = stages.distill(**again)(started, run.child('masked'))
+  ended = stages.qat(bits=4, group='channel', symmetric=True, **SHORT)(taught, run.child('pack'))
+  floats = dict(tree.named(unpacked(ended).params))
+  for name, mask in tree.named(ticket.masks):
+    for net in (floats, dict(tree.named(taught.params))):
+      assert not np.asarray(net[name])[~np.asarray(mask)].any(), name
+  assert any(is_packed(w) for w in jax.tree.leaves(ended.params, is_leaf=is_packed))
+  assert min(rows(run, 'distill', 'codes')[0]['test_accuracy']) > 0.85
 
 
 def test_a_teacher_of_another_run_and_a_cache_that_is_used_again(fresh, tmp_path, monkeypatch):
