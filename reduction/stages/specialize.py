@@ -94,7 +94,9 @@ def _predictor(space, budget, fits, random, count, measure, run):
   if not count:
     return None
   genes = selection.drawn(space, budget, fits, random, count)
-  learned, row = predictor.held_out(space, genes, measure(genes))
+  step = lambda carry, i, run: (carry, dict(right=measure(genes[i * BESIDE :][:BESIDE])))
+  _, outs = run.fold('predicted', step, {}, math.ceil(count / BESIDE))
+  learned, row = predictor.held_out(space, genes, np.concatenate([out['right'] for out in outs]))
   run.log(kind='predictor', summary=True, **row)
   return learned
 

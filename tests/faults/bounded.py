@@ -18,7 +18,7 @@ from reduction.models.llama_files import MODULES, settings, shapes
 from tests import decoders
 from tests.sentences import tokenizer
 
-NOISE = 80 * 2**20  # bytes: programs for another number of blocks, holes in what is freed
+NOISE = 128 * 2**20  # bytes: programs for another number of blocks, holes in what is freed
 
 
 def write(folder: pathlib.Path, **sizes) -> int:

@@ -31,7 +31,7 @@ def quantized(launch, folder, sizes, layers, stage, *flags):
 @pytest.mark.slow
 @LINUX
 @pytest.mark.parametrize('stage, sizes, layers', [
-  (RTN, dict(hidden_size=768, intermediate_size=3072), 24), (dict(group=64), SIZES, 48),
+  (RTN, dict(hidden_size=1024, intermediate_size=4096), 18), (dict(group=64), SIZES, 48),
 ], ids=['rtn', 'awq'])  # fmt: skip
 def test_a_model_is_quantized_in_less_memory_than_its_file_takes(
   launch, tmp_path, stage, sizes, layers
@@ -39,7 +39,7 @@ def test_a_model_is_quantized_in_less_memory_than_its_file_takes(
   result, floats = quantized(launch, tmp_path, sizes, layers, stage)
   assert result.code == 0, result.err
   row = json.loads(result.out.splitlines()[-1])
-  assert row['memory_bytes'] + bounded.NOISE < 0.8 * floats / 2  # its file is in bfloat16
+  assert row['memory_bytes'] + bounded.NOISE < 0.9 * floats / 2  # its file is in bfloat16
   rows = (tmp_path / 'runs' / 'large' / 'metrics.jsonl').read_text().splitlines()
   rows = [json.loads(line) for line in rows]
   assert [one['kind'] for one in rows[:2]] == ['preflight', 'stage']

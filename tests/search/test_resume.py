@@ -27,6 +27,24 @@ def specialized():
   )
 
 
+def predicted():
+  limits = dict(sram=10**6, flash=10**6, population=6, generations=1, beside=False)
+  return chain(
+    supernet=stages.supernet(space=SPACE, random=1, **SHORT),
+    specialize=stages.specialize(space=SPACE, predicted=12, **limits),
+  )
+
+
+def compared():
+  limits = dict(sram=10**6, flash=10**6)
+  return chain(
+    supernet=stages.supernet(space=SPACE, random=1, **SHORT),
+    finalists=stages.finalists(
+      space=SPACE, limits=limits, networks=2, population=4, generations=1, **SHORT
+    ),
+  )
+
+
 def chosen():
   return stages.darts(methods=('darts', 'darts2', 'ppo'), targets=(0.5,), repeats=1, trials=6,
                       **SHORT)  # fmt: skip
@@ -51,6 +69,9 @@ def grown():
   [
     (lambda: TINYNAS, CHOICE, ('spaces:1',)),
     pytest.param(specialized, CHOICE, ('train:0', 'generations:0', 'random:0'),
+                 marks=pytest.mark.slow),
+    pytest.param(predicted, CHOICE, ('predicted:0', 'generations:0'), marks=pytest.mark.slow),
+    pytest.param(compared, CHOICE, ('train:0', 'generations:0', 'scored:0'),
                  marks=pytest.mark.slow),
     pytest.param(grown, SMALL, ('train:0', 'train:0'), marks=pytest.mark.slow),
     pytest.param(chosen, CHOICE, ('truth:0', 'train:0', 'policy:3'), marks=pytest.mark.slow),
