@@ -46,7 +46,16 @@ class Excited(nn.Module):
     return nn.Dense(5)(x.mean((1, 2)))
 
 
+class Pixel(nn.Module):
+  """The mean of one pixel, which divides by 1."""
+
+  @nn.compact
+  def __call__(self, x, train=False):
+    return nn.Dense(5)(nn.relu(nn.Conv(8, (3, 3), (8, 8))(x)).mean((1, 2)))
+
+
 MODULES = dict(
+  pixel=Pixel(),
   excited=Excited(),
   resnet=models.resnet(layers=8, width=8),
   convnet=models.convnet(depth=2, width=4, widths=(16,)),
@@ -66,6 +75,12 @@ def made(name, replicas=2, seed=0):
 def output(net, x, replica):
   one = tree.map(lambda w: w[replica], net)
   return np.asarray(one(x))
+
+
+def test_the_mean_of_one_pixel_is_a_mean_and_nothing_else():
+  net, x = made('pixel')
+  layers = t.trace(tree.map(lambda w: w[0], net), x.shape[1:])
+  assert [layer.kind for layer in layers] == ['input', 'conv', 'mean', 'dense']
 
 
 @pytest.mark.parametrize('name', MODULES)

@@ -88,6 +88,23 @@ def test_a_reward_and_a_limit_on_multiply_accumulates_move_the_choice(trained):
     assert row['score'] == pytest.approx(worth[best]) and row['macs'] == macs[best]
 
 
+def test_evolution_follows_a_hard_reward(trained):
+  """Of 20 networks, six at first: after some generations the best by accuracy for its cost."""
+  net, run = trained
+  space = s.space(**SPACE)
+  everything = s.enumerate_all(space)
+  macs, right = costs(space, everything)['macs'], accuracies(net, run, everything, 'validation')[0]
+  target = float(np.percentile(macs, 30))
+  worth = np.where(macs <= target, right, right * target / macs)
+  part = dataclasses.replace(run, rows=[], names=set())
+  stages.specialize(space=SPACE, sram=10**6, flash=10**6, population=6, generations=8, rate=0.3,
+                    beside=False, reward=dict(cost='macs', target=target, how='hard'))(net, part)
+  (row,) = [r for r in part.rows if r['kind'] == 'found']
+  best = [r['best'] for r in part.rows if r['kind'] == 'generation']
+  assert best == sorted(best) and best[-1] == pytest.approx(row['score'])
+  assert row['score'] >= np.sort(worth)[-3] - 1e-6  # among the three best
+
+
 def specialized(trained, **given):
   """Rows of a search among all 20 networks, but those of its generations."""
   net, run = trained
