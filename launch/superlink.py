@@ -152,7 +152,7 @@ class Server:
 
 
 def asking(line: socket.socket, nodes: dict[int, int], patience: float) -> Callable:
-  """ask for `network.serving`, over the line to the run's app. patience: seconds for a round."""
+  """ask for `serving.serving`, over the line to the run's app. patience: seconds for a round."""
   clients, asked = {node: client for client, node in nodes.items()}, []
 
   def ask(greetings: dict[int, Frame]) -> Iterator[tuple[int, Frame]]:
@@ -217,7 +217,7 @@ class Node:
     self.process, self.until = self._start(), time.monotonic() + patience
 
   def wait(self) -> tuple[Frame, Callable[[Frame], None]]:
-    """The next greeting and what takes its answer, for `network.working`.
+    """The next greeting and what takes its answer, for `working.working`.
 
     A SuperNode that ends is started again for `patience` seconds after it was last served: the
     server may not have started yet, or may start anew. Raises TryAgain after that.

@@ -52,8 +52,8 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
   module: of the shared model. shared: dict(params, stats, masks, step) [R, ...], and what the
   methods need besides. step: of `server.exchange`; state: its first, [R, ...]. Own states are trees
   [R, c, ...] or a store. Rows: a 'round' every `plan.every` rounds, with its bytes of all clients,
-  ranks, losses and scores; those of `log_sent`. `network.serving` and
-  `network.working` make functions like this one.
+  ranks, losses and scores; those of `log_sent`. `serving.serving` and
+  `working.working` make functions like this one.
   """
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
   data, watched = jax.device_put((tuple(splits['train']), splits['validation']))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import TryAgain, UsageError
-from reduction.federate import frames, network
+from reduction.federate import frames, serving, working
 from reduction.federate.message import Letter, pack, unpack
 from tests.networks import done, fedkd, networked, rows
 
@@ -103,7 +103,7 @@ def carried(digits, tmp_path_factory):
   proxy, others = Proxy(address), [server.link]
 
   def work(client, node):
-    learn = network.working(node.wait, client, 'c')
+    learn = working.working(node.wait, client, 'c')
     found[client] = done(fedkd(learn, **SETTINGS), digits)
 
   try:
@@ -123,7 +123,7 @@ def carried(digits, tmp_path_factory):
       for thread in threads:
         thread.start()
       ask = superlink.asking(line, server.nodes, PATIENCE)
-      net, run = done(fedkd(network.serving(ask, 'c'), **SETTINGS), digits)
+      net, run = done(fedkd(serving.serving(ask, 'c'), **SETTINGS), digits)
       for thread in threads:
         thread.join(120)
       with pytest.raises(TryAgain) as stranger:
