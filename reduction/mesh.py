@@ -73,6 +73,11 @@ def examples(mesh: Mesh, x) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec('data')) if even else whole(mesh, x)
 
 
+def shared_out(mesh: Mesh | None, batches: list) -> list:
+  """Batches on the devices of the data axis; as they are without a mesh."""
+  return place(mesh, batches, examples) if mesh else batches
+
+
 def _along(mesh, x, axis) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(*(None,) * (x.ndim - 1), axis))
 

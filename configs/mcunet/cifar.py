@@ -98,11 +98,7 @@ def get_config(variant: str = ''):
     _quick(c)
   if 'best' in chosen and not quick:
     c.paper = _against(f'mcunet/cifar:{variant.replace("best", "worst")}')
-  board = setting.trained(in_c='the network found', mobilenet_in_c='MobileNetV2 at 0.2')
-  c.tables = dict(
-    a_rank=setting.agreement(), a_trained=_finalists(), b_found=setting.found(), c_board=board,
-    d_spaces=_spaces(), e_versus=setting.compared(),
-  )  # fmt: skip
+  c.tables = _tables()
   return c
 
 
@@ -129,6 +125,14 @@ def _against(worst: str) -> dict:
                  against=dict(run=worst))  # fmt: skip
   paper = '78.7 against 74.2 % (ImageNet)'
   return dict(spaces=dict(claim='the best space against the worst', paper=paper, measure=measure))
+
+
+def _tables() -> dict:
+  board = setting.trained(in_c='the network found', mobilenet_in_c='MobileNetV2 at 0.2')
+  return dict(
+    a_rank=setting.agreement(), a_trained=_finalists(), b_found=setting.found(), c_board=board,
+    d_spaces=_spaces(), e_versus=setting.compared(),
+  )  # fmt: skip
 
 
 def _spaces():

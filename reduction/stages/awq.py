@@ -7,7 +7,7 @@ import numpy as np
 
 from reduction import language, tree
 from reduction.errors import require
-from reduction.mesh import examples, place
+from reduction.mesh import shared_out
 from reduction.models.decoder import parts
 from reduction.models.served import Served
 from reduction.net import Net
@@ -59,8 +59,7 @@ def awq(
     given = plans.read_parts(plan, names, inputs, language.block(net, names[0])) if plan else None
 
     def one_block(states, i, run):
-      batches = [states[at : at + batch] for at in cut]
-      batches = place(run.mesh, batches, examples) if run.mesh else batches
+      batches = shared_out(run.mesh, [states[at : at + batch] for at in cut])
       params = language.block(net, names[i])
       flat = {n: w.astype(jnp.float32) for n, w in tree.named(params)}
       after = []  # of the float block

@@ -48,11 +48,6 @@ def power(*, rank: int = 4) -> Codec:
       message[name], new[name] = dict(left=product), dict(state[name], rest=whole)
     return message, new
 
-  def lefts(mean, wire, like):
-    del like
-    orthonormal = lambda parts: dict(left=jnp.linalg.qr(parts['left'])[0])
-    return {n: orthonormal(x) if 'left' in x else x for n, x in mean.items()}, wire
-
   def reply(heard, state):
     message, new = {}, {}
     for name, own in state.items():
@@ -62,24 +57,37 @@ def power(*, rank: int = 4) -> Codec:
       message[name], new[name] = dict(right=right), dict(own, rest=rest)
     return message, new
 
-  def rights(mean, wire, like):
-    del wire, like
-    return mean, mean
-
-  def decode(heard, like):
-    product = lambda parts: jnp.matmul(parts['left'], parts['right'].T, precision=EXACT)
-    return {
-      name: parts['whole'] if 'whole' in parts else product(parts).reshape(like[name].shape)
-      for name, parts in heard.items()
-    }
-
-  def told(state, heard):
-    return {name: dict(own, **heard.get(name, {})) for name, own in state.items()}
-
   return Codec(
-    start, encode, decode, sizes, answers=(lefts, rights), replies=(reply,), serve=serve,
-    public=lambda wire: wire, told=told,
+    start, encode, _decode, sizes, answers=(_lefts, _rights), replies=(reply,), serve=serve,
+    public=lambda wire: wire, told=_told,
   )  # fmt: skip
+
+
+def _lefts(mean, wire, like):
+  """The first answer: what senders' products average to, made orthonormal."""
+  del like
+  orthonormal = lambda parts: dict(left=jnp.linalg.qr(parts['left'])[0])
+  return {n: orthonormal(x) if 'left' in x else x for n, x in mean.items()}, wire
+
+
+def _rights(mean, wire, like):
+  """The second answer, which is the next basis."""
+  del wire, like
+  return mean, mean
+
+
+def _decode(heard, like):
+  """The update of both answers."""
+  product = lambda parts: jnp.matmul(parts['left'], parts['right'].T, precision=EXACT)
+  return {
+    name: parts['whole'] if 'whole' in parts else product(parts).reshape(like[name].shape)
+    for name, parts in heard.items()
+  }
+
+
+def _told(state, heard):
+  """A sender's state with the basis of all."""
+  return {name: dict(own, **heard.get(name, {})) for name, own in state.items()}
 
 
 def _sides(x) -> tuple[int, int]:
