@@ -54,14 +54,14 @@ def get_config(variant: str = ''):
   c = setting.begin('Search on CIFAR-10 for an STM32F746', data, space, steps, every)
   c.supernet.batch = batch
   train = dict(steps=steps, batch=batch, every=every, optimizer=setting.adam(3e-3, steps))
-  find = dict(space=space, **LIMITS, picojoules=setting.PICOJOULES, table='m7')
+  share = 4 if small else 1
+  memory = dict(LIMITS, sram=LIMITS['sram'] // share)
+  find = dict(space=space, **memory, picojoules=setting.PICOJOULES, table='m7')
   spaces = dict(space=SPACES, boards=(), samples=1_000, attempts=20_000, budgets=((50,), (136,)))
-  limits = dict(LIMITS, macs=MACS)
-  final = dict(train, space=space, limits=limits, networks=4)
+  final = dict(train, space=space, limits=dict(memory, macs=MACS // share), networks=4)
   if small:
-    limits.update(sram=LIMITS['sram'] // 4, macs=MACS // 4)
-    final.update(limits=limits, population=20, generations=8)
-    find.update(sram=LIMITS['sram'] // 4, population=20, generations=8)
+    for searching in find, final:
+      searching.update(population=20, generations=8)
     halved = dict(SPACES, resolutions=tuple(r // 2 for r in SPACES['resolutions']))
     spaces.update(space=halved, budgets=((12.5,), (136,)))
   if chosen & {'best', 'worst'}:
@@ -86,10 +86,9 @@ def get_config(variant: str = ''):
   if 'rank' in chosen:
     at = c.stages.index('supernet') + 1
     c.stages = (*c.stages[:at], 'rank', *c.stages[at:])
-  if 'order' in chosen:
-    c.stages = ('supernet', 'rank')
-  if 'finalists' in chosen:
-    c.stages = ('supernet', 'finalists')
+  for alone, judged in dict(order='rank', finalists='finalists').items():
+    if alone in chosen:
+      c.stages = ('supernet', judged)
   if 'choose' in chosen:
     c.stages = ('tinynas',)
     del c['supernet']

@@ -12,7 +12,7 @@ from reduction.run import Run
 
 
 def main():
-  """Prints at which block it begins."""
+  """Packs, goes on where a killed one was."""
   cli.set_platform('cpu')
   root, workdir = sys.argv[1:3]
   model = opened.language_model('tiny', root)
