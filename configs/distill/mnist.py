@@ -32,8 +32,8 @@ RATES, EPOCHS = dict(low=3e-4, middle=1e-3, high=3e-3), (20, 50)
 
 
 def get_config(variant: str = ''):
-  """variant: '', 'rates' or 'quick'."""
-  variants = split(variant, ('rates', 'quick'))
+  """variant: '', 'rates', 'why' or 'quick'."""
+  variants = split(variant, ('rates', 'why', 'quick'))
   c = config_dict.ConfigDict()
   c.title = 'Students of one teacher: 800-800 on MNIST'
   c.seeds = setting.SEEDS
@@ -48,6 +48,12 @@ def get_config(variant: str = ''):
     c.data.validation = HELD
     c.paper = {}
     parts = rates()
+    chosen = tuple(parts)
+  if 'why' in variants:
+    c.title = 'One change of the soft student at a time: 800-800 on MNIST'
+    c.data.validation = HELD
+    c.paper = {}
+    parts = changes()
     chosen = tuple(parts)
   if 'quick' in variants:
     c.seeds = setting.SEEDS[:1]
@@ -74,6 +80,28 @@ def rates():
       learn['optimizer']['learning_rate'] = rate
       parts[f'{name}_{epochs}'] = dict(hard, **learn)
   return parts
+
+
+def changes():
+  """Name -> settings of the soft student after 20 epochs, with one of them changed."""
+  epoch = (60_000 - HELD) // setting.BATCH
+  epochs = lambda count: setting.learning(count * epoch, 5 * epoch)
+  soft = dict(
+    stage='distill', student=setting.STUDENT, teachers=setting.TAUGHT_BY, temperature=T, hard=0.1,
+    **epochs(20),
+  )  # fmt: skip
+  trained = lambda **settings: dict(optimizer=dict(soft['optimizer'], **settings))
+  return {
+    'as_it_is': soft,
+    'moved_images': dict(soft, augment='jitter'),
+    'bounded_weights': dict(soft, **trained(max_norm=3.87)),
+    'momentum': dict(soft, **trained(name='sgd', learning_rate=0.01, momentum=0.9)),
+    'slower': dict(soft, **trained(learning_rate=3e-4)),
+    'faster': dict(soft, **trained(learning_rate=3e-3)),
+    'colder': dict(soft, temperature=4.0),
+    'longer': dict(soft, **epochs(60)),
+    'moved_and_longer': dict(soft, augment='jitter', **epochs(60)),
+  }
 
 
 def stages(student: dict, teachers: tuple[str, ...], hard_steps: int, steps: int, no_threes: int):

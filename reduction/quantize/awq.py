@@ -47,12 +47,16 @@ def candidate(mean, exponent, ties=None, *, weight=None) -> jax.Array:
   """Scales [rows] mean^exponent, their geometric middle 1, alike for channels of one tie.
 
   mean: |x| [rows]. weight: AutoAWQ's duo scaling, the mean of |w| relative to the largest of its
-  group [rows]: mean^exponent / weight^(1 - exponent).
+  group [rows]: mean^exponent / weight^(1 - exponent). A channel that was never active keeps 1: any
+  scale serves its readers, and the least one would blow its producer's weights up.
   """
   scale = mean**exponent
   if weight is not None:
     scale = scale / (weight ** (1 - exponent) + LEAST)
   scale = jnp.maximum(jnp.where(jnp.isfinite(scale), scale, 1.0), LEAST)
+  active = mean > 0
+  ends = scale.max(where=active, initial=LEAST), scale.min(where=active, initial=1 / LEAST)
+  scale = jnp.where(active, scale, jnp.sqrt(ends[0] * ends[1]))
   return centered(scale if ties is None else tied(scale, ties))
 
 

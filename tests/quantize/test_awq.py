@@ -181,6 +181,21 @@ def test_scales_fall_back_to_rounding_where_other_tokens_disagree():
   assert (found.scale == 1).all() and found.exponent == 0
 
 
+@pytest.mark.parametrize('duo', [False, True])
+def test_channels_that_were_never_active_keep_their_scale_and_move_no_other(duo):
+  x, w, scheme = tokens(), kernel(), Scheme(3, 16)
+  dead, rest = slice(16, 32), np.r_[:16, 32:ROWS]  # a whole group of the scheme
+  x[:, dead] = 0
+  search = lambda x, w: awq.search(
+    [w], statistics(x), jnp.arange(len(w)), scheme=scheme, duo=duo
+  )  # fmt: skip
+  found, alone = search(x, w), search(x[:, rest], w[rest])
+  assert alone.exponent > 0 and found.exponent == alone.exponent
+  assert np.allclose(found.scale[dead], 1, rtol=1e-6)
+  assert np.allclose(found.scale[rest], alone.scale, rtol=1e-5)
+  assert (awq.candidate(jnp.zeros(4), 0.5) == 1).all()
+
+
 def test_tied_channels_have_one_scale_and_duo_goes_by_weights_too():
   x, w, scheme = statistics(tokens()), kernel(), Scheme(4, 16)
   ties = jnp.arange(ROWS) // 2
