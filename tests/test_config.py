@@ -10,7 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from launch.run import PARTS, build, run
-from reduction import config, data, models, report, saved, stages, tree
+from reduction import config, data, models, opened, report, saved, stages, tree
 from reduction.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -156,6 +156,22 @@ def test_quick_runs_for_two_steps(path, tmp_path, folders):
   assert set(c.stages) <= set(done.nets)
   _, page = report.write(tmp_path)
   assert page == tmp_path / 'report.html' and page.exists()
+  if 'folder' in c.stages:
+    check_written(tmp_path / 'files' / 'folder' / 'model', done.nets['folder'])
+
+
+def check_written(folder, net):
+  """What other programs will read is the net that was measured, in 16 bits."""
+  again = opened.language_model(folder).net
+  assert again.module == net.module
+  packed = 0
+  trees = tree.named(net.params), tree.named(again.params)
+  for (name, old), (same, new) in zip(*trees, strict=True):
+    old, new = np.asarray(old), np.asarray(new)
+    assert name == same and old.shape == new.shape
+    packed += old.dtype == np.uint8 and np.array_equal(old, new)
+    assert np.allclose(old.astype(np.float32), new.astype(np.float32), rtol=1e-3, atol=1e-6), name
+  assert packed == 2 * 7 * 2  # codes and zeros of the seven linears of two blocks
 
 
 @pytest.mark.slow
