@@ -1,5 +1,6 @@
-"""Exact costs of networks: how many a second on one core, wanted: 2,000; a supernet's step beside
-that of its largest network by itself, wanted: at most 1.3 times its time.
+"""Exact costs of networks: how many a second on one core, wanted: 2,000; steps of a
+supernet, for one network and for the four of a sandwich, beside as many of its largest network by
+itself, wanted: at most 1.3 times their time.
 
     python -m launch.bench --config=configs/bench/search.py [--out=rows.jsonl]
 
@@ -35,7 +36,7 @@ def get_config(variant: str = ''):
       repeats=1 if quick else 5,
     ),
     stepping=dict(space=setting.DIGITS if quick else setting.CIFAR, batch=8 if quick else 64,
-                  steps=1 if quick else 5, repeats=1 if quick else 5),
+                  steps=1 if quick else 5, repeats=1 if quick else 5, random=2),
     predicting=dict(spaces=dict(digits=setting.DIGITS) if quick else SPACES,
                     cores=('m7',) if quick else ('m4', 'm7'), drawn=0 if quick else 12),
     timing=dict(

@@ -16,8 +16,10 @@ def test_networks_a_second_of_those_that_the_planner_agrees_on():
   row, step = run(canonical(get_config('quick')), Session(None, '', lines.append))
   assert row['equal'] == 1 and row['networks'] == 100
   assert row['per_second'] > 0
-  by_hand = step['supernet_ms'] / step['plain_ms']
-  assert step['traces'] == 1 and step['ratio'] == pytest.approx(by_hand, rel=0.01)
+  plain = step['plain_ms']
+  assert step['traces'] == 1 and step['networks'] == 4
+  assert step['ratio'] == pytest.approx(step['supernet_ms'] / plain, rel=0.01)
+  assert step['ratio_in_sandwich'] == pytest.approx(step['sandwich_ms'] / plain / 4, rel=0.01)
   assert any(f'{row["per_second"]:,} networks a second' in line for line in lines)
 
 
