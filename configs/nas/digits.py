@@ -11,8 +11,8 @@ in the paper); REINFORCE finds the best of MnasNet's rewards.
     python -m launch.run --config=configs/nas/digits.py --workdir=runs/nas-digits
 
 Variants, joined by a comma: 'cell', DARTS' own kind of space, a cell of three nodes that keep two
-of the edges that lead to them: 96 networks of 'skip' and 'conv3'; 'quick': 4 networks. Time:
-results/digits.jsonl.
+of the edges that lead to them: 96 networks of 'skip' and 'conv3'; 'energy', the estimated energy as
+the cost, for the two searches that weigh one; 'quick': 4 networks. Time: results/digits.jsonl.
 """
 
 from ml_collections import config_dict
@@ -24,8 +24,8 @@ STEPS = 300
 
 
 def get_config(variant: str = ''):
-  """variant: of 'cell' and 'quick', joined by a comma."""
-  chosen = split(variant, ('cell', 'quick'))
+  """variant: of 'cell', 'energy' and 'quick', joined by a comma."""
+  chosen = split(variant, ('cell', 'energy', 'quick'))
   quick = 'quick' in chosen
   c = config_dict.ConfigDict()
   c.title = 'Differentiable search on digits, beside all 64 networks'
@@ -50,6 +50,9 @@ def get_config(variant: str = ''):
     c.model = dict(c.model, kept=1 if quick else 2, operations=('skip', 'conv3'))
     c.darts = dict(c.darts, methods=c.darts.methods[:1 if quick else 4],
                    pushes=(), powers=(), targets=(), cost='macs')  # fmt: skip
+  if 'energy' in chosen:
+    c.title = 'Differentiable search on digits by estimated energy'
+    c.darts.update(cost='energy', methods=('fbnet', 'proxyless'), targets=())
   c.tables = dict(
     a_methods=dict(
       title='What each search chose', kind='method', rows=('method', 'loss', 'push', 'target'),
@@ -74,7 +77,7 @@ def get_config(variant: str = ''):
 
 
 def sweep():
-  """Layers and a cell; one line a seed."""
-  for variant in '', 'cell':
+  """Layers, a cell and energy; one line a seed."""
+  for variant in '', 'cell', 'energy':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}

@@ -12,7 +12,7 @@ import optax
 from reduction.models.choice import Choice, mixed
 from reduction.net import create, over_replicas
 from reduction.search import latency
-from reduction.search.cost import macs
+from reduction.search.cost import cost, macs
 from reduction.search.gradient import costing
 from reduction.search.paths import costs, gates, networks
 from reduction.train import train
@@ -24,6 +24,7 @@ BLOCK = 16  # networks trained beside each other
 COSTS = {
   'macs': lambda ops: macs(ops).sum(1),
   'instructions': lambda ops: latency.predict(latency.read(), ops),
+  'energy': lambda ops: cost(ops)['energy_uj'],
 }
 
 

@@ -31,10 +31,11 @@ def darts(
   for alpha. second: of the step that second-order DARTS looks ahead. pushes: weights of cost in the
   loss of 'proxyless', each a search; powers: of the log of cost in that of 'fbnet', likewise; see
   `gradient.priced`. trials: steps of a policy, 8 networks each, rewarded by the truth of the first
-  repeat. cost: of COSTS; instructions are of a Cortex-M4, by `search.latency`; in rows the dearest
-  network has 1. targets: costs that MnasNet's rewards, soft and hard, aim at, each two more
-  searches by reinforce. Rows: a 'listed' for each network; a 'method' for each search, its network
-  beside the best as of `_report`, its push or power and how that enters the loss, 'add' or 'power'.
+  repeat. cost: of COSTS; instructions are of a Cortex-M4, by `search.latency`, energy is estimated,
+  of 8-bit integers on the chip; in rows the dearest network has 1. targets: costs that MnasNet's
+  rewards, soft and hard, aim at, each two more searches by reinforce. Rows: a 'listed' for each
+  network; a 'method' for each search, its network beside the best as of `_report`, its push or
+  power and how that enters the loss, 'add' or 'power'.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   known = (*gradient.SEARCHES, *POLICIES)
@@ -51,7 +52,7 @@ def darts(
     require(isinstance(module, Choice), f'{type(module).__name__} has no choices: model `choice`')
     policies = targets or any(name in POLICIES for name in methods)
     chain = not module.kept or (cost == 'macs' and not policies)
-    require(chain, "policies and cost='instructions' are of chains, kept=0, not of cells")
+    require(chain, f'policies and {cost=} are of chains, kept=0, not of cells')
     truth = listed(module, cost, setting.tx, run, repeats=repeats, **schedule)
     searches = [(name, 0.0) for name in methods if name in gradient.SEARCHES]
     searches += [('proxyless', push) for push in pushes] + [('fbnet', push) for push in powers]

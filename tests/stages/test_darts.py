@@ -18,14 +18,19 @@ SETTINGS = dict(steps=60, batch=50, every=30, optimizer=dict(name='adam', learni
 
 
 def test_costs_are_those_of_whole_networks():
-  """stem 9 * 64 * 4, conv3 9 * 16 a pixel, out 4 * 10; a table's sum is a network's."""
+  """stem 9 * 64 * 4, conv3 9 * 16 a pixel, out 4 * 10."""
   table, shared = costs(MODULE, (8, 8, 1), lambda ops: macs(ops).sum(1))
   np.testing.assert_array_equal(table, [[0, 9 * 16 * 64], [0, 9 * 16 * 16]])
   assert shared == 9 * 64 * 4 + 40
+
+
+@pytest.mark.parametrize('cost', list(COSTS))
+def test_a_table_s_sum_is_a_network_s_cost(cost):
   whole = models.choice(operations=('skip', 'conv1', 'conv3', 'separable3'), layers=3, width=8)
-  table, shared = costs(whole, (8, 8, 1), COSTS['instructions'])
+  table, shared = costs(whole, (8, 8, 1), COSTS[cost])
+  assert (table[:, 0] == 0).all() and (table[:, 1] < table[:, 2]).all() and shared > 0
   for path in ((1, 3, 2), (0, 0, 3), (2, 2, 2)):
-    one = COSTS['instructions'](ops(whole, (8, 8, 1), path))[0]
+    one = COSTS[cost](ops(whole, (8, 8, 1), path))[0]
     assert one == pytest.approx(shared + table[[0, 1, 2], path].sum())
 
 
