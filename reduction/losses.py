@@ -14,14 +14,23 @@ from reduction.errors import require
 
 
 def cross_entropy(logits, labels) -> jax.Array:
-  """Mean over examples of -log softmax at the label. logits: [n, classes], labels: int [n]."""
-  logits = logits.astype(jnp.float32)  # a bfloat16 logsumexp loses the small probabilities
+  """Mean over examples of -log softmax at the label. logits: [n, classes], labels: int [n].
+
+  Of texts logits are [n, length, classes] and labels [n, length - 1], the token after each but the
+  last, whose logits do not count.
+  """
+  logits = _told(logits, labels).astype(jnp.float32)  # bfloat16 loses the small probabilities
   return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def accuracy(logits, labels) -> jax.Array:
-  """Fraction of examples whose largest logit is the label's. logits: [n, classes]."""
-  return (logits.argmax(-1) == labels).mean(dtype=jnp.float32)
+  """Fraction of examples whose largest logit is the label's. Shapes: of `cross_entropy`."""
+  return (_told(logits, labels).argmax(-1) == labels).mean(dtype=jnp.float32)
+
+
+def _told(logits, labels):
+  """The logits that have a label."""
+  return logits[:, : labels.shape[1]] if labels.ndim > 1 else logits
 
 
 def soft_cross_entropy(student, teacher, *, temperature=1.0, scaled=True, stop=True) -> jax.Array:
@@ -66,7 +75,8 @@ def distillation(
   soft_loss = soft_cross_entropy(bins, teacher, temperature=temperature)
   if not (isinstance(label_mix, float | int) and label_mix == 0):
     logs = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
-    at_label = -(temperature**2) * jnp.take_along_axis(logs, labels[..., None], -1).mean()
+    of_label = jnp.take_along_axis(_told(logs, labels), labels[..., None], -1)
+    at_label = -(temperature**2) * of_label.mean()
     soft_loss = (1 - label_mix) * soft_loss + label_mix * at_label
   kl = soft_divergence(bins, teacher, temperature=temperature)
   return soft * soft_loss + hard * hard_loss, dict(kl=kl, hard_loss=hard_loss)

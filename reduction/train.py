@@ -189,17 +189,17 @@ def _finite_on_host(params, replica: int) -> bool:
 
 
 def fit(
-  net: Net, run, splits: dict, tx: optax.GradientTransformation, *, frozen: bool = False,
-  augment=None, watching: bool | None = None, **schedule,
+  net: Net, run, splits: dict, tx: optax.GradientTransformation, *, loss=None,
+  frozen: bool = False, augment=None, watching: bool | None = None, **schedule,
 ):  # fmt: skip
   """Trains a classifier from where it is, masks kept; (the net after the last step, the best).
 
-  splits: 'train', 'validation' and 'test', on the device. augment: how training images change,
-  by default as the run's data say. frozen: dead weights stay what they are instead of 0. watching:
-  whether curves follow the test split; None compiles a program that cannot, in less time.
-  schedule: as for `train`.
+  splits: 'train', 'validation' and 'test', on the device. loss: for `sgd`, by default that of
+  labels. augment: how training images change, by default as the run's data say. frozen: dead
+  weights stay what they are instead of 0. watching: whether curves follow the test split; None
+  compiles a program that cannot, in less time. schedule: as for `train`, `given` for a loss too.
   """
-  update, evaluate = sgd(classification(net.module), tx), classified(net.module)
+  update, evaluate = sgd(loss or classification(net.module), tx), classified(net.module)
   names = ('validation',) if watching is None else ('validation', 'test')
   watched = {name: splits[name] for name in names if len(splits[name][1])}
   first = schedule.get('first', 0)

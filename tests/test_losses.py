@@ -21,6 +21,20 @@ def test_cross_entropy_and_accuracy_by_hand():
   assert losses.accuracy(LOGITS, labels) == 0.5
 
 
+def test_the_last_token_of_a_text_has_no_label():
+  logits = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)
+  labels = np.array([[0, 3, 1], [4, 4, 2]])
+  flat = logits[:, :3].reshape(6, 5), labels.reshape(6)
+  np.testing.assert_allclose(losses.cross_entropy(logits, labels), losses.cross_entropy(*flat))
+  assert losses.accuracy(logits, labels) == losses.accuracy(*flat)
+  value, told = losses.distillation(logits, -logits, labels, temperature=2.0, label_mix=0.5)
+  logs = jax.nn.log_softmax(logits / 2)
+  at_label = -4 * np.mean([logs[i, j, labels[i, j]] for i in range(2) for j in range(3)])
+  soft = losses.soft_cross_entropy(logits, -logits, temperature=2.0)
+  np.testing.assert_allclose(value, 0.5 * soft + 0.5 * at_label, rtol=1e-6)
+  np.testing.assert_allclose(told['hard_loss'], losses.cross_entropy(*flat), rtol=1e-6)
+
+
 def test_half_precision_logits_are_summed_in_float32():
   logits = jnp.zeros((1, 4096), jnp.bfloat16)
   value = losses.cross_entropy(logits, jnp.array([0]))

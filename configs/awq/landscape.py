@@ -20,9 +20,11 @@ on any text that is it predicts badly, so that its perplexity may even fall as i
 is compared is therefore how far its predictions move, on 64 passages of 256 tokens: the mean of
 KL(float || quantized) over tokens, which is 0 for the same net and above for every other. AWQ and
 GPTQ are defined for groups; per tensor, AWQ's clipping is chosen column by column for a step that
-all share. Its 44 cells take six minutes of a CPU's core. Variant 'quick': one granularity, no
-GPTQ, 4 passages. Variant 'inputs': these alone. Nets trained in few bits have
-a table in configs/awq/trained.py.
+all share. QAT learns from the same text what the float net says of it (Liu et al., LLM-QAT, 2024).
+
+Variants beside it: 'inputs', these alone; 'trained', QAT beside rounding of SmolLM2 in 4 and 3 bits
+and groups of 64, 35 minutes of a core; 'quick', one granularity, no GPTQ, 4 passages. Training from
+labels, and with learned steps, has a table in configs/awq/trained.py.
 """
 
 from ml_collections import config_dict
@@ -35,8 +37,8 @@ CHANGES = dict(smollm2='perplexity', stories='divergence')
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'stories', and 'quick' or 'inputs', joined by a comma."""
-  variants = split(variant, ('stories', 'quick', 'inputs'))
+  """variant: '' or 'stories', and 'quick', 'inputs' or 'trained', joined by a comma."""
+  variants = split(variant, ('stories', 'quick', 'inputs', 'trained'))
   name, quick = setting.model(variants), 'quick' in variants
   chosen = setting.MODELS[name]
   groups = chosen['groups'][-1:] if quick else chosen['groups']
@@ -47,10 +49,11 @@ def get_config(variant: str = ''):
   c.data = setting.text(name, dict(smollm2=32, stories=64)[name], quick=quick)
   eight = dict(stage='awq', bits=8, symmetric=True, clip=False)
   c.stages = ('weights', 'inputs')
+  names = chosen_methods(variants)
   c.weights = dict(
     stage='compare',
     baseline=dict(net='rtn'),
-    methods=setting.methods('rtn', *(() if quick else ('gptq',)), 'awq'),
+    methods=setting.methods(*names, model=name, quick=quick),
     grid=dict(bits=BITS[1:2] if quick else BITS, group=groups),
   )
   c.inputs = dict(
@@ -63,19 +66,31 @@ def get_config(variant: str = ''):
   if 'inputs' in variants:
     del c.weights
     c.stages = ('inputs',)
-  c.tables = tables(chosen['groups'], CHANGES[name])
+  if 'trained' in variants:
+    del c.inputs
+    c.stages = ('weights',)
+    c.weights.grid = dict(bits=BITS[1:], group=groups[-1:])
+  c.tables = tables(names, chosen['groups'], CHANGES[name])
   return c
 
 
-def tables(groups: tuple, measure: str):
-  """The landscape, what GPTQ and AWQ change against rounding, and inputs in 8 bits."""
+def chosen_methods(variants: set[str]) -> tuple[str, ...]:
+  """What makes weights small: QAT where the model is little, or it alone beside rounding."""
+  if 'trained' in variants:
+    return 'rtn', 'qat'
+  names = ('rtn', 'awq') if 'quick' in variants else ('rtn', 'gptq', 'awq')
+  return names + (('qat',) if 'stories' in variants else ())
+
+
+def tables(names: tuple[str, ...], groups: tuple, measure: str):
+  """The landscape, what methods change against rounding, and inputs in 8 bits."""
   where = dict(stage='weights', group=groups, bits=BITS)
-  both = dict(where, net=('float', 'rtn', 'gptq', 'awq'))
+  both = dict(where, net=('float', *names))
   seen = dict(rows='group', columns=('bits', 'net'))
   found = dict(
     b_against=setting.table(
       f'{measure.capitalize()} against rounding to nearest', f'{measure}_change',
-      where=dict(where, net=('gptq', 'awq')), note='95 % intervals over passages.', **seen,
+      where=dict(where, net=names[1:]), note='95 % intervals over passages.', **seen,
     ),
     c_inputs=setting.table(
       'Weights and inputs in 8 bits: SmoothQuant against inputs as they are',

@@ -10,6 +10,8 @@ TITLES = dict(smollm2='SmolLM2-135M-Instruct', stories='stories260K')
 METHODS = dict(CALIBRATED, gptq_r=dict(CALIBRATED['gptq'], rounding='ordered'))
 # scales are judged by the linears' own outputs, on all tokens
 METHODS = {name: dict(how, tokens=0) for name, how in METHODS.items()}
+STEPS, BATCH = dict(stories=100, smollm2=32), dict(stories=8, smollm2=4)  # all text 12 times, once
+RATES = dict(stories=1e-3, smollm2=2e-5)
 NAMES = dict(
   net=dict(
     float='float', rtn='RTN', gptq='GPTQ', gptq_r='GPTQ-R', awq='AWQ', both='AWQ, then GPTQ',
@@ -51,9 +53,19 @@ def text(name: str, passages: int | None, *, quick: bool = False) -> dict:
   )
 
 
-def methods(*names: str) -> dict:
-  """name -> the stage of each method."""
-  return {name: dict(METHODS[name], stage='awq') for name in names}
+def methods(*names: str, model: str = 'smollm2', quick: bool = False) -> dict:
+  """name -> the stage of each method, of METHODS or 'qat', for a model of MODELS."""
+  of = lambda name: qat(model, quick) if name == 'qat' else dict(METHODS[name], stage='awq')
+  return {name: of(name) for name in names}
+
+
+def qat(model: str, quick: bool) -> dict:
+  """Training in few bits to say what the model says in floats."""
+  steps = 2 if quick else STEPS[model]
+  return dict(
+    stage='qat', targets='own', steps=steps, every=steps // 2, batch=2 if quick else BATCH[model],
+    optimizer=dict(name='adam', learning_rate=RATES[model], cosine=steps),
+  )  # fmt: skip
 
 
 def table(title: str, values, **spec) -> dict:

@@ -24,7 +24,7 @@ BLOCK = 16  # networks trained beside each other
 COSTS = {
   'macs': lambda ops: macs(ops).sum(1),
   'instructions': lambda ops: latency.predict(latency.read(), ops),
-  'energy': lambda ops: cost(ops)['energy_uj'],
+  'energy': lambda ops: 1e6 * cost(ops)['energy_uj'],  # picojoules, whose logs are above 0
 }
 
 

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import losses, models, prune, saved, stages, tree
+from reduction import closeness, losses, models, prune, saved, stages, tree
 from reduction.cost import cost
 from reduction.errors import UsageError
 from reduction.models.served import Served
 from reduction.predict import logits
 from reduction.qtensor import Scheme, dequantize, is_packed
 from reduction.quantize.qat import Plan, finished, prepared
-from reduction.run import chain
+from reduction.run import Run, chain
 
 ADAM = dict(name='adam', learning_rate=2e-3)
 TRAIN = stages.tune(steps=300, batch=60, every=150, optimizer=ADAM)
@@ -90,6 +90,7 @@ def test_learned_steps_go_on_after_a_stop(fresh, same, tmp_path):
   [
     (dict(bits=5), 'bits=5 must be one of'),
     (dict(learned=True, symmetric=False), 'learned=True steps have no zero points'),
+    (dict(targets='label'), "targets='label' is unknown. Did you mean 'labels'?"),
     (dict(stored='float8'), "stored='float8' is no float"),
     (dict(skip=('.',)), 'MLP has no linear to quantize'),
     (dict(every=7), 'every=7 must divide the 300 steps'),
@@ -106,3 +107,26 @@ def test_a_packed_net_is_trained_no_further(fresh):
   small = finished(prepared(net, Plan(Scheme(**TWO), ('fc1',))))
   with pytest.raises(UsageError, match='the net is quantized already'):
     stages.qat(**TWO, **SHORT)(small, run)
+
+
+def test_a_language_model_learns_what_it_said_before(tiny):
+  """Its own predictions bring it nearer to itself than rounding, labels nearer to the text."""
+  model, data = tiny
+  run = Run(data, (0,))
+  few = dict(bits=2, group=16)
+  short = dict(few, steps=60, batch=4, every=30, optimizer=dict(ADAM, learning_rate=3e-3))
+  nets = dict(
+    rounded=stages.awq(**few, scaling='none', clip=False)(model.net, run.child('rounded')),
+    own=stages.qat(**short, targets='own')(model.net, run.child('own')),
+    told=stages.qat(**short)(model.net, run.child('told')),
+  )
+  measure = closeness.texts(model.net, data.train.x, run.child('measure'), 2)
+  found = {name: measure(net, run.child(name + '-measured')) for name, net in nets.items()}
+  mean = lambda key: {name: float(items[key].mean()) for name, items in found.items()}
+  divergence, loss = mean('divergence'), mean('perplexity')
+  assert 0 < divergence['own'] < min(0.5 * divergence['rounded'], divergence['told'])
+  assert loss['told'] < min(loss['own'], loss['rounded'])
+  rows = [row for row in run.rows if row['kind'] == 'qat']
+  assert len(rows) == 2 and all('test_accuracy' not in row for row in rows)
+  packed = [name for name, leaf in tree.named(nets['own'].params, is_packed) if is_packed(leaf)]
+  assert len(packed) == 14 and all(name.startswith('layer') for name in packed)
