@@ -84,6 +84,7 @@ def _choice(run, spaces, budgets, b, examined, samples, released, seconds) -> li
       width=[name(order[0])[1] for order in orders],
       mean_macs=[m[0] for m in means],
       second=', '.join('{} x {}'.format(*name(i)) for i in orders[0][1:3]),
+      worst='{} x {}'.format(*name(orders[0][-1])),
       second_of_best=[m[1] / m[0] if len(m) > 1 else np.nan for m in means],
       worst_of_best=[m[-1] / m[0] for m in means],
     )
