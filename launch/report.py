@@ -26,12 +26,13 @@ from absl import flags
 from launch import cli
 from reduction import report
 from reduction.errors import DataError, MissingInput, UsageError, require
-from reduction.report import pool, tables
+from reduction.report import picture, pool, tables
 from reduction.report.tables import Code, Table
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('readme', None, 'Replace the marked results in this file.')
 flags.DEFINE_string('html', None, "Write the first run's page here; its figures see all runs.")
+flags.DEFINE_string('pictures', None, "Write the first run's figures into this folder, as SVG.")
 flags.DEFINE_string('export', None, 'Write a header and the summary rows of one run here.')
 MOST = 300_000  # bytes of a committed file
 RUNS = ('config', 'command', 'hardware, time')  # columns beside a claim
@@ -274,6 +275,16 @@ def _page(sources: list[Source]) -> str:
   return report.render(_beside(first, sources), config, first.sessions, first.name)[1]
 
 
+def pictures(sources: list[Source]) -> dict[str, str]:
+  """File name -> SVG of each figure of the first run that has rows."""
+  first = sources[0]
+  config = first.header.get('resolved', {})
+  drawn = report.drawn(_beside(first, sources), config)
+  require(drawn, f'{first.name} has no figure that its rows fill')
+  name = re.sub(r'\W+', '-', first.name.rpartition('/')[2])
+  return {f'{name}-{key}.svg': picture.svg(figure) for key, figure in drawn.items()}
+
+
 def _beside(source, sources) -> list[dict]:
   """The rows of a run, then those of the others under the name of theirs."""
   others = [other for other in sources if other is not source]
@@ -292,12 +303,15 @@ def main(argv):
     write_atomic(FLAGS.export, export(sources[0]))
   if FLAGS.html:
     write_atomic(FLAGS.html, _page(sources))
+  if FLAGS.pictures:
+    for name, text in pictures(sources).items():
+      write_atomic(pathlib.Path(FLAGS.pictures) / name, text)
   if FLAGS.readme:
     readme = pathlib.Path(FLAGS.readme)
     if not readme.is_file():
       raise MissingInput(f'--readme={readme} is not there')
     write_atomic(readme, replaced(readme.read_text(encoding='utf-8'), sources, str(readme)))
-  if not (FLAGS.export or FLAGS.html or FLAGS.readme):
+  if not (FLAGS.export or FLAGS.html or FLAGS.pictures or FLAGS.readme):
     for path in filter(pathlib.Path.is_dir, paths):
       print('wrote', *report.write(path))
     for source in sources:

@@ -115,15 +115,23 @@ def render(
     [tables.answers(rows, config['paper'])] if config.get('paper') else []
   )
   made[(at := 1 if tiles else 0) : at] = mine
-  specs = config.get('figures', {})
-  drawn = [figures.draw(key, specs[key], rows) for key in sorted(specs, key=pool.natural)]
-  drawn += memory.draw(rows)
+  figures_of_run = [*_figures(rows, config).values(), *memory.draw(rows)]
   lead = _lead(told, config)
   listed = '\n'.join(f'- {key}: {tables.escape(text)}' for key, text in told.items())
   parts = [f'# {tables.escape(title)}', tables.escape(lead), listed]
   parts += [f'## {t.title}\n\n{markdown(t)}\n\n{t.note}' for t in made]
-  html = page.html(title, lead, told, tiles, made, drawn, config)
+  html = page.html(title, lead, told, tiles, made, figures_of_run, config)
   return '\n\n'.join(part for part in parts if part) + '\n', html
+
+
+def drawn(rows: list[dict], config: dict) -> dict[str, figures.Figure]:
+  """The figures of a config by name, of those that its rows fill at all."""
+  return {key: figure for key, figure in _figures(rows, config).items() if figure.panels}
+
+
+def _figures(rows, config) -> dict:
+  specs = config.get('figures', {})
+  return {key: figures.draw(key, specs[key], rows) for key in sorted(specs, key=pool.natural)}
 
 
 def load(workdir: pathlib.Path) -> tuple[list[dict], dict, list[dict]]:

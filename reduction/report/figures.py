@@ -180,10 +180,11 @@ def _rank(panel, fields, values):
   rank = []
   for name, value in zip(fields, values):
     if isinstance(value, int | float):
-      rank.append((0, -value if name == 'kept' else value, ''))
+      rank.append((0, -value if name == 'kept' else value, []))
     else:
       wanted = pool.listed(panel['where'].get(name, ()))
-      rank.append((wanted.index(value) if value in wanted else len(wanted), 0, str(value)))
+      place = wanted.index(value) if value in wanted else len(wanted)
+      rank.append((place, 0, natural(str(value))))
   return rank
 
 

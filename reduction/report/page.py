@@ -217,11 +217,12 @@ def _described(figure: Figure, panel) -> str:
 def _legend(lines: tuple[Line, ...]) -> str:
   if not any(line.label for line in lines):
     return ''
-  items = ''.join(f'<li>{_swatch(line)}{escape(line.label)}</li>' for line in lines)
+  items = ''.join(f'<li>{swatch(line)}{escape(line.label)}</li>' for line in lines)
   return f'<ul class="legend">{items}</ul>'
 
 
-def _swatch(line: Line) -> str:
+def swatch(line: Line) -> str:
+  """A piece of a line with its mark, as SVG that takes its colors from the page."""
   color, fill = f'var(--{line.color})', 'var(--card)' if line.dashed else f'var(--{line.color})'
   dashes = ' stroke-dasharray="7 4"' if line.dashed else ''
   return (

@@ -7,6 +7,7 @@ None in it is a number that was not finite. Rows of curves leave `seeds` out.
 import functools
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -153,9 +154,9 @@ def _closest(rows, name, wanted):
 
 
 def natural(name: str) -> list:
-  """Sorts 'R2' before 'R10'."""
-  digits = ''.join(c if c.isdigit() else ' ' for c in name).split()
-  return [name.rstrip('0123456789'), [int(d) for d in digits], name]
+  """Sorts 'R2' before 'R10' and '2: large' before '10: small'."""
+  parts = re.split(r'(\d+)', name)  # texts and numbers in turn
+  return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def per_seed(rows: list[dict], key: str) -> dict:

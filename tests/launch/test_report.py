@@ -191,6 +191,10 @@ def test_from_the_command_line(launch, pair, tmp_path):
   assert (result.code, result.err) == (0, '')
   assert '| R1 |' in readme.read_text() and 'Levels' in page.read_text()
   assert rows.read_text().startswith('{"kind": "run"')
+  space = 'configs/mcunet/results/space.jsonl'
+  result = launch(space, f'--pictures={tmp_path}', module='launch.report')
+  assert (result.code, result.out) == (0, '')
+  assert (tmp_path / 'space-cdf.svg').read_text().count('stm32f746') == 1
   result = launch(pair[0], module='launch.report')
   assert result.code == 0 and 'level 1 ticket' in result.out and (pair[0] / 'report.html').exists()
 
@@ -202,6 +206,7 @@ def test_from_the_command_line(launch, pair, tmp_path):
     (['{}/nowhere'], 66, 'nowhere is neither a workdir nor a file of rows'),
     (['{}/a', '--redame=x'], 2, 'Did you mean: readme'),
     (['{}/a', '--readme={}/no.md'], 66, 'no.md is not there'),
+    (['{}/a', '--pictures={}'], 2, 'has no figure that its rows fill'),
     (['{}/a/config.json'], 65, 'config.json:1'),
     (['{}/a', '{}/c', '--export={}/x'], 2, '--export takes the seeds of one config'),
     (['{}/a', '--html={}/a/metrics.jsonl/x'], 74, 'cannot write'),
