@@ -21,6 +21,13 @@ ROWS = [
   ('mcunet-320kb-1mb', 176, 81.8, 0.74, 260, 266_344, 186_507),
   ('mcunet-512kb-2mb', 160, 125.9, 1.73, 416, 426_120, 307_795),
 ]
+# of those without a row there: M multiply-accumulates, M parameters, counted from their descriptions
+OTHERS = [
+  ('mbv2-w0.3-r80_imagenet', 80, 7.30, 0.634), ('proxyless-w0.25-r112_imagenet', 112, 10.69, 0.570),
+  ('proxyless_mobile', 224, 320.43, 4.081), ('mcunet-256kb-1mb-int4_imagenet', 160, 134.49, 1.405),
+  ('mcunet-320kb-1mb-int4_imagenet', 176, 169.95, 1.400),
+  ('mcunet-512kb-2mb-int4_imagenet', 192, 466.77, 3.262),
+]  # fmt: skip
 TIGHT = Style(wide=False, pixels=1, align=1)
 
 
@@ -35,6 +42,16 @@ def test_figures_that_need_no_training(name, resolution, macs, parameters, kib, 
   assert zoo.tinyengine(graph) == engine
   assert kib in (None, round(engine / 1024))
   assert p.plan(graph, TIGHT).peak == ours
+
+
+@pytest.mark.parametrize('name, resolution, macs, parameters', OTHERS)
+def test_sizes_of_the_rest_of_the_zoo(name, resolution, macs, parameters):
+  path = nets.DATA / f'mcunet/{name}.json'
+  if not path.is_file():
+    pytest.skip('the MCUNet zoo is not in $REDUCTION_DATA')
+  graph = zoo.read(path, resolution=resolution)
+  assert round(zoo.macs(graph) / 1e6, 2) == macs
+  assert round(zoo.parameters(graph) / 1e6, 3) == parameters
 
 
 def test_in4_fits_the_f746():

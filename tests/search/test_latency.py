@@ -100,7 +100,8 @@ def test_a_table_of_this_machine_is_a_sum_of_its_ops():
 
 @pytest.mark.parametrize('core', ('m4', 'm7'))
 @pytest.mark.parametrize('space', [
-  setting.DIGITS, setting.WORDS, setting.SEPARABLE, *(
+  setting.DIGITS, setting.WORDS, setting.SEPARABLE, setting.FEW,
+  dict(setting.FEW, resolutions=(16,)), *(
     dict(setting.CIFAR, resolutions=(side,), widths=(width,))
     for side, width in ((32, 1.0), (16, 1.0), cifar.BEST, cifar.WORST, (16, 1.5), (8, 0.5))
   ),

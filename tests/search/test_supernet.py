@@ -51,13 +51,19 @@ def made():
 
 
 @pytest.mark.parametrize(
-  'count, expansions',
-  [(2, (2, 3, 4)), (1, (1,)), pytest.param(48, (2, 3, 4), marks=pytest.mark.slow)],
-)
-def test_networks_taken_out_compute_what_the_supernet_does(count, expansions, made, monkeypatch):
+  'count, expansions, kernels',
+  [
+    (2, (2, 3, 4), (1, 3)), (1, (1,), (1, 3)),
+    pytest.param(48, (2, 3, 4), (1, 3), marks=pytest.mark.slow),
+    pytest.param(48, (2, 4, 6), (1, 3, 5), marks=pytest.mark.slow),
+  ],
+)  # fmt: skip
+def test_networks_taken_out_compute_what_the_supernet_does(
+  count, expansions, kernels, made, monkeypatch
+):
   # XLA's own convolutions, which are compiled once a shape when called op by op
   monkeypatch.setattr(mobile, 'Conv', nn.Conv)
-  space = dataclasses.replace(ONE, head=24, expansions=expansions)
+  space = dataclasses.replace(ONE, head=24, expansions=expansions, kernels=kernels)
   module, params, stats, x = made(space)
   genes = np.concatenate([s.extremes(space), s.sample(space, np.random.default_rng(0), count)])
   assert len(np.unique(genes, axis=0)) > 0.8 * count
