@@ -27,6 +27,12 @@ def test_the_files_it_names_are_there(page):
   assert named and [name for name in sorted(named) if not (ROOT / name).exists()] == []
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.parent.name)
+def test_pictures_are_there_and_all_are_shown(page):
+  shown = {page.parent / name for name in re.findall(r'!\[[^\]]+\]\(([^)]+)\)', page.read_text())}
+  assert shown == set(page.parent.glob('pictures/*'))
+
+
 def test_every_committed_result_has_its_place_on_a_page():
   marked = {p.parent.name: re.findall(r'<!-- results:(\S+) -->', p.read_text()) for p in PAGES}
   for rows in sorted(ROOT.glob('configs/*/results/*.jsonl')):

@@ -6,7 +6,8 @@ from reduction.report import chart
 from reduction.report.figures import Figure
 from reduction.report.page import DARK, LIGHT, swatch
 
-WIDTH, GAP, LINE = 860, 24, 22  # of the picture, between panels, of a line of text
+WIDTH = {1: 528, 2: 860, 3: 1000}  # of the picture, by panels beside each other
+GAP, LINE = 24, 22  # between panels, of a line of text
 LETTER = 7.2  # width of one, about
 TEXT = (
   'text { font: 13px system-ui, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; '
@@ -18,7 +19,7 @@ def svg(figure: Figure) -> str:
   """The panels of a figure side by side, each with its title and legend, as an SVG document."""
   beside = chart.columns(len(figure.panels))
   wide, tall = chart.SIZES[beside]
-  width = (WIDTH - GAP * (beside + 1)) / beside
+  width = (WIDTH[beside] - GAP * (beside + 1)) / beside
   height, top, parts = width * tall / wide, GAP, []
   for first in range(0, len(figure.panels), beside):
     row = figure.panels[first : first + beside]
@@ -32,7 +33,7 @@ def svg(figure: Figure) -> str:
     top += 1.5 * LINE + height + GAP + LINE * max(map(len, legends))
   return (
     '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-    f'viewBox="0 0 {WIDTH} {top:.0f}" role="img"><title>{escape(figure.title)}</title>{_style()}'
+    f'viewBox="0 0 {WIDTH[beside]} {top:.0f}" role="img"><title>{escape(figure.title)}</title>{_style()}'
     f'<rect class="paper" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
   )
 

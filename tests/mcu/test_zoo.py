@@ -21,7 +21,7 @@ ROWS = [
   ('mcunet-320kb-1mb', 176, 81.8, 0.74, 260, 266_344, 186_507),
   ('mcunet-512kb-2mb', 160, 125.9, 1.73, 416, 426_120, 307_795),
 ]
-# of those without a row there: M multiply-accumulates, M parameters, counted from their descriptions
+# those without a row there, counted from their descriptions: M multiply-accumulates, M parameters
 OTHERS = [
   ('mbv2-w0.3-r80_imagenet', 80, 7.30, 0.634), ('proxyless-w0.25-r112_imagenet', 112, 10.69, 0.570),
   ('proxyless_mobile', 224, 320.43, 4.081), ('mcunet-256kb-1mb-int4_imagenet', 160, 134.49, 1.405),
