@@ -80,6 +80,16 @@ def trained(**names: str) -> dict:
   )  # fmt: skip
 
 
+def predicted() -> dict:
+  """The table of how good a predictor of accuracies is."""
+  return dict(
+    title='The predictor of accuracies, on networks that it did not learn from', kind='predictor',
+    rows='networks', values=('held_out', 'held_out_tau', 'held_out_error'),
+    names=dict(networks='learned from {} networks', held_out='networks',
+               held_out_tau="Kendall's tau", held_out_error='mean error of the accuracy'),
+  )  # fmt: skip
+
+
 def compared() -> dict:
   """The table of what was found beside random search's network or one of another family."""
   return dict(

@@ -10,8 +10,9 @@ variant 'separable' has DS-CNN's own blocks (Zhang et al. 2017): 2,744 networks.
     python -m launch.run --config=configs/mcunet/words.py --workdir=runs/words --data_dir=DATA
 
 Limits: 16 KB of SRAM, 32 KB of Flash. Variants: 'cepstra'; 'separable'; 'rank', the supernet's
-order beside that of 24 networks trained by themselves; 'quick'. Joined by a comma. Time:
-results/words.jsonl.
+order beside that of 24 networks trained by themselves; 'predicted', evolution as long as the
+paper's (30 generations of 100) by a predictor trained on 300 networks' accuracies, and the last 100
+judged by the supernet; 'quick'. Joined by a comma. Time: results/words.jsonl.
 """
 
 from configs.mcunet import setting
@@ -22,8 +23,8 @@ LIMITS = dict(sram=16 * 1024, flash=32 * 1024)
 
 
 def get_config(variant: str = ''):
-  """variant: of 'cepstra', 'separable', 'rank' and 'quick', joined by a comma."""
-  chosen = split(variant, ('cepstra', 'separable', 'rank', 'quick'))
+  """variant: of 'cepstra', 'separable', 'rank', 'predicted' and 'quick', joined by a comma."""
+  chosen = split(variant, ('cepstra', 'separable', 'rank', 'predicted', 'quick'))
   quick = 'quick' in chosen
   space = setting.SEPARABLE if 'separable' in chosen else setting.WORDS
   steps, every = (20, 10) if quick else (STEPS, 200)
@@ -39,6 +40,8 @@ def get_config(variant: str = ''):
     c.stages = ('supernet', 'specialize', 'train', 'microcontroller')
     c.specialize = dict(space=space, **LIMITS, population=50, generations=10,
                         picojoules=setting.PICOJOULES, table='m7')  # fmt: skip
+    if 'predicted' in chosen:
+      c.specialize.update(population=100, generations=30, predicted=300, beside=False)
     c.train = dict(train, stage='tune')
     c.microcontroller = dict(board='stm32f746')
   if quick:
@@ -52,6 +55,8 @@ def get_config(variant: str = ''):
       c.train.batch = 20
   c.tables = dict(a_rank=setting.agreement(), b_found=setting.found(), c_board=setting.trained(),
                   e_versus=setting.compared())  # fmt: skip
+  if 'predicted' in chosen:
+    c.tables.f_predictor = setting.predicted()
   return c
 
 

@@ -33,7 +33,8 @@ def svg(figure: Figure) -> str:
     top += 1.5 * LINE + height + GAP + LINE * max(map(len, legends))
   return (
     '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-    f'viewBox="0 0 {WIDTH[beside]} {top:.0f}" role="img"><title>{escape(figure.title)}</title>{_style()}'
+    f'viewBox="0 0 {WIDTH[beside]} {top:.0f}" role="img">'
+    f'<title>{escape(figure.title)}</title>{_style()}'
     f'<rect class="paper" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
   )
 
