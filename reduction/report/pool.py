@@ -65,6 +65,7 @@ NAMES = {
   'scaled': ('at',),
   'agreement': ('at',),
   'predictor': ('at',),
+  'policy': ('at',),
   'listed': ('at', 'network'),
   'method': ('at', 'method', 'push', 'target'),
   'choice': ('at', 'budget'),
