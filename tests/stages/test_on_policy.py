@@ -5,6 +5,7 @@ import pytest
 
 from reduction import stages, tree
 from reduction.errors import UsageError
+from reduction.predict import logits
 from reduction.run import Run, chain
 from reduction.stages.on_policy import Texts, apart, telling
 
@@ -48,7 +49,7 @@ def test_students_come_nearer_on_the_texts_that_they_learn_on(teacher):
   key = run.key('noise', 7)[0]
   own = telling(nets['own'], Texts(100, 12, 1), key, Run(run.data))
   assert (own[:, 0] == 1).all() and own.shape == (100, 12) and len(np.unique(own, axis=0)) > 50
-  said = [np.asarray(net(own), np.float64)[0, :, :-1] for net in (nets['own'], model)]
+  said = [logits(net, own)[0, :, :-1].astype(np.float64) for net in (nets['own'], model)]
   logs = [z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True))
           - z.max(-1, keepdims=True) for z in said]  # fmt: skip
   by_hand = (np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean()
