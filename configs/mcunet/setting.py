@@ -54,7 +54,8 @@ def found(title: str = 'The best network that fits') -> dict:
     values=('validation_accuracy', 'test_accuracy', 'macs', 'sram', 'flash', 'instructions',
             'energy_uj'),
     names=dict(energy_uj='energy (estimated, µJ)', sram='SRAM', flash='Flash'),
-    note='With the weights of the supernet. Instructions: a sum of measured ones of its ops.',
+    note='With the weights of the supernet. Instructions: a sum of measured ones of its ops. '
+         'Energy: of 8-bit integers, weights and activations on the chip.',
   )  # fmt: skip
 
 
@@ -76,7 +77,8 @@ def trained(**names: str) -> dict:
             'instructions', 'energy_uj'),
     names=dict(at=names, arena='arena, B', ram='RAM, B', constants='constants, B',
                flash='Flash, B', energy_uj='energy (estimated, µJ)'),
-    note='RAM: the arena and what the code keeps, without a stack. Flash: constants and code.',
+    note='RAM: the arena and what the code keeps, without a stack. Flash: constants and code. '
+         'Energy: of 8-bit integers, weights and activations on the chip.',
   )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """From a supernet to a network on a board, by stages: scores, limits, what is refused."""
 
 import dataclasses
+import importlib
 
 import jax
 import numpy as np
@@ -211,8 +212,13 @@ def test_ranks_of_networks_trained_by_themselves(trained):
   assert row['tau_low'] <= row['tau'] <= row['tau_high']
 
 
-def test_searches_are_compared_by_networks_that_they_train(trained):
+def test_searches_are_compared_by_networks_that_they_train(trained, monkeypatch):
   """Of the networks that fit each method trains two; equal winners are one network."""
+  module, judged = importlib.import_module('reduction.stages.finalists'), []
+  counted = lambda net, run, genes, split: judged.append(len(genes)) or accuracies(
+    net, run, genes, split
+  )  # fmt: skip
+  monkeypatch.setattr(module, 'accuracies', counted)
   net, run = trained
   space = s.space(**SPACE)
   most = int(costs(space, s.extremes(space)[1])['macs'][0]) - 1
@@ -222,6 +228,7 @@ def test_searches_are_compared_by_networks_that_they_train(trained):
   assert stage(net, part) is net
   rows = {r['method']: r for r in part.rows if r['kind'] == 'finalist'}
   assert list(rows) == ['evolution', 'scored', 'random']
+  assert judged == [4, 3, 3, 10]  # evolution's, by generation; as many by random search
   assert all(row['macs'][0] <= most and row['trained'] == [2] for row in rows.values())
   assert all(row['test_accuracy'][0] > 0.3 for row in rows.values())
   pairs = {(r['net'], r['base']): r for r in part.rows if r['kind'] == 'versus'}
