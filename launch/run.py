@@ -77,6 +77,8 @@ def build(config: dict, data_dir: str | None = None, learn=None) -> Job:
     steps[name] = call(stages, config[name], name, key='stage', **given)
   seeds = config['seeds']
   require(len(set(seeds)) == len(seeds) > 0, f'seeds={seeds} must differ')
+  one = found is None or len(seeds) == 1
+  require(one, f'{config["model"]["path"]} is one net: give one seed a run, not {seeds=}')
   return Job(call(data, config['data'], 'data', **offered), module, start, chain(**steps))
 
 

@@ -227,6 +227,14 @@ def test_call_names_the_setting(settings, says):
     config.call(models, settings, 'model')
 
 
+def test_a_model_from_a_folder_takes_one_seed(decoder):
+  c = module(ROOT / 'configs/awq/llm.py').get_config('quick')
+  changes, folder = small(c, dict(passages=decoder))
+  c.update_from_flattened_dict(changes | dict(seeds=(0, 1)))
+  with pytest.raises(UsageError, match=r'tiny is one net: give one seed a run, not seeds=\(0, 1\)'):
+    build(config.canonical(c), folder)
+
+
 def test_call_takes_defaults_from_the_function():
   assert config.call(models, dict(name='lenet'), 'model') == models.lenet()
   assert config.call(models, dict(name='mlp', widths=(3,), classes=2), 'm') == models.mlp(
