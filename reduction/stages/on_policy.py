@@ -32,12 +32,14 @@ class Texts(NamedTuple):
 
 def on_policy(
   *, student: dict, steps: int, batch: int, optimizer: dict, teacher: str = 'start',
-  learns: str = 'reverse', share: float = 1.0, temperature: float = 1.0, texts: int = 2_000,
-  held: int = 200, length: int = 48, begin: int = 1, every: int = 100,
+  begins: str | None = None, learns: str = 'reverse', share: float = 1.0,
+  temperature: float = 1.0, texts: int = 2_000, held: int = 200, length: int = 48, begin: int = 1,
+  every: int = 100,
 ) -> Stage:  # fmt: skip
-  """Trains a student that starts afresh on texts that the teacher tells; returns it.
+  """Trains a student on texts that the teacher tells, or on its own; returns it.
 
   student: a language model of the teacher's vocabulary. teacher: of `distill.teachers.find`.
+  begins: likewise, whose weights the student begins with; None: its own first ones.
   learns: 'words', what the teacher said, as if it were the truth (Kim & Rush 2016), or a divergence
   of `distill.policy.DIRECTIONS` between what both say next. share: of the steps in which the
   student goes on from the first token itself and is judged on that; 0 stays with the teacher's
@@ -69,7 +71,8 @@ def on_policy(
     loss = repeating(module) if learns == 'words' else loss_of(
       module, guide.module, share=share, direction=learns, temperature=temperature
     )  # fmt: skip
-    fresh = create(module, run.key('init', 0), x[:1])
+    fresh = find(begins, run.nets) if begins else create(module, run.key('init', 0), x[:1])
+    require(fresh.module == module, f'{begins=} is no net of {student=}')
     last, _ = train(
       sgd(loss, tx), classified(module), start(fresh.params, fresh.stats, None, tx),
       jax.device_put((x, np.ones(len(x), np.int32))), {}, run, steps=steps, batch=batch,

@@ -81,6 +81,18 @@ def test_a_crash_changes_no_bit(teacher, tmp_path, monkeypatch):
     assert others[name]['reverse'] == rows[name]['reverse']
 
 
+def test_a_student_may_begin_as_another(teacher):
+  brief = dict(steps=1, every=1, optimizer=dict(name='sgd', learning_rate=1e-9))
+  nets, _, _ = taught(teacher, first={}, on=dict(brief, begins='first'), afresh=brief)
+  near = lambda a, b: all(
+    np.allclose(v, w, atol=1e-6) for v, w in zip(tree.leaves(a.params), tree.leaves(b.params))
+  )
+  assert near(nets['on'], nets['first']) and not near(nets['afresh'], nets['first'])
+  other = dict(student=dict(STUDENT, inner=32), begins='first')
+  with pytest.raises(UsageError, match="begins='first' is no net of student="):
+    taught(teacher, first=brief, on=other)
+
+
 @pytest.mark.parametrize(
   'how, says',
   [
