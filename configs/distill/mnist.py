@@ -9,11 +9,13 @@ data hard labels reach 44.5 % of frames, soft targets 57.0 of the 58.9 of all da
     python -m launch.run --config=configs/distill/mnist.py --workdir=runs/distill-mnist
 
 The paper chose the biases by test errors ('test'); 'prior' needs no labels: each class as often as
-it occurs. Three seeds of every student from one teacher's kept logits, without jitter or dropout; but
-for one student that is shown the moved images that its teacher was trained on, and what it says of
-them ('why' found that this is what the others lack).
+it occurs. Three seeds of every student from one teacher's kept logits, without jitter or dropout, but
+for one that is shown moved images, as its teacher was, and what the teacher says of them: 'why'
+found that this is what the others lack.
 Variants: 'rates' holds 5,000 images back and shows by which rate and epochs hard labels were given
-their best chance; 'quick' is a narrow teacher and students of two epochs in one run, a minute.
+their best chance; 'why' holds as many back, whose labels the teacher knows, and changes one thing
+of the soft student at a time; 'quick' is a narrow teacher and students of two epochs in one run, a
+minute.
 """
 
 from ml_collections import config_dict
@@ -58,6 +60,11 @@ def get_config(variant: str = ''):
     c.paper = {}
     parts = changes()
     chosen = tuple(parts)
+    c.tables = dict(changes=dict(
+      title='Errors of the soft student, one thing changed', kind='distill', rows='at',
+      values=('validation_errors', 'test_errors'), names=dict(at=CHANGED),
+      note='5,000 images held back, whose labels the teacher knows; 10,000 of the test.',
+    ))  # fmt: skip
   if 'quick' in variants:
     c.seeds = setting.SEEDS[:1]
     c.data.validation = 0
@@ -83,6 +90,14 @@ def rates():
       learn['optimizer']['learning_rate'] = rate
       parts[f'{name}_{epochs}'] = dict(hard, **learn)
   return parts
+
+
+CHANGED = dict(
+  as_it_is='20 epochs, Adam at 1e-3, T = 20', moved_images='images moved by up to two pixels',
+  bounded_weights="the teacher's bound of weights", momentum='SGD at 0.01 with momentum',
+  slower='Adam at 3e-4', faster='Adam at 3e-3', colder='T = 4', longer='60 epochs',
+  moved_and_longer='images moved, 60 epochs',
+)  # fmt: skip
 
 
 def changes():
