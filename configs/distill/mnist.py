@@ -9,9 +9,9 @@ data hard labels reach 44.5 % of frames, soft targets 57.0 of the 58.9 of all da
     python -m launch.run --config=configs/distill/mnist.py --workdir=runs/distill-mnist
 
 The paper chose the biases by test errors ('test'); 'prior' needs no labels: each class as often as
-it occurs. Three seeds of every student from one teacher's kept logits, without jitter or dropout; but
-one is shown moved images, as its teacher was, and what the teacher says of them: 'why' found that
-this is what the others lack.
+it occurs. Three seeds of every student from one teacher's kept logits, without jitter or dropout;
+but one is shown moved images, as its teacher was, and what the teacher says of them: 'why' found
+that this is what the others lack.
 Variants: 'rates' holds 5,000 images back and shows by which rate and epochs hard labels were given
 their best chance; 'why' holds as many back, whose labels the teacher knows, and changes one thing
 of the soft student at a time; 'quick' is a narrow teacher and students of two epochs in one run, a
