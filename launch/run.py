@@ -67,6 +67,8 @@ def build(config: dict, data_dir: str | None = None, learn=None) -> Job:
     named = dict(config['model'], name='language_model')
     found = call(opened, named, 'model', data_dir=data_dir)
     module, start = found.net.module, lambda keys, x: found.net
+    one = len(config['seeds']) == 1
+    require(one, f'{found.path.name} is one net: give one seed a run, not {config["seeds"]}')
     offered |= dict(encode=found.encode, vocabulary=module.vocabulary)
   else:
     module = call(models, config['model'], 'model')
@@ -77,8 +79,6 @@ def build(config: dict, data_dir: str | None = None, learn=None) -> Job:
     steps[name] = call(stages, config[name], name, key='stage', **given)
   seeds = config['seeds']
   require(len(set(seeds)) == len(seeds) > 0, f'seeds={seeds} must differ')
-  one = found is None or len(seeds) == 1
-  require(one, f'{config["model"]["path"]} is one net: give one seed a run, not {seeds=}')
   return Job(call(data, config['data'], 'data', **offered), module, start, chain(**steps))
 
 
