@@ -25,8 +25,8 @@ def get_config(variant: str = ''):
     teacher=(40, 40) if quick else (1200, 1200),
     student=(30, 30) if quick else (800, 800),
     batch=100,
-    steps=2 if quick else 300,  # half an epoch
-    repeats=1 if quick else 3,
+    steps=2 if quick else 600,  # an epoch
+    repeats=1 if quick else 5,
     peers=() if quick else ('torch', 'torch_fused'),
   )
   return c
