@@ -57,6 +57,7 @@ def test_students_come_nearer_on_the_texts_that_they_learn_on(teacher):
   assert apart(model, model, own) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_crash_changes_no_bit(teacher, tmp_path, monkeypatch):
   settings = dict(first={}, second=dict(learns='jsd', share=0.5))
   whole, rows, _ = taught(teacher, tmp_path / 'whole', **settings)
@@ -81,6 +82,7 @@ def test_a_crash_changes_no_bit(teacher, tmp_path, monkeypatch):
     assert others[name]['reverse'] == rows[name]['reverse']
 
 
+@pytest.mark.slow
 def test_a_student_may_begin_as_another(teacher):
   brief = dict(steps=1, every=1, optimizer=dict(name='sgd', learning_rate=1e-9))
   nets, _, _ = taught(teacher, first={}, on=dict(brief, begins='first'), afresh=brief)
