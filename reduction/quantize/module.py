@@ -36,7 +36,7 @@ def quantized(
   module: nn.Module, flat: dict, batches: Sequence, inputs: Sequence[Input], method: Method, *,
   held: int = 0, seen: Callable | None = None, masks: dict | None = None,
   plan: plans.Plan | None = None, known: tuple[plans.Sums, plans.Sums | None] | None = None,
-  passed: Callable | None = None,
+  passed: Callable | None = None, example=None,
 ) -> Quantized:  # fmt: skip
   """The weights of a module, by path, of one replicate, and the plan they were quantized by.
 
@@ -44,7 +44,8 @@ def quantized(
   end judge scales that are searched. seen: see `calibrate`. masks: by path; what they prune stays
   0. plan: one to apply instead of searching. known: the statistics of the tokens that search and of
   those that judge, instead of looking at batches, but for errors where inputs are rounded.
-  passed: see `calibrate`.
+  passed: see `calibrate`. example: what the module takes, for the check that scales change nothing
+  where there are no batches; without either there is none.
   """
   params, early = tree.nest(flat), len(batches) - (held if method.searches else 0)
   searched, late = batches[:early], batches[early:]
@@ -66,8 +67,7 @@ def quantized(
     by = calibrate(Served(module), tree.nest(so_far), batches, [one], seen=seen)
     return by[one.linears[0]]
 
-  if len(batches):
-    check_function(module, flat, inputs, plan, batches[0])
+  check_function(module, flat, inputs, plan, batches[0] if len(batches) else example)
   params, error = plans.apply(flat, inputs, plan, method, of_input, masks)
   if method.activations != 'none':
     steps = {}
@@ -88,7 +88,7 @@ def check_function(module: nn.Module, flat: dict, inputs: Sequence[Input], plan:
   Scales only move between weights: what differs by more than SAME of the mean square is no rounding
   of float32, but weights that do not belong together.
   """
-  if not any(name.endswith('/scale') for name in plans.by_path(plan)):
+  if x is None or not any(name.endswith('/scale') for name in plans.by_path(plan)):
     return
   compute = _computing(module)
   before = compute(tree.nest(flat), x)

@@ -54,7 +54,8 @@ def awq(
     serve = language.programs(Served(net.module, activations))[1]
     layer, names = parts(net.module)[1], [f'layer{i}' for i in range(net.module.layers)]
     cut = _looked_at(method, bool(plan), seen, range(0, len(x := run.data.train.x), batch))
-    states = language.embedded(net, x, batch) if cut else language.embedded(net, x[:1], 1)[:0]
+    first = language.embedded(net, x[:1], 1)
+    states = language.embedded(net, x, batch) if cut else first[:0]
     inputs = block_inputs(net)
     given = plans.read_parts(plan, names, inputs, language.block(net, names[0])) if plan else None
 
@@ -66,7 +67,7 @@ def awq(
       found = quantized(
         layer, flat, batches, inputs, method, held=int(held * len(cut)),
         plan=None if given is None else given.get(names[i], {}), known=seen and seen(i),
-        passed=after.append if follows == 'float' else None,
+        passed=after.append if follows == 'float' else None, example=first,
       )  # fmt: skip
       _log(run, names[i], inputs, found)
       small = tree.nest(found.params)

@@ -41,9 +41,7 @@ def test_sequential_gptq_sees_packed_predecessors():
 
 
 def test_sequential_rounding_must_look_at_inputs():
-  with pytest.raises(
-    UsageError, match='sequential=True needs a rounding that looks at inputs'
-  ):
+  with pytest.raises(UsageError, match='sequential=True needs a rounding that looks at inputs'):
     METHOD._replace(rounding='nearest').check()
   with pytest.raises(UsageError, match='tokens=-1 must not be negative'):
     METHOD._replace(tokens=-1).check()
@@ -69,5 +67,13 @@ def test_scales_that_nothing_undoes_are_refused_before_anything_is_quantized():
   crossed = [first._replace(sources=third.sources), *by[1:]]
   method = Method(Scheme(3, 8), 'awq', stored='float32')
   assert quantized(MODULE, flat, BATCHES, by, method).plan['q']['scale'].std() > 0.01
-  with pytest.raises(DataError, match='the scales of q change what the module computes'):
-    quantized(MODULE, flat, BATCHES, crossed, method)
+  sums = calibrate(MODULE, params, BATCHES, by), None
+  plan = quantized(MODULE, flat, BATCHES, by, method).plan
+  for batches, how in (
+    (BATCHES, {}),
+    ([], dict(known=sums, example=BATCHES[0])),
+    ([], dict(plan=plan, example=BATCHES[0])),
+  ):
+    quantized(MODULE, flat, batches, by, method, **how)
+    with pytest.raises(DataError, match='the scales of q change what the module computes'):
+      quantized(MODULE, flat, batches, crossed, method, **how)
