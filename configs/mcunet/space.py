@@ -42,7 +42,7 @@ def get_config(variant: str = ''):
   c.stages = ('tinynas',)
   c.tinynas = dict(
     space=dict(name='mcunet'), boards=BOARDS, budgets=KIB, released=RELEASED, samples=1_000,
-    attempts=20_000, code=64 * 1024, memory=memory,
+    attempts=100_000, code=64 * 1024, memory=memory,
   )  # fmt: skip
   if 'quick' in chosen:
     c.seeds = (0,)
@@ -51,12 +51,13 @@ def get_config(variant: str = ''):
   c.tables = dict(
     a_boards=dict(
       title='The space of each board', kind='choice', rows='budget', where=dict(budget=BOARDS),
-      values=('resolution', 'width', 'mean_macs', 'second_of_best', 'worst', 'worst_of_best',
-              'released', 'released_rank', 'released_of_best'),
+      values=('candidates', 'resolution', 'width', 'mean_macs', 'second_of_best', 'worst',
+              'worst_of_best', 'rare_of_best', 'released', 'released_rank', 'released_of_best'),
       names=dict(released='the released', released_rank='rank of the released',
                  second_of_best='second best of best', worst_of_best='worst of best',
-                 released_of_best='released of best'),
-      note='Of best: mean multiply-accumulates over those of the best space.',
+                 released_of_best='released of best', rare_of_best='rarest of best'),
+      note='Of best: mean multiply-accumulates over those of the best space. Candidates: spaces of '
+           'which at least a hundredth of the networks fit; rarest: the largest mean among others.',
     ),
     b_resolution=_grid('resolution', 'Resolution by budget'),
     c_width=_grid('width', 'Width multiplier by budget'),

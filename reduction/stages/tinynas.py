@@ -27,8 +27,9 @@ def tinynas(
   of at most `attempts` drawn. budgets: kilobytes of SRAM and of Flash, a budget for each pair.
   released: board -> (resolution, width) of a published model, which is shown beside. memory: of
   `search.cost.MEMORY`. Rows: for each budget a 'choice'; for boards a 'space' for each resolution
-  and width, and a 'cdf' for six spaces from the best to the worst. No data are looked at. Raises
-  UsageError where nothing fits any budget.
+  and width, and a 'cdf' for six spaces from the best to the worst. A space of which too few fit is
+  no candidate; `rare_of_best` is the largest mean of those, of what was found, over the best's. No
+  data are looked at. Raises UsageError where nothing fits any budget.
   """
   whole = find_space(**space)
   require(memory in MEMORY, f'{memory=} is not one of {", ".join(MEMORY)}')
@@ -87,6 +88,7 @@ def _choice(run, spaces, budgets, b, examined, samples, released, seconds) -> li
       worst='{} x {}'.format(*name(orders[0][-1])),
       second_of_best=[m[1] / m[0] if len(m) > 1 else np.nan for m in means],
       worst_of_best=[m[-1] / m[0] for m in means],
+      rare_of_best=[_rarest(examined['mean'][:, r, b], order) for r, order in enumerate(orders)],
     )
   if budget.name in released:
     wanted = tuple(released[budget.name])
@@ -100,6 +102,12 @@ def _choice(run, spaces, budgets, b, examined, samples, released, seconds) -> li
       )  # fmt: skip
   run.log(**row)
   return orders[0]
+
+
+def _rarest(means, order: list[int]) -> float:
+  """The largest mean of the spaces that are no candidates, of few networks, over that of the best."""
+  others = np.delete(means, order)
+  return float(np.max(others[~np.isnan(others)], initial=0.0) / means[order[0]])
 
 
 def _distributions(run, spaces, name, b, examined, order):
