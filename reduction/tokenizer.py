@@ -6,6 +6,7 @@ from pathlib import Path
 
 from reduction.errors import DataError, MissingInput
 
+SPACE = '\u2581'  # how SentencePiece writes a space
 FILES = (
   'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json',
   'generation_config.json', 'chat_template.jinja', 'tokenizer.model', 'vocab.json', 'merges.txt',
@@ -65,3 +66,45 @@ def files(made, config: dict, template: str | None = None) -> dict[str, str]:
     'tokenizer_config.json': text(told),
     'generation_config.json': text(ends),
   }
+
+
+def by_scores(
+  texts: list[str], scores: list[float], normal: list[int], unknown: str, *, prefix: bool
+):
+  """A `tokenizers.Tokenizer` of SentencePiece's kind: what unites first scores most, and characters
+  that are no token become their bytes.
+
+  texts, scores: of each token; normal: the numbers of those that others unite to. unknown: the
+  token for bytes that are none. prefix: whether a text begins with a space, '\u2581'. Of two unions
+  with one score it takes the one listed first, not the first of the text.
+  """
+  tokenizers = package()
+  from tokenizers import decoders, models, normalizers
+
+  number = {text: token for token, text in reversed(list(enumerate(texts)))}
+  merges = []
+  for token in sorted(normal, key=lambda token: -scores[token]):
+    text = texts[token]
+    cuts = [(text[:i], text[i:]) for i in range(1, len(text))]
+    merges += [cut for cut in cuts if number[text] == token and all(half in number for half in cut)]
+  model = models.BPE(
+    vocab=number, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
+  )
+  found = tokenizers.Tokenizer(model)
+  replace = normalizers.Replace(' ', SPACE)
+  before = [normalizers.Prepend(SPACE)] if prefix else []
+  found.normalizer = normalizers.Sequence([*before, replace])
+  found.decoder = decoders.Sequence([
+    decoders.Replace(SPACE, ' '), decoders.ByteFallback(), decoders.Fuse(),
+    *([decoders.Strip(' ', 1, 0)] if prefix else []),
+  ])  # fmt: skip
+  return found
+
+
+def begins(made, token: str, number: int):
+  """Lets a `tokenizers.Tokenizer` put a token before each text where special ones are asked for."""
+  from tokenizers import processors
+
+  made.post_processor = processors.TemplateProcessing(
+    single=[token, '$A'], pair=[token, '$A', token, '$B'], special_tokens=[(token, number)]
+  )

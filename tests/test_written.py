@@ -1,6 +1,8 @@
 """Nets written for other programs: every format of every family is read back to the bit."""
 
 import json
+import os
+import pathlib
 
 import jax
 import numpy as np
@@ -270,6 +272,22 @@ def test_gguf_files_hold_the_same_numbers(tmp_path, family, scheme, form):
   told = json.loads((tmp_path / 'back' / 'tokenizer_config.json').read_text())
   assert told['chat_template'] == '{{ messages }}' and told['bos_token'] == again.decode([295])
   assert_same(back.net, again.net)
+
+
+def test_a_model_of_sentencepieces_kind_comes_back_from_gguf(tmp_path):
+  if not (os.environ.get('REDUCTION_DATA') and stories().is_file()):
+    pytest.skip('needs the folder stories260k in REDUCTION_DATA')
+  found = opened.language_model(stories())
+  again = opened.language_model(write(tmp_path / 'out', found.net, found, 'f32'))
+  assert again.net.module == found.net.module
+  for text in 'Once upon a time, there was a cat.', 'ünï 12\n  it':
+    tokens = again.encode(text)  # llama2.c's own begin with token 1
+    assert [1, *tokens] == found.encode(text) and again.decode(tokens) == text
+  assert_same(again.net, found.net)
+
+
+def stories():
+  return pathlib.Path(os.environ['REDUCTION_DATA']) / 'stories260k' / 'stories260K.bin'
 
 
 def test_groups_that_are_not_whole_blocks_are_refused_with_the_layer(tmp_path):

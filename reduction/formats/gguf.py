@@ -13,13 +13,15 @@ import numpy as np
 from reduction import tokenizer as words
 from reduction.errors import DataError, require
 from reduction.formats.gguf_header import File, Packed, package
+from reduction.formats.gguf_header import field as _field
 from reduction.formats.gguf_header import read as read
+from reduction.formats.gguf_tokenizer import made
+from reduction.formats.gguf_tokenizer import tokenizer as tokenizer
 from reduction.formats.tensors import Tensors, halves
 
 PAIRED = ('llama',)  # queries and keys have neighbors turned together, unlike Hugging Face's
 ARCHITECTURES = (*PAIRED, 'qwen2', 'qwen3')
 BLOCK = re.compile(r'blk\.(\d+)\.(\w+)\.(weight|bias)')
-KNOWN = 'gpt2', 'smollm', False  # tokenizer's model, what it cuts first, whether <s> begins a text
 OUTSIDE = {
   'token_embd.weight': 'model.embed_tokens.weight',
   'output_norm.weight': 'model.norm.weight',
@@ -108,74 +110,9 @@ def _reader(path, name, packed: Packed, turned) -> Callable[[], np.ndarray]:
   return read
 
 
-def made(file: File):
-  """The `tokenizers.Tokenizer`, a byte-level BPE whose digits stand alone.
-
-  Raises UsageError for other kinds of tokenizers, MissingInput without the package tokenizers,
-  DataError where tokens and merges do not fit.
-  """
-  tokenizers = words.package()
-  from tokenizers import decoders, models, pre_tokenizers
-
-  given = lambda name, *default: _field(file, f'tokenizer.ggml.{name}', *default)
-  kind = given('model', None), given('pre', None), given('add_bos_token', False)
-  require(
-    kind == KNOWN, f'{file.path}: tokenizer {kind!r:.99} is not {KNOWN}, which alone is built'
-  )
-  tokens, merges, kinds = given('tokens'), given('merges'), given('token_type', [])
-  for name, found in dict(tokens=tokens, merges=merges).items():
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-      raise DataError(f'{file.path}: tokenizer.ggml.{name} is no list of strings')
-  vocabulary = {token: i for i, token in enumerate(tokens)}
-  pairs = [tuple(merge.split(' ')) for merge in merges]
-  if len(vocabulary) != len(tokens) or not all(len(pair) == 2 for pair in pairs):
-    raise DataError(f'{file.path} has a token twice, or a merge not of two tokens')
-  if not isinstance(kinds, list) or len(kinds) not in (0, len(tokens)):
-    raise DataError(f'{file.path}: tokenizer.ggml.token_type is no list of a kind for each token')
-  try:
-    found = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
-  except Exception as error:  # the package raises nothing narrower
-    raise DataError(f'{file.path}: merges do not fit the tokens ({str(error)!r:.99})') from error
-  digits = pre_tokenizers.Digits(individual_digits=True)
-  bytelevel = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-  found.pre_tokenizer = pre_tokenizers.Sequence([digits, bytelevel])
-  found.decoder = decoders.ByteLevel()
-  special = [token for token, kind in zip(tokens, kinds) if kind in (3, 4)]  # control, user's
-  found.add_special_tokens(special)
-  return found
-
-
-def tokenizer(file: File) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str]]:
-  """(encode, decode) of what `made` gives; nothing is put before a text.
-
-  Special tokens are found in the text too, '<|im_start|>': take them out of what others wrote.
-  Control characters that it has no token for are left out, as llama.cpp does.
-  Raises as `made`, and DataError for tokens that it does not have.
-  """
-  found = made(file)
-  size = found.get_vocab_size()
-
-  def encode(text: str) -> list[int]:
-    return found.encode(text, add_special_tokens=False).ids
-
-  def decode(numbers: list[int]) -> str:
-    for number in numbers:
-      if not 0 <= number < size:
-        raise DataError(f'token {number} is none of 0..{size - 1} in {file.path}')
-    return found.decode(list(map(int, numbers)), skip_special_tokens=False)
-
-  return encode, decode
-
-
 def files(file: File) -> dict[str, str]:
   """What goes with the weights in a model folder: see `tokenizer.files`."""
   return words.files(made(file), config(file), file.fields.get('tokenizer.chat_template'))
-
-
-def _field(file: File, name: str, *default):
-  if name not in file.fields and not default:
-    raise DataError(f'{file.path} has no field {name}')
-  return file.fields.get(name, *default)
 
 
 def _table(file: File) -> tuple[int, ...]:

@@ -136,3 +136,10 @@ def _packed(take, path, name) -> Packed:
   if shape[-1] % block:
     raise DataError(f'{path}: {name!r:.60} has rows of {shape[-1]}, not in blocks of {block}')
   return Packed(kind, shape, offset, math.prod(shape) // block * size)
+
+
+def field(file: File, name: str, *default):
+  """A setting of a file, or the default. Raises DataError where neither is given."""
+  if name not in file.fields and not default:
+    raise DataError(f'{file.path} has no field {name}')
+  return file.fields.get(name, *default)

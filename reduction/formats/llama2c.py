@@ -25,7 +25,6 @@ NAMES = (
 BEGIN, END = 1, 2  # <s> and </s>
 MOST = 64 * 2**20  # bytes of a tokenizer: that of Llama 2, with 32,000 tokens, has 434 kB
 TOKEN = struct.Struct('<fi')
-SPACE = '\u2581'  # stands for a space in the tokens of Hugging Face's and llama.cpp's files
 
 
 def config(path: Path) -> dict:
@@ -146,34 +145,16 @@ def made(path: Path):
   Of two unions with one score it takes the one listed first, not the first of the text: that is
   where its tokens may differ. Raises as `tokenizer`, and MissingInput without the package.
   """
-  tokenizers = words.package()
-  from tokenizers import decoders, models, normalizers, processors
-
+  words.package()
   pieces, scores = _vocabulary(path)
   special = ['<unk>', '<s>', '</s>']
   try:
-    texts = special + [str(piece, 'utf-8').replace(' ', SPACE) for piece in pieces[len(special) :]]
+    texts = special + [str(piece, 'utf-8').replace(' ', words.SPACE) for piece in pieces[3:]]
   except UnicodeDecodeError as error:
     raise DataError(f'{path} has a token that is not UTF-8') from error
-  number = {text: token for token, text in reversed(list(enumerate(texts)))}
-  merges = []
-  for token in sorted(range(len(special), len(texts)), key=lambda token: -scores[token]):
-    text = texts[token]
-    cuts = [(text[:i], text[i:]) for i in range(1, len(text))]
-    merges += [cut for cut in cuts if number[text] == token and all(half in number for half in cut)]
-  model = models.BPE(
-    vocab=number, merges=merges, unk_token=special[0], fuse_unk=True, byte_fallback=True
-  )
-  found = tokenizers.Tokenizer(model)
-  replace = normalizers.Replace(' ', SPACE)
-  found.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), replace])
-  found.decoder = decoders.Sequence([
-    decoders.Replace(SPACE, ' '), decoders.ByteFallback(), decoders.Fuse(),
-    decoders.Strip(' ', 1, 0),
-  ])  # fmt: skip
-  found.post_processor = processors.TemplateProcessing(
-    single='<s> $A', pair='<s> $A <s> $B', special_tokens=[('<s>', BEGIN)]
-  )
+  normal = list(range(len(special), len(texts)))
+  found = words.by_scores(texts, scores, normal, special[0], prefix=True)
+  words.begins(found, special[BEGIN], BEGIN)
   found.add_special_tokens(special)
   return found
 

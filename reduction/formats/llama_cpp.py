@@ -11,15 +11,12 @@ import numpy as np
 
 from reduction.errors import DataError, require
 from reduction.formats.gguf import LAYER, OUTSIDE
+from reduction.formats.gguf_tokenizer import BYTE, CONTROL, CUTS, NORMAL, UNKNOWN, UNUSED, USER
 from reduction.formats.tensors import pairs
 
 # model_type of a config.json -> architecture; queries and keys of 'llama' have their rows in pairs
 ARCHITECTURES = dict(llama='llama', mistral='llama', qwen2='qwen2', qwen3='qwen3')
-NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # kinds of tokens
 FILE_TYPES = dict(f32=0, f16=1, q4_0=2, q4_1=3, q8_0=7)
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-_WORDS += r'\s*[\r\n]+|\s+(?!\S)|\s+'
-CUTS = {_WORDS % '': 'qwen2', _WORDS % '{1,3}': 'llama-bpe'}  # regular expression -> its name
 
 
 def metadata(sizes: dict, config: dict, kind: str) -> dict:
@@ -140,7 +137,8 @@ def _cut(tokenizer) -> str:
   if kinds == ['Digits', 'ByteLevel'] and steps[0]['individual_digits'] and steps[1]['use_regex']:
     found = 'smollm'
   if kinds == ['Split', 'ByteLevel'] and not steps[1]['use_regex']:
-    found = CUTS.get(steps[0]['pattern'].get('Regex'))
+    named = {cut: name for name, cut in CUTS.items() if cut}
+    found = named.get(steps[0]['pattern'].get('Regex'))
   require(
     found, 'the tokenizer cuts texts in a way that has no name here for GGUF files; write a folder '
     'in float16 and convert that with llama.cpp'

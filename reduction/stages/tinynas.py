@@ -105,7 +105,7 @@ def _choice(run, spaces, budgets, b, examined, samples, released, seconds) -> li
 
 
 def _rarest(means, order: list[int]) -> float:
-  """The largest mean of the spaces that are no candidates, of few networks, over that of the best."""
+  """The largest mean of spaces that are no candidates, of what was found, over the best one's."""
   others = np.delete(means, order)
   return float(np.max(others[~np.isnan(others)], initial=0.0) / means[order[0]])
 

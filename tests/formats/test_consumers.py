@@ -197,11 +197,13 @@ def test_vllm(folder, monkeypatch, model, scheme, form):
   import torch
   from vllm import _custom_ops
 
-  if not hasattr(torch.ops._C, 'cpu_gemm_wna16'):
+  own = hasattr(torch.ops._C, 'cpu_gemm_wna16')
+  if not own:
     monkeypatch.setattr(_custom_ops, 'cpu_gemm_wna16', product)
   place, found, net = folder(model, scheme, form)
   prompts = [found.encode(text) for text in PROMPTS]
-  dtype = 'float16' if form.startswith(('awq', 'gptq')) else 'float32'  # it knows these in half
+  half = form.startswith(('awq', 'gptq')) or (own and scheme)  # its layouts, its kernel
+  dtype = 'float16' if half else 'float32'
   server = vllm.LLM(str(place), dtype=dtype, enforce_eager=True, max_model_len=64, max_num_seqs=4)
   asked = [dict(prompt_token_ids=prompt) for prompt in prompts]
   how = vllm.SamplingParams(temperature=0, max_tokens=COUNT, ignore_eos=True)

@@ -1,13 +1,17 @@
 """GGUF files: written by the package gguf and read back, mutated, refused."""
 
+import json
+import pathlib
 import struct
 
 import numpy as np
 import pytest
 
+from reduction import tokenizer as words
 from reduction.errors import DataError, MissingInput, UsageError, UserError
-from reduction.formats import gguf
+from reduction.formats import gguf, gguf_tokenizer, llama_cpp
 from reduction.models.llama_files import settings, weights
+from tests import decoders
 
 writing = pytest.importorskip('gguf', reason='needs the package gguf: pip install -e .[llm]')
 
@@ -179,9 +183,12 @@ def test_models_that_are_not_computed_are_one_line(tmp_path, change, message):
 @pytest.mark.parametrize(
   'change, message',
   [
-    (dict(pre='llama-bpe'), "tokenizer ('gpt2', 'llama-bpe', False) is not"),
-    (dict(model='llama'), "tokenizer ('llama', 'smollm', False) is not"),
-    (dict(add_bos_token=True), "('gpt2', 'smollm', True) is not"),
+    (dict(pre='tekken'), "tokenizer ('gpt2', 'tekken') is none of llama and, of gpt2, qwen2, "),
+    (dict(model='bert'), "tokenizer ('bert', 'smollm') is none of"),
+    (dict(model='llama'), 'has no field tokenizer.ggml.scores'),
+    (dict(model='llama', scores=[0.5]), 'scores is no list of a number for each token'),
+    (dict(add_bos_token=True), 'has no field tokenizer.ggml.bos_token_id'),
+    (dict(add_bos_token=True, bos_token_id=10**6), 'bos_token_id=1000000 is no token'),
     (dict(merges=['a b c']), 'a merge not of two tokens'),
     (dict(merges=['Ġ never\n']), "merges do not fit the tokens ('"),
     (dict(tokens=['a', 'a']), 'has a token twice'),
@@ -197,6 +204,46 @@ def test_other_tokenizers_are_one_line(small, change, message):
   with pytest.raises((UsageError, DataError)) as raised:
     gguf.tokenizer(file)
   assert message in str(raised.value) and '\n' not in str(raised.value)
+
+
+def by_scores():
+  """A tokenizer of SentencePiece's kind, whose texts begin with <s>."""
+  bytes_ = [f'<0x{byte:02X}>' for byte in range(256)]
+  unions = {'\u2581a': -1.0, 'ab': -2.0, '\u2581ab': -3.0, 'it': -4.0, '12': -5.0, '\u25811': -6.0}
+  texts = ['<unk>', '<s>', '</s>', *bytes_, *'\u2581abit12', *unions]
+  scores = [*[0.0] * (3 + 256), *[-9.0] * 7, *unions.values()]
+  normal = list(range(3 + 256, len(texts)))
+  found = words.by_scores(texts, scores, normal, '<unk>', prefix=True)
+  found.add_special_tokens(['<unk>', '<s>', '</s>'])
+  words.begins(found, '<s>', 1)
+  return found, dict(bos_token_id=1, eos_token_id=2)
+
+
+def of_bytes(cut):
+  """A byte-level tokenizer that cuts texts as llama.cpp's `cut` does."""
+  from tokenizers import pre_tokenizers
+
+  found = decoders.bytes_and_words(gguf_tokenizer.CUTS[cut])
+  if cut == 'gpt-2':
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  if cut == 'llama-bpe':
+    words.begins(found, '<|3|>', found.token_to_id('<|3|>'))
+  return found, dict(bos_token_id=found.token_to_id('<|3|>'), eos_token_id=296)
+
+
+@pytest.mark.parametrize('kind', [*gguf_tokenizer.CUTS, 'by scores'])
+def test_tokenizers_of_every_kind_come_back(kind):
+  made, config = by_scores() if kind == 'by scores' else of_bytes(kind)
+  fields = llama_cpp.vocabulary(json.loads(made.to_str()), config, made.get_vocab_size())
+  file = gguf.File(pathlib.Path('m.gguf'), fields, {})
+  again, (encode, decode) = gguf.made(file), gguf.tokenizer(file)
+  begun = kind in ('by scores', 'llama-bpe')
+  texts = 'a bit of it', ' ab ab 12', " ab's 1212 it\n\n a  b", 'ünï 漢 12 34', "it'd  \tab end"
+  for text in texts:
+    whole = made.encode(text).ids
+    assert again.encode(text).ids == whole and (whole[0] == config['bos_token_id']) == begun
+    tokens = made.encode(text, add_special_tokens=False).ids
+    assert encode(text) == tokens and decode(tokens) == text
 
 
 def header(*fields, weights=(), version=3):
