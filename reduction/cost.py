@@ -21,16 +21,18 @@ def cost(net: Net, x) -> dict:
   storage and of surviving values with a bitmap, leaf by leaf; packed weights with their scales and
   zero points. macs: multiply-accumulates of one forward pass as dense code does it. peak_sram:
   bytes of the activations alive at once, in the order of the module. energy_uj: microjoules, each
-  multiply-accumulate of a surviving weight, in floats or integers as the module does it, and each
-  stored byte fetched once from DRAM; an estimate, for comparisons only.
+  multiply-accumulate of a surviving weight, in floats, halves or integers as the module does it,
+  and each stored byte fetched once from DRAM; an estimate, for comparisons only.
   """
   one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), (net.params, net.stats))
   program = jax.make_jaxpr(lambda p, s, x: apply(net.module, p, s, x))(*one, x).jaxpr
   leaves = jax.tree.leaves(tree.keep(net.params, net.masks), is_leaf=is_packed)
   counts = [_counts(w) for w in leaves]
   total, nonzero, stored = (sum(numbers) for numbers in zip(*counts))
-  total_macs, integer = macs(program), macs(program, _of_integers)
-  picojoules = (total_macs - integer) * energy.MAC['float32'] + integer * energy.MAC['int8']
+  total_macs = macs(program)
+  integer, half = (macs(program, kind) for kind in (_of_integers, _of_halves))
+  picojoules = integer * energy.MAC['int8'] + half * energy.MAC['float16']
+  picojoules += (total_macs - integer - half) * energy.MAC['float32']
   took = (picojoules * nonzero / total + stored * energy.BYTE['dram']) / 1e6
   return dict(
     params=total,
@@ -62,6 +64,10 @@ def _inner(equation):
 
 def _of_integers(equation) -> bool:
   return all(v.aval.dtype.kind == 'i' for v in equation.invars)
+
+
+def _of_halves(equation) -> bool:
+  return all(v.aval.dtype.itemsize == 2 and v.aval.dtype.kind != 'i' for v in equation.invars)
 
 
 def macs(program, counts=lambda equation: True) -> int:

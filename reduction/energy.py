@@ -1,9 +1,9 @@
 """What an inference takes, estimated: so much a multiply-accumulate, so much a byte; to compare.
 
 A 45 nm process: Horowitz, "Computing's energy problem", ISSCC 2014, figure 1.1.9; reads of 32 bits
-as quoted by Han et al., EIE, ISCA 2016, table 1. Every row of a net says `energy_uj`: those of
-stages count its own types and fetch its weights from memory outside the chip (`cost.cost`), those
-of searches and microcontrollers are of 8-bit integers, all on the chip (`ON_CHIP`).
+as quoted by Han et al., EIE, ISCA 2016, table 1. Rows of stages say `energy_uj` of
+their net, in its own types, its weights fetched from memory outside the chip (`cost.cost`); rows of
+searches and microcontrollers of 8-bit integers, all on the chip (`ON_CHIP`).
 """
 
 from reduction.errors import require

@@ -63,3 +63,16 @@ def test_convolutions_count_a_kernel_for_each_output():
   assert row['macs'] == 8 * 8 * 8 * 3 * 3 * 2
   assert row['peak_sram'] == 4 * (16 * 16 * 4 + 8 * 8 * 8)
   assert np.isfinite(row['energy_uj']).all()
+
+
+@pytest.mark.parametrize('dtype, each', [('float32', 4.6), ('float16', 1.5), ('bfloat16', 1.5)])
+def test_energy_is_of_the_numbers_that_are_multiplied(dtype, each):
+  class Dense(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+      return nn.Dense(8, use_bias=False, dtype=dtype, name='d')(x)
+
+  net = Net(Dense(), dict(d=dict(kernel=jnp.ones((1, 100, 8)))))
+  row = cost(net, jnp.ones((1, 100)))
+  # 800 products, and as many weights of 4 bytes at 160 picojoules each
+  np.testing.assert_allclose(row['energy_uj'], (800 * each + 3_200 * 160) / 1e6, atol=1e-3)

@@ -2,7 +2,8 @@
 
 With H = sum of x x^T over tokens, the output of a linear whose weight is off by D is off by
 tr(D^T H D) in total square, exactly: scale searches, clipping and GPTQ need H and sums, and never
-the activations themselves (papers keep them: 126 GB for a model of 8 billion weights).
+the activations within a block (papers keep them: 126 GB for a model of 8 billion weights). What
+walks a model block by block keeps the states between two of them, of all passages.
 """
 
 import functools

@@ -80,6 +80,7 @@ def trained(arch: Arch, run: Run, train: Stage, *, role: str, phi: float, way=No
     kind='scaled', summary=True, seeds=run.seeds, role=role, phi=phi, **ways,
     resolution=arch.resolution, depth=len(arch.blocks), width=arch.blocks[-1].out,
     **{key: int(found[key][0]) for key in ('macs', 'params', 'flash', 'sram')},
+    energy_uj=round(float(found['energy_uj'][0]), 4),
     **{f'{part}_accuracy': right[f'{part}_accuracy'] for part in ('validation', 'test')},
   )  # fmt: skip
   return net, right['validation_accuracy']

@@ -48,7 +48,7 @@ def rank(
       run.log(
         kind='network', summary=True, seeds=run.seeds, network=i, genes=' '.join(map(str, row)),
         supernet_accuracy=by_supernet[:, i], alone_accuracy=by_itself[i],
-        macs=found['macs'][i], sram=found['sram'][i], flash=found['flash'][i],
+        **{key: found[key][i] for key in ('macs', 'sram', 'flash', 'energy_uj')},
       )  # fmt: skip
     middle, low, high = tau_interval(by_supernet.mean(0), by_itself)
     run.log(

@@ -34,7 +34,7 @@ SIZES = dict(
 CONFIGS = {kind: dict(SIZES, model_type=kind) for kind in ('llama', 'mistral', 'qwen2', 'qwen3')}
 CONFIGS |= dict(
   gemma=dict(SIZES, model_type='gemma', tie_word_embeddings=True),
-  opt=dict(model_type='opt', num_hidden_layers=2, hidden_size=64, num_attention_heads=4, ffn_dim=96,
+  opt=dict(model_type='opt', num_hidden_layers=2, hidden_size=64, num_attention_heads=2, ffn_dim=96,
            vocab_size=300, max_position_embeddings=64, bos_token_id=295, eos_token_id=296,
            pad_token_id=1, word_embed_proj_dim=64),
   gpt2=dict(model_type='gpt2', n_layer=2, n_embd=64, n_head=4, n_inner=96, vocab_size=300,
