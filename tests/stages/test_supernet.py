@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 
 import jax
 import numpy as np
@@ -13,8 +14,8 @@ from reduction.mcu.measure import STACK
 from reduction.models.mobile import Mobile
 from reduction.predict import logits, scores
 from reduction.run import chain
+from reduction.search import latency, supernet, timing
 from reduction.search import space as s
-from reduction.search import supernet
 from reduction.search.cost import cost, ops_of_arch
 from reduction.search.fitting import costs
 from reduction.search.selection import of_board
@@ -240,6 +241,25 @@ def test_searches_are_compared_by_networks_that_they_train(trained, monkeypatch)
       assert gain == row['accuracy_gain_low'] == 0
   with pytest.raises(UsageError, match='networks=5 must be from 1 to population=4'):
     stages.finalists(**dict(given, networks=5), population=4)
+
+
+def test_a_table_of_this_machine_s_times_is_a_limit_too(trained, tmp_path):
+  """Times of its ops, here of a clock that ticks once a reading, in place of instructions."""
+  net, run = trained
+  space, ticks = s.space(**SPACE), itertools.count()
+  found = timing.timed(timing.shapes_of(space), batch=2, calls=1, repeats=1,
+                       clock=lambda: float(next(ticks)))  # fmt: skip
+  path = tmp_path / 'times.jsonl'
+  latency.write(path, instructions=found)
+  ops = lambda row: ops_of_arch(s.decode(space, row))
+  smallest, largest = (int(latency.predict(latency.read(path), ops(row))[0])
+                       for row in s.extremes(space))  # fmt: skip
+  assert smallest < largest
+  part = dataclasses.replace(run, rows=[], names=set())
+  limits = dict(sram=10**6, flash=10**6, table=str(path), instructions=smallest)
+  stages.specialize(space=SPACE, population=2, generations=0, beside=False, **limits)(net, part)
+  (row,) = [r for r in part.rows if r['kind'] == 'found']
+  assert row['instructions'] == smallest
 
 
 @pytest.mark.slow
