@@ -31,7 +31,9 @@ class Method(NamedTuple):
   first in fixed groups. damp: of GPTQ. sequential: GPTQ of a linear sees the inputs that the packed
   linears before it give. skip: patterns of linears that stay as they are. stored: the type of
   scales, 'float16' as in files. activations: whether inputs are 8 bits too, see `served.Served`;
-  for weights of 8 bits, symmetric, whose scales are of whole columns.
+  for weights of 8 bits, symmetric, whose scales are of whole columns. gram: channels of a block of
+  the Gram matrices that errors are from, which takes less memory and leaves out what channels of
+  different blocks have in common; 0 keeps them whole, which GPTQ needs.
   """
 
   scheme: Scheme
@@ -48,6 +50,7 @@ class Method(NamedTuple):
   strength: float = 0.5
   tokens: int = 0
   sequential: bool = False
+  gram: int = 0
 
   def check(self):
     """Raises UsageError for what is no quantizer."""
@@ -60,7 +63,13 @@ class Method(NamedTuple):
       self.stored in ('float16', 'bfloat16', 'float32'), f'stored={self.stored!r} is no float'
     )
     require(0 <= self.strength <= 1, f'strength={self.strength} must lie in [0, 1]')
-    require(self.tokens >= 0, f'tokens={self.tokens} must not be negative')
+    for name in 'tokens', 'gram':
+      value = getattr(self, name)
+      require(value >= 0, f'{name}={value} must not be negative')
+    require(
+      not self.gram or self.rounding == 'nearest',
+      f'gram={self.gram} keeps blocks of Gram matrices, rounding={self.rounding!r} needs all',
+    )
     require(
       not self.sequential or self.rounding != 'nearest',
       "sequential=True needs a rounding that looks at inputs: 'gptq' or 'ordered'",

@@ -49,7 +49,8 @@ def quantized(
   """
   params, early = tree.nest(flat), len(batches) - (held if method.searches else 0)
   searched, late = batches[:early], batches[early:]
-  look = lambda part: calibrate(module, params, part, inputs, seen=seen, passed=passed)
+  sizes = dict(seen=seen, block=method.gram or None)
+  look = lambda part: calibrate(module, params, part, inputs, passed=passed, **sizes)
   (sums, others), judges = known or ({}, None), {}
   if known and not method.searches:
     sums, others = plans.joined(sums, others), None

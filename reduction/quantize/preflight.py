@@ -183,7 +183,7 @@ def _memory(job: _Job, calibration, test, batch, held, sizes, judged) -> dict:
   quantizing = dict(
     embedding=_bytes(tree.leaves(job.outside('embed', 'positions'))),
     blocks=2 * SINGLE * sum(math.prod(w.shape) for w in job.block.values()),
-    statistics=sets * method.looks(False) * nbytes(job.inputs),
+    statistics=sets * method.looks(False) * nbytes(job.inputs, method.gram or None),
     states=2 * SINGLE * math.prod(calibration) * width,
     outs=2 * min(sizes['packed_bytes'], WAITING + sizes['packed_bytes'] // job.layers),
     judging=(2 if held else 1) * sum(one.captured for one in judged.values()),
@@ -207,7 +207,7 @@ def _work(job: _Job, calibration, test, judged, passes: int) -> dict:
   method = job.method
   gram = search = clip = gptq = error = rounded = 0
   for one in job.inputs if passes else ():
-    gram += math.prod(calibration) * one.rows**2
+    gram += math.prod(calibration) * one.rows * min(one.rows, method.gram or one.rows)
     replays = judged.get(one.linears[0])
     search += (GRID + 2) * replays.macs if replays else 0
     for linear in filter(method.takes, one.linears):

@@ -14,7 +14,7 @@ import numpy as np
 from reduction import language, tree
 from reduction.models.decoder import parts
 from reduction.net import Net
-from reduction.quantize.calibrate import Statistics, calibrate
+from reduction.quantize.calibrate import Statistics, calibrate, nbytes
 from reduction.quantize.inputs import Input, find
 from reduction.run import Run
 
@@ -24,10 +24,11 @@ Seen = Callable[[int], tuple[Sums, Sums | None]]  # block -> of the tokens that 
 
 class Needs(NamedTuple):
   """What statistics a quantizer takes. batch: passages at once; held: the share of the batches that
-  judge, 0 where none does."""
+  judge, 0 where none does; gram: of `method.Method`."""
 
   batch: int
   held: float
+  gram: int = 0
 
 
 def block_inputs(net: Net) -> list[Input]:
@@ -41,7 +42,8 @@ def gather(net: Net, tokens, run: Run, needs: Needs) -> Seen:
 
   With a workdir they lie on disk, of which one block's are read at a time.
   """
-  layer, inputs = parts(net.module)[1], block_inputs(net)
+  layer, inputs, size = parts(net.module)[1], block_inputs(net), needs.gram or None
+  foretold(inputs, size, run)
 
   def of_block(params, batches, i, run):
     del i, run
@@ -49,7 +51,7 @@ def gather(net: Net, tokens, run: Run, needs: Needs) -> Seen:
     early, after = len(batches) - int(needs.held * len(batches)), []
     both = dict(searched=batches[:early], held=batches[early:])
     found = {
-      part: _named(calibrate(layer, params, some, inputs, passed=after.append))
+      part: _named(calibrate(layer, params, some, inputs, block=size, passed=after.append))
       for part, some in both.items() if some
     }  # fmt: skip
     return found, np.concatenate(after)
@@ -61,6 +63,13 @@ def gather(net: Net, tokens, run: Run, needs: Needs) -> Seen:
     return _sums(out['searched'], inputs), _sums(out['held'], inputs) if 'held' in out else None
 
   return seen
+
+
+def foretold(inputs: list[Input], gram: int | None, run: Run):
+  """Says what the statistics of inputs will take before they are gathered."""
+  if run.progress:
+    took = nbytes(inputs, gram) / 1e6
+    run.progress.line(f'statistics of {len(inputs)} inputs at a time: {took:,.1f} MB')
 
 
 def _named(sums: Sums) -> dict:

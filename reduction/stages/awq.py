@@ -28,12 +28,13 @@ def awq(
   clip: bool = True, rounding: str = 'nearest', damp: float = 0.01, stored: str = 'float16',
   sequential: bool = False, tokens: int = 512, batch: int = 4, held: float = 0.25,
   follows: str = 'float', plan: str = '', activations: str = 'none', strength: float = 0.5,
+  gram: int = 0,
 ) -> Stage:  # fmt: skip
   """Packs the linears of all blocks; embeddings, norms and the last layer stay as they are.
 
   bits, group, symmetric: of `qtensor.Scheme`. scaling, clip, rounding, damp, sequential, tokens,
-  stored, activations, strength: of `quantize.method.Method`. batch: passages of the calibration
-  text at once. held: the share of them on which scales must beat plain rounding. follows: whether a
+  stored, activations, strength, gram: of `quantize.method.Method`. batch: passages of the text of
+  calibration at once. held: the share of them on which scales must beat plain rounding. follows: whether a
   block sees what the 'float' blocks before it gave, as in AWQ, or the 'packed' ones, as in GPTQ.
   plan: the file of a plan to apply instead of searching one, which may be of another scheme. No
   more than a block, its statistics and the states of the passages are in memory. Rows: a
@@ -42,7 +43,7 @@ def awq(
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, stored=stored, tokens=tokens,
-    sequential=sequential, activations=activations, strength=strength,
+    sequential=sequential, activations=activations, strength=strength, gram=gram,
   )  # fmt: skip
   method.check()
   require(follows in FOLLOWS, f'{follows=} must be one of {", ".join(FOLLOWS)}')
@@ -80,7 +81,7 @@ def awq(
     return _put_together(net, run, zip(names, outs), inputs, method)
 
   if follows == 'float' and method.looks_at_sums(bool(plan)):
-    stage.needs = Needs(batch, held)
+    stage.needs = Needs(batch, held, gram)
   told = dict(method=method, batch=batch, held=held, follows=follows)
   stage.method, stage.preflight = method, functools.partial(preflight, **told)
   return stage

@@ -18,20 +18,21 @@ from reduction.quantize import plan as plans
 from reduction.quantize.inputs import find
 from reduction.quantize.method import Method
 from reduction.quantize.module import quantized
+from reduction.quantize.seen import foretold
 from reduction.run import Run, Stage
 
 
 def quantize(
   *, bits: int, group: int | str = 128, symmetric: bool = False, scaling: str = 'none',
   strength: float = 0.5, clip: bool = False, rounding: str = 'nearest', damp: float = 0.01,
-  sequential: bool = False, tokens: int = 0, activations: str = 'none',
+  sequential: bool = False, tokens: int = 0, activations: str = 'none', gram: int = 0,
   skip: tuple[str, ...] = ('^out$',), stored: str = 'float16',
   examples: int = 512, batch: int = 64, held: float = 0.25, plan: str = '',
 ) -> Stage:  # fmt: skip
   """Packs the kernels of all `nn.Dense` of a net, whatever module holds them.
 
   bits, group, symmetric: of `qtensor.Scheme`. scaling: 'awq', 'duo', 'learned', 'smooth' or 'none';
-  strength, clip, rounding, damp, sequential, tokens, activations, skip, stored: of
+  strength, clip, rounding, damp, sequential, tokens, activations, skip, stored, gram: of
   `quantize.method.Method`. W8A8 is bits=8, symmetric=True, group='channel' or 'tensor' with
   activations by 'token' or 'tensor'.
   examples: training examples, the same for every seed, whose inputs are looked at in batches of
@@ -44,7 +45,7 @@ def quantize(
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, skip, stored=stored,
-    activations=activations, strength=strength, tokens=tokens, sequential=sequential,
+    activations=activations, strength=strength, tokens=tokens, sequential=sequential, gram=gram,
   )  # fmt: skip
   method.check()
   require(0 < batch <= examples, f'{batch=} must lie between 1 and {examples=}')
@@ -60,6 +61,8 @@ def quantize(
     require(inputs, f'{type(net.module).__name__} has no linear to quantize, or all match {skip=}')
     names = [f'seed{seed}' for seed in run.seeds]
     given = plans.read_parts(plan, names, inputs, first) if plan else None
+    if method.looks(bool(plan)):
+      foretold(inputs, gram or None, run)
 
     def of_seed(carry, r, run):
       del run

@@ -1,5 +1,6 @@
 """A language model's blocks, packed one after another."""
 
+import io
 import itertools
 
 import jax
@@ -7,15 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reduction import language, mesh, opened, stages, tree
+from reduction import closeness, language, mesh, opened, stages, tree
 from reduction.data import passages
 from reduction.errors import DataError, MissingInput, UsageError
 from reduction.models.served import Served
 from reduction.net import Net
 from reduction.predict import logits
+from reduction.progress import Progress
 from reduction.qtensor import Scheme, dequantize, is_packed
 from reduction.quantize import module, quantize
 from reduction.quantize import plan as plans
+from reduction.quantize.calibrate import nbytes
+from reduction.quantize.seen import block_inputs, gather
 from reduction.run import Run
 from tests.faults import bounded
 
@@ -170,6 +174,31 @@ def test_a_plan_is_applied_without_a_search(model, data, tmp_path, same, monkeyp
       assert (w.scheme.bits, w.scheme.group) == (3, 8)
     else:
       assert same(w, kept)  # norms are folded alike
+
+
+def test_blocks_of_the_gram_matrices_are_better_than_nothing(model, data):
+  """Of 16 channels each, as groups are, in less memory than whole ones, which is said before."""
+  told = io.StringIO()
+  settings = dict(bits=4, group=16, tokens=0, batch=2)
+  measure = closeness.texts(model.net, data.test.x, Run(data).child('measure'), 2)
+  found = {}
+  ways = dict(whole={}, blocks=dict(gram=16), rounded=dict(scaling='none', clip=False))
+  for name, how in ways.items():
+    run = Run(data, progress=Progress(stream=told))
+    net = stages.awq(**settings | how)(model.net, run)
+    found[name] = float(measure(net, Run(data).child(name))['divergence'].mean())
+  assert found['whole'] < found['blocks'] < 0.9 * found['rounded']
+  method = stages.awq(**settings, gram=16).method
+  inputs = block_inputs(model.net)
+  assert nbytes(inputs, method.gram) < 0.7 * nbytes(inputs)
+  assert stages.awq(**settings, gram=16).needs.gram == 16
+  run = Run(data, progress=Progress(stream=told))
+  gather(model.net, data.train.x, run, stages.awq(**settings, gram=16).needs)
+  assert f'inputs at a time: {nbytes(inputs, 16) / 1e6:,.1f} MB' in told.getvalue()
+  with pytest.raises(UsageError, match=r"gram=16 keeps blocks of .*, rounding='gptq' needs"):
+    stages.awq(**settings, gram=16, rounding='gptq')
+  with pytest.raises(UsageError, match='gram=-1 must not be negative'):
+    stages.awq(**settings, gram=-1)
 
 
 def test_rounding_alone_looks_at_no_text(model, data, same, monkeypatch):
