@@ -108,6 +108,7 @@ def small(c, folders) -> tuple[dict, str | None]:
   elif name == 'passages':
     changes |= {'model.path': 'tiny', 'data.length': 16}
     changes |= {f'data.{text}': 'text.txt' for text in ('calibration', 'test')}
+    changes |= {f'{student}.vocabulary': 50 for student in models_of(c)[1:]}
     if 'awq' in c:
       changes['awq.group'] = 16  # which divides its 32 and 48 units
   elif name not in ('digits', 'spoken_words'):

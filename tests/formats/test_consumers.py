@@ -128,14 +128,17 @@ def test_transformers(folder, model, scheme, form):
   words = transformers.AutoTokenizer.from_pretrained(place)
   prompts = [found.encode(text) for text in PROMPTS]
   assert [words(text)['input_ids'] for text in PROMPTS] == prompts
-  said = []
+  said, params = [], tree.map(lambda w: jnp.asarray(w[0]), net.params)
   for prompt in prompts:
     with torch.no_grad():
-      tokens = theirs.eval().generate(
+      logits = theirs.eval()(torch.tensor([prompt])).logits.numpy()
+      tokens = theirs.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
         max_new_tokens=COUNT, do_sample=False, eos_token_id=None, pad_token_id=0,
       )  # fmt: skip
     said.append(tokens[0, len(prompt) :].tolist())
+    ours = net.module.apply({'params': params}, np.array([prompt]))
+    np.testing.assert_allclose(ours, logits, atol=2e-4 * abs(logits).max())
   assert_equal(greedy(net, prompts), said)
 
 
@@ -166,7 +169,7 @@ GGUF += [('llama', ASYMMETRIC, 'q4_1'), ('llama', SYMMETRIC, 'q4_0'), ('qwen2', 
 def test_llama_cpp(folder, model, scheme, form):
   xllamacpp = pytest.importorskip('xllamacpp', reason='needs third_party/consumers.txt')
   place, found, _ = folder(model, scheme, form)
-  net = opened.language_model(place / 'model.gguf').net if model != 'stories260K' else found.net
+  net = opened.language_model(place / 'model.gguf').net
   server, said = llama_cpp(xllamacpp, place), []
   how = dict(n_predict=COUNT, temperature=0, repeat_penalty=1.0, ignore_eos=True)
   for text in PROMPTS:
