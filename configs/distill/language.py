@@ -50,7 +50,10 @@ def get_config(variant: str = ''):
   c.title = 'Students of stories260K, on its texts and on their own'
   c.seeds = (0,)
   c.model = dict(path='stories260k')
-  c.data = dict(name='passages', examples=4, length=48, test_passages=4)
+  c.data = dict(
+    name='passages', calibration='tinyshakespeare', test='wikitext-2', examples=4, length=48,
+    test_passages=4,
+  )  # fmt: skip
   steps = 20 if quick else STEPS
   training = dict(
     stage='on_policy', student=STUDENT, steps=steps, batch=16, every=steps // 4,

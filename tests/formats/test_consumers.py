@@ -138,7 +138,8 @@ def test_transformers(folder, model, scheme, form):
       )  # fmt: skip
     said.append(tokens[0, len(prompt) :].tolist())
     ours = net.module.apply({'params': params}, np.array([prompt]))
-    np.testing.assert_allclose(ours, logits, atol=2e-4 * abs(logits).max())
+    near = 1e-3 if scheme else 2e-4  # it unpacks weights into 16 bits
+    np.testing.assert_allclose(ours, logits, atol=near * abs(logits).max())
   assert_equal(greedy(net, prompts), said)
 
 
