@@ -23,8 +23,8 @@ GPTQ are defined for groups; per tensor, AWQ's clipping is chosen column by colu
 all share. QAT learns from the same text what the float net says of it (Liu et al., LLM-QAT, 2024).
 
 Variants beside it: 'inputs', these alone; 'trained', QAT beside rounding of SmolLM2 in 4 and 3 bits
-and groups of 64, 35 minutes of a core and 19 GB; 'quick', one granularity, no GPTQ, 4 passages. Training from
-labels, and with learned steps, has a table in configs/awq/trained.py.
+and groups of 64, half an hour of a core and 19 GB; 'quick', one granularity, no GPTQ, 4 passages.
+Training from labels, and with learned steps, has a table in configs/awq/trained.py.
 """
 
 from ml_collections import config_dict
