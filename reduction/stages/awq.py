@@ -33,13 +33,13 @@ def awq(
   """Packs the linears of all blocks; embeddings, norms and the last layer stay as they are.
 
   bits, group, symmetric: of `qtensor.Scheme`. scaling, clip, rounding, damp, sequential, tokens,
-  stored, activations, strength, gram: of `quantize.method.Method`. batch: passages of the text of
-  calibration at once. held: the share of them on which scales must beat plain rounding. follows:
-  whether a block sees what the 'float' blocks before it gave, as in AWQ, or the 'packed' ones, as
-  in GPTQ. plan: the file of a plan to apply instead of searching one, of any scheme. No
-  more than a block, its statistics and the states of the passages are in memory. Rows: a
-  'quantized' for each linear. A workdir gets what was found as plan/plan.npz, see `quantize.plan`.
-  A stage that can do with statistics gathered by others says which it `needs`: see `quantize.seen`.
+  stored, activations, strength, gram: of `quantize.method.Method`. batch: passages of text at once.
+  held: the share of them on which scales must beat plain rounding. follows: whether a block sees
+  what the 'float' blocks before it gave, as in AWQ, or the 'packed' ones, as in GPTQ. plan: a file
+  to apply instead of searching, of any scheme. No more than a block, its statistics and the states
+  of the passages are in memory. Rows: a 'quantized' for each linear. A workdir gets what was found
+  as plan/plan.npz, see `quantize.plan`. A stage that can do with statistics gathered by others says
+  which it `needs`: see `quantize.seen`.
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, stored=stored, tokens=tokens,

@@ -34,10 +34,9 @@ def quantize(
   bits, group, symmetric: of `qtensor.Scheme`. scaling: 'awq', 'duo', 'learned', 'smooth' or 'none';
   strength, clip, rounding, damp, sequential, tokens, activations, skip, stored, gram: of
   `quantize.method.Method`. W8A8 is bits=8, symmetric=True, group='channel' or 'tensor' with
-  activations by 'token' or 'tensor'.
-  examples: training examples, the same for every seed, whose inputs are looked at in batches of
-  `batch`. held: the share of these batches on which searched scales must beat plain rounding.
-  plan: the file of a plan to apply instead of searching one, which may be of another scheme; it has
+  activations by 'token' or 'tensor'. examples: training examples, the same for every seed, whose
+  inputs are looked at in batches of `batch`. held: the share of these batches on which searched
+  scales must beat plain rounding. plan: a file to apply instead of searching, of any scheme; it has
   a part for each seed. What masks prune stays 0, in the codes; the net that comes out has no masks.
   Rows: a 'quantized' for each linear, with its relative output `error` on the examples, what
   rounding its input adds to it included, and the `exponent` (of 'smooth': the strength) of its
