@@ -1,4 +1,7 @@
-"""Quantization of a language model, block by block (Lin et al. 2024, AWQ; Frantar et al., GPTQ)."""
+"""Quantization of a language model, block by block (Lin et al. 2024, AWQ; Frantar et al., GPTQ).
+
+In memory are a block, its statistics and the states of the passages before it.
+"""
 
 import functools
 
@@ -36,10 +39,8 @@ def awq(
   stored, activations, strength, gram: of `quantize.method.Method`. batch: passages of text at once.
   held: the share of them on which scales must beat plain rounding. follows: whether a block sees
   what the 'float' blocks before it gave, as in AWQ, or the 'packed' ones, as in GPTQ. plan: a file
-  to apply instead of searching, of any scheme. No more than a block, its statistics and the states
-  of the passages are in memory. Rows: a 'quantized' for each linear. A workdir gets what was found
-  as plan/plan.npz, see `quantize.plan`. A stage that can do with statistics gathered by others says
-  which it `needs`: see `quantize.seen`.
+  to apply instead of searching, of any scheme. Rows: a 'quantized' for each linear; a workdir gets
+  plan/plan.npz, of `quantize.plan`. `needs`: statistics that others may gather: `quantize.seen`.
   """
   method = Method(
     Scheme(bits, group, symmetric), scaling, clip, rounding, damp, stored=stored, tokens=tokens,
