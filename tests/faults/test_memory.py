@@ -60,7 +60,7 @@ def test_too_little_memory_is_a_line_with_numbers():  # [27]
   row = dict(parts, statistics_memory=40e9, memory_bytes=60e9, machine_bytes=64 * 10**9)
   assert preflight.short(row) == ''
   warning = preflight.short(dict(row, machine_bytes=25 * 10**9))
-  assert 'about 60.4 GB of memory are needed, 40.0 GB of them for statistics' in warning
+  assert 'about 60.8 GB of memory are needed, 40.0 GB of them for statistics' in warning
   assert '25.0 GB are there' in warning and '\n' not in warning
   assert preflight.short(dict(row, machine_bytes=None)) == ''  # a device that does not say
 
