@@ -8,7 +8,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from reduction import losses
 from reduction.distill.student import DIVERGENCES
@@ -67,37 +66,3 @@ def on_policy(
     return value * told.size / jnp.maximum(told.sum(), 1), (new, {})
 
   return loss
-
-
-@functools.lru_cache(maxsize=64)
-def repeating(student):
-  """The loss of a student that takes given texts for the truth, token by token, for `update.sgd`.
-
-  batch: (tokens [n, length], first [n], ...), as of `on_policy`.
-  """
-
-  def loss(params, stats, batch, key):
-    tokens, first = batch[:2]
-    logits, new = apply(student, params, stats, tokens, train=True, rngs={'dropout': key})
-    told = jnp.arange(1, tokens.shape[1]) >= first[:, None]
-    logits = logits[:, :-1].astype(jnp.float32)
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return (each * told).sum() / jnp.maximum(told.sum(), 1), (new, {})
-
-  return loss
-
-
-@functools.lru_cache(maxsize=64)
-def divergence(teacher, student):
-  """(teacher's and student's (params, stats), tokens [n, length]) -> KL(teacher || student) in nats
-  of each token but the first, [n, length - 1]."""
-
-  @jax.jit
-  def found(ours, theirs, tokens):
-    p, q = (
-      jax.nn.log_softmax(apply(module, *variables, tokens).astype(jnp.float32))[:, :-1]
-      for module, variables in ((teacher, ours), (student, theirs))
-    )
-    return (jnp.exp(p) * (p - q)).sum(-1)
-
-  return found

@@ -6,16 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from reduction import models, tree
+from reduction import losses, models, tree
 from reduction.config import call
-from reduction.distill.policy import DIRECTIONS, divergence, repeating, sampled
+from reduction.distill.policy import DIRECTIONS, sampled
 from reduction.distill.policy import on_policy as loss_of
 from reduction.distill.teachers import find
 from reduction.errors import did_you_mean, require
 from reduction.net import Net, apply, create
+from reduction.predict import logits
 from reduction.run import Run, Stage
 from reduction.train import check_schedule, train
-from reduction.update import classified, sgd, start
+from reduction.update import classification, classified, sgd, start
 from reduction.update import optimizer as build_optimizer
 
 LEARNED = 'words', *DIRECTIONS
@@ -68,15 +69,16 @@ def on_policy(
     if kept not in run.known:  # the same for all students
       run.known[kept] = telling(guide, told, run.key('data', 7)[0], run.child('teacher'))
     x, others = run.known[kept][:texts], run.known[kept][texts:]
-    loss = repeating(module) if learns == 'words' else loss_of(
-      module, guide.module, share=share, direction=learns, temperature=temperature
-    )  # fmt: skip
+    loss, beside = classification(module), x[:, 1:]  # the next tokens are labels
+    if learns != 'words':
+      how = dict(share=share, direction=learns, temperature=temperature)
+      loss, beside = loss_of(module, guide.module, **how), np.ones(len(x), np.int32)
     fresh = find(begins, run.nets) if begins else create(module, run.key('init', 0), x[:1])
     require(fresh.module == module, f'{begins=} is no net of {student=}')
     last, _ = train(
       sgd(loss, tx), classified(module), start(fresh.params, fresh.stats, None, tx),
-      jax.device_put((x, np.ones(len(x), np.int32))), {}, run, steps=steps, batch=batch,
-      every=every, given=({}, dict(live=(guide.params, guide.stats))),
+      jax.device_put((x, beside)), {}, run, steps=steps, batch=batch, every=every,
+      given=({}, dict(live=(guide.params, guide.stats))),
     )  # fmt: skip
     taught = Net(module, last['params'], last['stats'])
     own = telling(taught, told._replace(count=held), run.key('noise', 7)[0], run.child('student'))
@@ -105,7 +107,8 @@ def telling(net: Net, texts: Texts, key, run: Run) -> np.ndarray:
 
 def apart(net: Net, other: Net, tokens) -> np.ndarray:
   """[1]: KL(net || other), nats a token of texts [n, length]."""
-  ours, theirs = (tree.map(lambda w: w[0], (one.params, one.stats)) for one in (net, other))
-  found = divergence(net.module, other.module)
-  each = [found(ours, theirs, tokens[i : i + BLOCK]) for i in range(0, len(tokens), BLOCK)]
-  return np.mean(np.concatenate(each), dtype=np.float64, keepdims=True).reshape(1)
+  each = []
+  for i in range(0, len(tokens), BLOCK):
+    said, target = (logits(one, tokens[i : i + BLOCK])[:, :, :-1] for one in (other, net))
+    each.append(losses.soft_divergence(said, target))
+  return np.mean(each, dtype=np.float64, keepdims=True)
