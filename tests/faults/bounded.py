@@ -4,6 +4,7 @@ Arguments: folders of a small and of a large model whose blocks are alike, one f
 stage as JSON, and 'careless' for room for the large one as a whole before.
 """
 
+import ctypes
 import json
 import pathlib
 import re
@@ -18,7 +19,7 @@ from reduction.models.llama_files import MODULES, settings, shapes
 from tests import decoders
 from tests.sentences import tokenizer
 
-NOISE = 128 * 2**20  # bytes: programs for another number of blocks, holes in what is freed
+NOISE = 128 * 2**20  # bytes: programs for another number of blocks
 
 
 def write(folder: pathlib.Path, **sizes) -> int:
@@ -68,10 +69,18 @@ def quantized(folder: pathlib.Path, workdir: pathlib.Path, stage: dict, limit: b
   return row
 
 
+def without_holes():
+  """What is freed goes back to the system: glibc's arenas, one a thread, keep up to 200 MB."""
+  mallopt = ctypes.CDLL(None).mallopt
+  for option, value in ((-3, 2**18), (-8, 1)):  # M_MMAP_THRESHOLD, M_ARENA_MAX of malloc.h
+    assert mallopt(option, value)
+
+
 def main():
   """Prints the large one's row."""
   from launch import cli
 
+  without_holes()
   small, large, workdirs, stage = sys.argv[1:5]
   cli.set_platform('cpu')
   for folder, limit in ((small, False), (large, True)):
