@@ -18,9 +18,11 @@ found when it is trained afresh, without the supernet's weights. Variants, joine
 - 'choose' shows the spaces of 32 and 16 pixels and three widths in the order of TinyNAS, without
   training; 'best' and 'worst' search the first and the last of them (paper, on ImageNet: 78.7 and
   74.2 %);
+- 'board' searches in all the memory that an STM32F746 has, but for a stack and code, the widest of
+  wider spaces ('board,choose'), beside MobileNetV2 at 0.7, the widest that fits the board;
 - 'fast' allows 8 M instructions; 'reward' takes MnasNet's soft reward with that target instead;
-- 'small', for a CPU: means of 2 x 2 pixels, a quarter of the SRAM, 10,000 training images, 1,500
-  steps, fewer networks judged;
+- 'small', for a CPU: means of 2 x 2 pixels, a quarter of the SRAM but on a board, 10,000 training
+  images, 1,500 steps, fewer networks judged;
 - 'quick'.
 """
 
@@ -31,12 +33,16 @@ STEPS = 8_000  # 23 epochs of 45K images, batch 128
 SMALL_STEPS = 1_500  # 10 epochs of 10K images, batch 64
 LIMITS = dict(sram=50 * 1024, flash=136 * 1024)
 SPACES = dict(setting.CIFAR, resolutions=(16, 32), widths=(0.5, 1.0, 1.5))
-BEST, WORST = (32, 1.5), (16, 0.5)  # by 'choose': 6.2 and 0.3 M multiply-accumulates on average
+BOARD = dict(board='stm32f746', code=48 * 1024)  # what MobileNetV2's code takes is 41,438 bytes
+WIDER = 2.0, 3.0, 4.0  # width multipliers
+PLACES = dict(  # resolution and width by 'choose'; 6.2, 0.3, 44 M multiply-accumulates on average
+  best=(32, 1.5), worst=(16, 0.5), board=(32, 4.0),
+)  # fmt: skip
 INSTRUCTIONS = 8_000_000
 MACS = 3_200_000  # three quarters of the smaller space's networks within LIMITS take less
 MOBILENET = dict(name='mobilenetv2', width=0.2, strides=(1, 1, 2, 2, 2, 1, 1, 1), head=0)
-VARIANTS = ('rank', 'order', 'finalists', 'choose', 'best', 'worst', 'fast', 'reward', 'small',
-            'quick')  # fmt: skip
+VARIANTS = ('rank', 'order', 'finalists', 'choose', 'best', 'worst', 'board', 'fast', 'reward',
+            'small', 'quick')  # fmt: skip
 
 
 def get_config(variant: str = ''):
@@ -45,7 +51,8 @@ def get_config(variant: str = ''):
   quick, small = 'quick' in chosen, 'small' in chosen
   steps, batch = (SMALL_STEPS, 64) if small else (STEPS, 128)
   steps, every = (20, 10) if quick else (steps, 500)
-  side, width = WORST if 'worst' in chosen else BEST if 'best' in chosen else (32, 1.0)
+  on_board = 'board' in chosen
+  side, width = next((at for name, at in PLACES.items() if name in chosen), (32, 1.0))
   side = side // 2 if small else side
   wanted = setting.FEW if chosen & {'order', 'finalists'} else setting.CIFAR
   space = dict(wanted, resolutions=(side,), widths=(width,))
@@ -56,29 +63,28 @@ def get_config(variant: str = ''):
   train = dict(steps=steps, batch=batch, every=every, optimizer=setting.adam(3e-3, steps))
   share = 4 if small else 1
   memory = dict(LIMITS, sram=LIMITS['sram'] // share)
-  find = dict(space=space, **memory, picojoules=setting.PICOJOULES, table='m7')
-  spaces = dict(space=SPACES, boards=(), samples=1_000, attempts=20_000, budgets=((50,), (136,)))
+  find = dict(space=space, picojoules=setting.PICOJOULES)
+  find.update(BOARD if on_board else dict(memory, table='m7'))
   final = dict(train, space=space, limits=dict(memory, macs=MACS // share), networks=4)
   if small:
     for searching in find, final:
       searching.update(population=20, generations=8)
-    halved = dict(SPACES, resolutions=tuple(r // 2 for r in SPACES['resolutions']))
-    spaces.update(space=halved, budgets=((12.5,), (136,)))
   if chosen & {'best', 'worst'}:
     find.update(beside=False)
   if 'fast' in chosen:
     find.update(instructions=INSTRUCTIONS)
   if 'reward' in chosen:
     find.update(reward=dict(cost='instructions', target=float(INSTRUCTIONS), how='soft'))
+  mobilenet = dict(MOBILENET, width=0.7) if on_board else MOBILENET
   chip = dict(stage='microcontroller', board='stm32f746')
   parts = dict(
     supernet=c.supernet, specialize=find, train=dict(train, stage='tune'), in_c=chip,
     afresh=dict(train, stage='tune', afresh=True),
-    mobilenet=dict(train, stage='distill', student=MOBILENET, soft=0.0, hard=1.0),
+    mobilenet=dict(train, stage='distill', student=mobilenet, soft=0.0, hard=1.0),
     mobilenet_in_c=chip, versus=dict(of='train', base='mobilenet'),
     architecture=dict(stage='versus', of='afresh', base='mobilenet'),
     rank=dict(train, space=space, networks=24),
-    finalists=final, tinynas=spaces,
+    finalists=final, tinynas=_choosing(small, on_board),
   )  # fmt: skip
   c.stages = ('supernet', 'specialize', 'train', 'in_c')
   if not chosen & {'best', 'worst', 'fast', 'reward'}:
@@ -97,7 +103,7 @@ def get_config(variant: str = ''):
     _quick(c)
   if 'best' in chosen and not quick:
     c.paper = _against(f'mcunet/cifar:{variant.replace("best", "worst")}')
-  c.tables = _tables()
+  c.tables = _tables(mobilenet['width'])
   return c
 
 
@@ -118,6 +124,17 @@ def _quick(c):
     c.specialize = {k: v for k, v in c.specialize.items() if k not in ('instructions', 'reward')}
 
 
+def _choosing(small: bool, on_board: bool) -> dict:
+  """The spaces in TinyNAS's order."""
+  space = dict(SPACES, widths=WIDER) if on_board else SPACES
+  if small:
+    space = dict(space, resolutions=tuple(r // 2 for r in space['resolutions']))
+  memory = dict(boards=(), budgets=((12.5 if small else 50,), (136,)))
+  if on_board:
+    memory = dict(boards=(BOARD['board'],), code=BOARD['code'])
+  return dict(memory, space=space, samples=1_000, attempts=20_000)
+
+
 def _against(worst: str) -> dict:
   """The network of the best space, trained, against that of the run `worst`."""
   measure = dict(kind='tune', at='train', key='test_accuracy', how='difference',
@@ -126,8 +143,9 @@ def _against(worst: str) -> dict:
   return dict(spaces=dict(claim='the best space against the worst', paper=paper, measure=measure))
 
 
-def _tables() -> dict:
-  board = setting.trained(in_c='the network found', mobilenet_in_c='MobileNetV2 at 0.2')
+def _tables(mobilenet: float) -> dict:
+  beside = f'MobileNetV2 at {mobilenet}'
+  board = setting.trained(in_c='the network found', mobilenet_in_c=beside)
   return dict(
     a_rank=setting.agreement(), a_trained=_finalists(), b_found=setting.found(), c_board=board,
     d_spaces=_spaces(), e_versus=setting.compared(),
@@ -155,6 +173,6 @@ def _finalists():
 def sweep():
   """Search beside MobileNetV2, ranks, best and worst space, instructions; one line a seed."""
   yield {'variant': 'choose'}
-  for variant in 'rank', 'order', 'finalists', 'best', 'worst', 'fast', 'reward':
+  for variant in 'rank', 'order', 'finalists', 'best', 'worst', 'board', 'fast', 'reward':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}
