@@ -26,6 +26,7 @@ found when it is trained afresh, without the supernet's weights. Variants, joine
 - 'quick'.
 """
 
+from configs import energy
 from configs.mcunet import setting
 from configs.variants import split
 
@@ -63,8 +64,8 @@ def get_config(variant: str = ''):
   train = dict(steps=steps, batch=batch, every=every, optimizer=setting.adam(3e-3, steps))
   share = 4 if small else 1
   memory = dict(LIMITS, sram=LIMITS['sram'] // share)
-  find = dict(space=space, picojoules=setting.PICOJOULES)
-  find.update(BOARD if on_board else dict(memory, table='m7'))
+  find = dict(space=space, picojoules=energy.ON_CHIP, table='m7')
+  find.update(BOARD if on_board else memory)
   final = dict(train, space=space, limits=dict(memory, macs=MACS // share), networks=4)
   if small:
     for searching in find, final:

@@ -14,6 +14,7 @@ distills and trains on in integers, each of which becomes int8 C; 'fast' allows 
 comma. Time: results/digits.jsonl.
 """
 
+from configs import energy
 from configs.mcunet import setting
 from configs.variants import split
 
@@ -33,7 +34,7 @@ def get_config(variant: str = ''):
     c.supernet.update(phases=('largest', 'kernel', 'depth', 'expansion'), transform=True,
                       steps=steps // 2, every=every // 2)  # fmt: skip
   c.specialize = dict(space=setting.DIGITS, **limits, population=20, generations=5,
-                      picojoules=setting.PICOJOULES)  # fmt: skip
+                      picojoules=energy.ON_CHIP)  # fmt: skip
   if 'fast' in chosen:
     c.specialize.instructions = INSTRUCTIONS
   if 'reward' in chosen:

@@ -23,12 +23,6 @@ SEPARABLE = dict(  # DS-CNN's blocks, which only have kernels to choose: (2 + 4 
 FEW = dict(  # (9 + 81) ^ 2 = 8,100 networks, 0.2 to 1.9 M multiply-accumulates on 16 x 16 images
   CIFAR, stages=((16, 2, (1, 2)), (32, 2, (1, 2))), kernels=(1, 3, 5), expansions=(2, 4, 6),
 )  # fmt: skip
-# An estimate for comparisons, in a 45 nm process: Horowitz, "Computing's energy problem", ISSCC
-# 2014, figure 1.1.9. Picojoules of a product and its sum (of 8-bit integers in 32 bits), and of a
-# byte of 32 bits read from 32 KB of SRAM and from memory outside the chip.
-MAC = dict(int8=0.2 + 0.1, float16=1.1 + 0.4, float32=3.7 + 0.9)
-BYTE = dict(sram=5 / 4, dram=640 / 4)
-PICOJOULES = dict(mac=MAC['int8'], sram_byte=BYTE['sram'], weight_byte=BYTE['sram'])
 
 
 def adam(rate: float, steps: int) -> dict:

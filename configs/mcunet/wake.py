@@ -12,6 +12,7 @@ the width, as for this board. Its memory less a stack and its Flash less 64 KB o
 limits. Variant 'quick': a space of two blocks, a few steps.
 """
 
+from configs import energy
 from configs.mcunet import setting
 from configs.variants import split
 
@@ -32,7 +33,7 @@ def get_config(variant: str = ''):
   c.model.classes = 2
   c.supernet.batch = batch
   c.stages = ('supernet', 'specialize', 'train', 'in_c')
-  c.specialize = dict(space=space, board=BOARD, picojoules=setting.PICOJOULES)
+  c.specialize = dict(space=space, board=BOARD, picojoules=energy.ON_CHIP)
   if quick:
     c.seeds = (0,)
     c.specialize.update(population=3, generations=1, beside=False)

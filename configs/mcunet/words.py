@@ -15,6 +15,7 @@ paper's (30 generations of 100) by a predictor trained on 300 networks' accuraci
 judged by the supernet; 'quick'. Joined by a comma. Time: results/words.jsonl.
 """
 
+from configs import energy
 from configs.mcunet import setting
 from configs.variants import split
 
@@ -39,7 +40,7 @@ def get_config(variant: str = ''):
   else:
     c.stages = ('supernet', 'specialize', 'train', 'microcontroller')
     c.specialize = dict(space=space, **LIMITS, population=50, generations=10,
-                        picojoules=setting.PICOJOULES, table='m7')  # fmt: skip
+                        picojoules=energy.ON_CHIP, table='m7')  # fmt: skip
     if 'predicted' in chosen:
       c.specialize.update(population=100, generations=30, predicted=300, beside=False)
     c.train = dict(train, stage='tune')

@@ -17,6 +17,7 @@ the cost, for the two searches that weigh one; 'quick': 4 networks. Time: result
 
 from ml_collections import config_dict
 
+from configs import energy
 from configs.variants import split
 
 OPERATIONS = ('skip', 'conv1', 'conv3', 'separable3')
@@ -52,7 +53,8 @@ def get_config(variant: str = ''):
                    pushes=(), powers=(), targets=(), cost='macs')  # fmt: skip
   if 'energy' in chosen:
     c.title = 'Differentiable search on digits by estimated energy'
-    c.darts.update(cost='energy', methods=('fbnet', 'proxyless'), targets=())
+    c.darts.update(cost='energy', methods=('fbnet', 'proxyless'), targets=(),
+                   picojoules=energy.ON_CHIP)  # fmt: skip
   c.tables = dict(
     a_methods=dict(
       title='What each search chose', kind='method', rows=('method', 'loss', 'push', 'target'),

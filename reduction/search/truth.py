@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,10 +22,11 @@ from reduction.update import classified, sgd, start
 BLOCK = 16  # networks trained beside each other
 
 
-COSTS = {
-  'macs': lambda ops: macs(ops).sum(1),
-  'instructions': lambda ops: latency.predict(latency.read(), ops),
-  'energy': lambda ops: 1e6 * cost(ops)['energy_uj'],  # picojoules, whose logs are above 0
+COSTS = {  # (ops, picojoules) -> [n]
+  'macs': lambda ops, _=None: macs(ops).sum(1),
+  'instructions': lambda ops, _=None: latency.predict(latency.read(), ops),
+  # in picojoules, whose logs are above 0
+  'energy': lambda ops, picojoules=None: 1e6 * cost(ops, picojoules=picojoules)['energy_uj'],
 }
 
 
@@ -88,10 +90,10 @@ def _score(module):
   return score
 
 
-def listed(module: Choice, cost: str, tx, run, *, repeats: int, **schedule) -> Truth:
-  """Trains each network of a space, `repeats` times. cost: of COSTS. Rows: a 'listed' each."""
+def listed(module: Choice, counted: Callable, tx, run, *, repeats: int, **schedule) -> Truth:
+  """Trains each network of a space, `repeats` times. counted: ops -> [n]. Rows: a 'listed' each."""
   paths = networks(module)
-  table, shared = costs(module, run.data.train.x.shape[1:], COSTS[cost])
+  table, shared = costs(module, run.data.train.x.shape[1:], counted)
   costed = shared + (gates(module, paths) * table).sum((1, 2))
   dearest = costed.max()
   having = gates(module, np.repeat(paths, repeats, 0))

@@ -22,7 +22,7 @@ def darts(
   *, methods: tuple[str, ...], steps: int, batch: int, optimizer: dict, every: int = 100,
   repeats: int = 2, held: float = 0.5, rate: float = 3e-2, second: float = 3e-2,
   pushes: tuple[float, ...] = (), powers: tuple[float, ...] = (), trials: int = 100,
-  cost: str = 'macs', targets: tuple[float, ...] = (),
+  cost: str = 'macs', targets: tuple[float, ...] = (), picojoules: dict | None = None,
 ) -> Stage:  # fmt: skip
   """Trains every network of the net's space, then lets searches choose; returns the net as it was.
 
@@ -32,18 +32,20 @@ def darts(
   loss of 'proxyless', each a search; powers: of the log of cost in that of 'fbnet', likewise; see
   `gradient.priced`. trials: steps of a policy, 8 networks each, rewarded by the truth of the first
   repeat. cost: of COSTS; instructions are of a Cortex-M4, by `search.latency`, energy is estimated,
-  of 8-bit integers on the chip; in rows the dearest network has 1. targets: costs that MnasNet's
-  rewards, soft and hard, aim at, each two more searches by reinforce. Rows: a 'listed' for each
-  network; a 'method' for each search, its network beside the best as of `_report`, its push or
-  power and how that enters the loss, 'add' or 'power'.
+  by picojoules of `search.cost.cost`; in rows the dearest network has 1. targets: costs that
+  MnasNet's rewards, soft and hard, aim at, each two more searches by reinforce. Rows: a 'listed'
+  for each network; a 'method' for each search, its network beside the best as of `_report`, its
+  push or power and how that enters the loss, 'add' or 'power'.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   known = (*gradient.SEARCHES, *POLICIES)
   require(set(methods) <= set(known), f'{methods=} are not all of {", ".join(known)}')
   require(0 < held < 1 and repeats > 0, f'{held=} must lie within (0, 1), {repeats=} above 0')
   require(cost in COSTS, f'{cost=} is not one of {", ".join(COSTS)}')
+  require(cost == 'energy' or not picojoules, f'{picojoules=} are of energy, not of {cost=}')
   for name, given in dict(pushes=pushes, powers=powers, targets=targets).items():
     require(all(0 < x < np.inf for x in given), f'{name}={given} must be finite and above 0')
+  counted = lambda ops: COSTS[cost](ops, picojoules)
   schedule = dict(steps=steps, batch=batch, every=every)
   setting = gradient.Setting(build_optimizer(**optimizer), schedule, held, rate, second)
 
@@ -53,7 +55,7 @@ def darts(
     policies = targets or any(name in POLICIES for name in methods)
     chain = not module.kept or (cost == 'macs' and not policies)
     require(chain, f'policies and {cost=} are of chains, kept=0, not of cells')
-    truth = listed(module, cost, setting.tx, run, repeats=repeats, **schedule)
+    truth = listed(module, counted, setting.tx, run, repeats=repeats, **schedule)
     searches = [(name, 0.0) for name in methods if name in gradient.SEARCHES]
     searches += [('proxyless', push) for push in pushes] + [('fbnet', push) for push in powers]
     tell = functools.partial(_report, module, truth, run, repeats)

@@ -103,7 +103,8 @@ def test_a_table_of_this_machine_is_a_sum_of_its_ops():
   setting.DIGITS, setting.WORDS, setting.SEPARABLE, setting.FEW,
   dict(setting.FEW, resolutions=(16,)), *(
     dict(setting.CIFAR, resolutions=(side,), widths=(width,))
-    for side, width in ((32, 1.0), (16, 1.0), cifar.BEST, cifar.WORST, (16, 1.5), (8, 0.5))
+    for side, width in (*cifar.PLACES.values(), *((s // 2, w) for s, w in cifar.PLACES.values()),
+                        (32, 1.0), (16, 1.0))
   ),
 ])  # fmt: skip
 def test_the_table_that_comes_along_has_every_op_of_the_configs_spaces(space, core):

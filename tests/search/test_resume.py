@@ -27,6 +27,11 @@ def specialized():
   )
 
 
+def shrunk():
+  return stages.supernet(space=SPACE, random=1, phases=('largest', 'kernel', 'expansion'),
+                         transform=True, **SHORT)  # fmt: skip
+
+
 def predicted():
   limits = dict(sram=10**6, flash=10**6, population=6, generations=1, beside=False)
   return chain(
@@ -70,6 +75,7 @@ def grown():
     (lambda: TINYNAS, CHOICE, ('spaces:1',)),
     pytest.param(specialized, CHOICE, ('train:0', 'generations:0', 'random:0'),
                  marks=pytest.mark.slow),
+    pytest.param(shrunk, CHOICE, ('train-largest:0', 'train-expansion:0'), marks=pytest.mark.slow),
     pytest.param(predicted, CHOICE, ('predicted:0', 'generations:0'), marks=pytest.mark.slow),
     pytest.param(compared, CHOICE, ('train:0', 'generations:0', 'scored:0'),
                  marks=pytest.mark.slow),

@@ -73,4 +73,4 @@ def test_the_best_and_the_worst_space_of_the_cifar_config_are_those_of_the_selec
   order = selection.choose(np.array([f.mean[0] for f in found]),
                            np.array([f.found[0] for f in found]), 200)  # fmt: skip
   ends = [(parts[i].resolutions[0], parts[i].widths[0]) for i in (order[0], order[-1])]
-  assert ends == [cifar.BEST, cifar.WORST]
+  assert ends == [cifar.PLACES['best'], cifar.PLACES['worst']]

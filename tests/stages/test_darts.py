@@ -34,6 +34,12 @@ def test_a_table_s_sum_is_a_network_s_cost(cost):
     assert one == pytest.approx(shared + table[[0, 1, 2], path].sum())
 
 
+def test_energy_is_of_a_table_of_ones_own():
+  one = ops(MODULE, (8, 8, 1), (1, 0))
+  products = dict(mac=2.0, sram_byte=0.0, weight_byte=0.0)
+  assert COSTS['energy'](one, products) == pytest.approx(2 * macs(one).sum(1))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(measure.missing() is not None, reason=f'needs {measure.missing()}')
 def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
