@@ -10,6 +10,7 @@ do. Table 1: 20,896 sentences of 2,972 documents, 17.8 words each, 20.4 % with a
     python -m launch.run --config=configs/fedkd/ade.py --workdir=runs/fedkd-ade
     python -m launch.run --config=configs/fedkd/ade.py:two --workdir=runs/fedkd-ade-two
     python -m launch.run --config=configs/fedkd/ade.py:distilled --workdir=runs/fedkd-ade-distilled
+    python -m launch.run --config=configs/fedkd/ade.py:small,longer --workdir=runs/fedkd-ade-longer
 
 The teacher starts from all-MiniLM-L6-v2 (6 layers of 384; where to get it is said where it is
 missing), students from its first layers; embeddings are neither trained nor sent, as in the
@@ -18,9 +19,10 @@ Variants: 'two' layers; 'small', for a CPU: the teacher's first four layers and 
 tokens, four rounds of a quarter of each client's sentences, and learning rates chosen for that on
 validation sentences (AdamW's of 1, 2, 4 and 8 e-4; SCAFFOLD's of 0.1 and 0.3);
 'random' begins with random models, embeddings too; 'codecs' is FedAvg that sends less, FedDropout,
-FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of students that
-configs/distill/bert.py:four left in runs/bert-four, the rows DistilBERT, BERT-PKD and TinyBERT;
-'quick' is a teacher of two layers and its student of one, two clients, two rounds of a few steps.
+FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of the students that
+configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in runs/bert), the rows
+DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
+passes; 'quick' is a teacher of two layers and its student of one, two clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -33,11 +35,12 @@ SIZES = dict(name='bert', width=384, heads=12, inner=1_536, vocabulary=30_522, p
 CLIENTS, ROUNDS, BATCH = 4, 5, 32
 BASES = ('large', 'fedavg')  # what FedKD is compared with
 DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
+VARIANTS = ('two', 'small', 'random', 'codecs', 'distilled', 'longer', 'quick')
 
 
 def get_config(variant: str = ''):
-  """variant: 'two', 'small', 'random', and 'codecs', 'distilled' or 'quick', joined by commas."""
-  chosen = split(variant, ('two', 'small', 'random', 'codecs', 'distilled', 'quick'))
+  """variant: of VARIANTS, joined by commas."""
+  chosen = split(variant, VARIANTS)
   quick, small = 'quick' in chosen, 'small' in chosen
   layers = 1 if quick else 2 if chosen & {'two', 'small'} else 4
   c = config_dict.ConfigDict()
@@ -51,7 +54,7 @@ def get_config(variant: str = ''):
     disk=not quick, group=0 if quick else 1,
   )  # fmt: skip
   if small:
-    federation.update(rounds=4, epochs=0.25)
+    federation.update(rounds=16 if 'longer' in chosen else 4, epochs=0.25)
   parts = stages(federation, dict(SIZES, layers=layers), c.model.layers, 4e-4 if small else 5e-5)
   parts['pretrained'] = dict(path=MODEL)
   parts |= {f'over_{base}': dict(stage='versus', of='fedkd', base=base) for base in BASES}
@@ -65,12 +68,18 @@ def get_config(variant: str = ''):
       begins(part, 'start')
   if 'distilled' in chosen:
     c.stages = DISTILLED
-    given = dict(parts['fedavg'], student=dict(SIZES, layers=4))
-    parts |= {n: dict(given, inherits=dict(of=f'runs/bert-four:{n}', fresh=())) for n in DISTILLED}
+    came = 'runs/bert-four' if layers == 4 else 'runs/bert'
+    c.seeds = (0, 1, 2)  # as the students have
+    given = dict(parts['fedavg'], student=dict(SIZES, layers=layers))
+    parts |= {n: dict(given, inherits=dict(of=f'{came}:{n}', fresh=())) for n in DISTILLED}
+  if 'longer' in chosen:
+    c.stages = 'pretrained', 'fedavg', 'fedkd', 'over_fedavg'
   for name in c.stages:
     c[name] = parts[name]
   if not chosen & {'quick', 'codecs', 'distilled'}:
     c.paper = paper(layers)
+  if 'longer' in chosen:
+    c.paper = {'2': c.paper['2'].to_dict(), '4': c.paper['4'].to_dict()}
   c.tables = setting.tables('test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1')
   return c
 
