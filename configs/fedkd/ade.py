@@ -22,7 +22,8 @@ validation sentences (AdamW's of 1, 2, 4 and 8 e-4; SCAFFOLD's of 0.1 and 0.3);
 FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of the students that
 configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in runs/bert), the rows
 DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
-passes; 'quick' is a teacher of two layers and its student of one, two clients, two rounds of a few steps.
+passes; 'quick' is a teacher of two layers and its student of one, two clients, two rounds of a
+few steps.
 """
 
 from ml_collections import config_dict
