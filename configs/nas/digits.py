@@ -6,7 +6,7 @@ operations, each network trained twice. Cost is instructions of a Cortex-M4, a s
 of the operations, which is within 5 % of whole networks' (tests/stages/test_darts.py). Expected: a
 search's network is as good as the best, to the noise of training; with a growing weight of expected
 cost ProxylessNAS chooses ever cheaper ones, and so does FBNet with a growing power of its log (0.6
-in the paper); REINFORCE finds the best of MnasNet's rewards.
+in the paper); REINFORCE and PPO find the best of MnasNet's rewards.
 
     python -m launch.run --config=configs/nas/digits.py --workdir=runs/nas-digits
 

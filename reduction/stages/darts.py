@@ -33,9 +33,10 @@ def darts(
   `gradient.priced`. trials: steps of a policy, 8 networks each, rewarded by the truth of the first
   repeat. cost: of COSTS; instructions are of a Cortex-M4, by `search.latency`, energy is estimated,
   by picojoules of `search.cost.cost`; in rows the dearest network has 1. targets: costs that
-  MnasNet's rewards, soft and hard, aim at, each two more searches by reinforce. Rows: a 'listed'
-  for each network; a 'method' for each search, its network beside the best as of `_report`, its
-  push or power and how that enters the loss, 'add' or 'power'.
+  MnasNet's rewards, soft and hard, aim at, each a search more by each policy of methods, by
+  reinforce where there is none. Rows: a 'listed' for each network; a 'method' for each search, its
+  network beside the best as of `_report`, its push or power and how that enters the loss, 'add' or
+  'power'.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   known = (*gradient.SEARCHES, *POLICIES)
@@ -62,14 +63,16 @@ def darts(
     ended = gradient.searched(module, searches, truth.counts, setting, run)
     for (name, push), found in ended.items():
       tell(name, found, push=push, **(dict(loss=gradient.PRICES[name]) if push else {}))
-    for name in (name for name in POLICIES if name in methods):
+    asking = [name for name in POLICIES if name in methods]
+    for name in asking:
       found, asked = _reinforced(module, truth.once, run.child(name), trials, POLICIES[name])
       tell(name, found, trained=asked)
-    for target, (how, exponents) in itertools.product(targets, rewards.HOW.items()):
+    several = targets, rewards.HOW.items(), asking or ['reinforce']
+    for target, (how, exponents), name in itertools.product(*several):
       worth = lambda right, t=target, e=exponents: np.asarray(rewards.mnas(right, truth.cost, t, e))
-      part = run.child(f'{how}-{targets.index(target)}')
-      found, asked = _reinforced(module, worth(truth.once), part, trials)
-      tell(f'{how} reward', found, worth, trained=asked, target=target)
+      part = run.child(f'{name}-{how}-{targets.index(target)}')
+      found, asked = _reinforced(module, worth(truth.once), part, trials, POLICIES[name])
+      tell(f'{how} reward, {name}', found, worth, trained=asked, target=target)
     return net
 
   return stage

@@ -54,7 +54,7 @@ def test_the_table_s_sum_is_within_5_percent_of_the_emulator():
 def test_searches_find_the_network_that_is_the_best_when_all_are_trained(digits):
   run = Run(digits, (0, 1))
   net = create(MODULE, run.key('init', 0), digits.train.x[:1])
-  methods = ('darts', 'darts2', 'reinforce')
+  methods = ('darts', 'darts2', 'reinforce', 'ppo')
   stage = stages.darts(methods=methods, repeats=1, pushes=(100.0,), targets=(0.3,), trials=200,
                        **SETTINGS)  # fmt: skip
   assert stage(net, run) is net
@@ -62,18 +62,21 @@ def test_searches_find_the_network_that_is_the_best_when_all_are_trained(digits)
   assert list(listed) == ['skip skip', 'skip conv3', 'conv3 skip', 'conv3 conv3']
   best = max(r['test_accuracy'] for r in listed.values())
   assert best > listed['skip skip']['test_accuracy'] > 0.15
+  rewarded = [r['method'] for r in run.rows if r.get('target')]
+  assert rewarded == [f'{how} reward, {by}' for how in ('soft', 'hard') for by in methods[2:]]
   for row in (r for r in run.rows if r['kind'] == 'method'):
     truth = [listed[name]['test_accuracy'] for name in row['networks']]
     np.testing.assert_allclose(row['test_accuracy'], truth)
     if row['target']:  # the first training is the only one: what is rewarded is the truth
       over = {name: max(1, one['cost'] / 0.3) for name, one in listed.items()}
       worth = {name: one['test_accuracy'] / over[name] for name, one in listed.items()}
-      assert row['method'] == 'soft reward' or row['networks'] == [max(worth, key=worth.get)] * 2
+      best_worth = [max(worth, key=worth.get)] * 2
+      assert row['method'].startswith('soft reward, ') or row['networks'] == best_worth
       continue
     np.testing.assert_allclose(row['behind'], best - np.array(truth), atol=1e-6)
     if row['push']:  # so dear that nothing else counts
       assert row['networks'] == ['skip skip'] * 2 and max(row['cost']) < 0.25
-    elif row['method'] == 'reinforce':
+    elif row['method'] in ('reinforce', 'ppo'):
       assert row['rank'] == [1, 1]
 
 
