@@ -140,11 +140,12 @@ def graph(chain: Chain, genes, *, blank: bool = False) -> Graph:
   return sketch.finish(made, 'chain')
 
 
-def costs(chain: Chain, genes) -> dict:
+def costs(chain: Chain, genes, picojoules: dict | None = None) -> dict:
   """As `search.cost.cost`, of networks [n, genes]; memory by the planner, 100 networks a second."""
   genes, rows = np.atleast_2d(genes), []
   for row in genes:
-    found = {key: value[0] for key, value in cost.cost(ops_of(chain, row)).items()}
+    counted = cost.cost(ops_of(chain, row), picojoules=picojoules)
+    found = {key: value[0] for key, value in counted.items()}
     # the authors' convention counts two a channel, for a normalization that is not here
     biases = [*sizes(chain, row)[0], *sizes(chain, row)[1], chain.classes]
     params = cost.weights(ops_of(chain, row)).sum() + sum(biases)

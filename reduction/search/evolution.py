@@ -52,9 +52,9 @@ def evolve(
 ):  # fmt: skip
   """(genes, scores) of the last population, the best first; a fold of run, which resumes.
 
-  first: the population [n, genes]. score: genes [m, genes] -> [m]; of a generation only the
-  children are scored. parents: the share that is kept. Rows: a 'generation' each: best and median
-  score.
+  first: the population [n, genes]. score: (genes [m, genes], the generation's run) -> [m]; of a
+  generation only the children are scored. parents: the share that is kept. Rows: a 'generation'
+  each: best and median score.
   """
   keep = max(1, round(parents * len(first)))
 
@@ -65,9 +65,9 @@ def evolve(
       made = children(space, genes[:keep], fits, random, count=len(first) - keep, mutated=mutated,
                       rate=rate)  # fmt: skip
       genes = np.concatenate([genes[:keep], made])
-      scores = np.concatenate([scores[:keep], score(made)])
+      scores = np.concatenate([scores[:keep], score(made, run)])
     else:
-      scores = score(genes)
+      scores = score(genes, run)
     genes, scores = ranked(genes, scores)
     run.log(kind='generation', step=index, seed=seed, best=scores[0], median=np.median(scores))
     return dict(genes=genes, scores=scores), None

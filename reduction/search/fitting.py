@@ -26,25 +26,36 @@ class Fitting(NamedTuple):
 
 
 def fitting(
-  space: Space, *, board: str | None = None, sram: int = 0, flash: int = 0, macs: int = 0,
-  energy: float = 0.0, instructions: int = 0, code: int = CODE,
-  picojoules: dict | None = None, table: str | None = None,
+  space: Space, *, picojoules: dict | None = None, table: str | None = None,
+  board: str | None = None, **limits,
 ) -> Fitting:  # fmt: skip
   """The limits of a device on networks of a space.
 
-  board: of `mcu.boards`, whose memory less a stack and Flash less `code` bytes are limits; or sram,
-  flash in bytes. macs, energy (microjoules, estimated), instructions: limits too; 0: none.
-  picojoules: of `search.cost.cost`, what the estimate of energy is of. table: whose instructions, a
-  core of `mcu.boards.CORES` or a file of `search.latency`; by default the board's core, or 'm4'.
-  Raises UsageError where neither a board nor both sizes are named.
+  board, limits: of `within`. picojoules: of `search.cost.cost`, what the estimate of energy is of.
+  table: whose instructions, a core of `mcu.boards.CORES` or a file of `search.latency`; by default
+  the board's core, or 'm4'.
+  """
+  name = table or (boards.board(board).core if board else 'm4')
+  counted = latency.read(name if name in boards.CORES else pathlib.Path(name))
+  costed = functools.partial(costs, space, picojoules=picojoules, table=counted)
+  return within(costed, board=board, **limits)
+
+
+def within(
+  costed: Callable, *, board: str | None = None, sram: int = 0, flash: int = 0, macs: int = 0,
+  energy: float = 0.0, instructions: int = 0, code: int = CODE,
+) -> Fitting:  # fmt: skip
+  """The limits of a device on networks whose costs are known.
+
+  costed: genes [n, genes] -> dict of arrays [n]. board: of `mcu.boards`, whose memory less a stack
+  and Flash less `code` bytes are limits; or sram, flash in bytes. macs, energy (microjoules,
+  estimated), instructions: limits too; 0: none. Raises UsageError where neither a board nor both
+  sizes are named.
   """
   require(board is not None or min(sram, flash) > 0, 'name a board, or sram and flash in bytes')
   budget = of_board(board, code) if board else Budget('limits', sram, flash)
   limits = dict(sram=budget.sram, flash=budget.flash, macs=macs, energy_uj=energy,
                 instructions=instructions)  # fmt: skip
-  name = table or (boards.board(board).core if board else 'm4')
-  counted = latency.read(name if name in boards.CORES else pathlib.Path(name))
-  costed = functools.partial(costs, space, picojoules=picojoules, table=counted)
   limits = {name: most for name, most in limits.items() if most}
   return Fitting(budget, costed, functools.partial(_fits, costed, limits))
 

@@ -17,6 +17,7 @@ from reduction.stages.lottery import lottery
 from reduction.stages.microcontroller import microcontroller
 from reduction.stages.mutual import mutual
 from reduction.stages.on_policy import on_policy
+from reduction.stages.plain import plain
 from reduction.stages.pretrained import pretrained
 from reduction.stages.qat import qat
 from reduction.stages.qat_mcu import qat_mcu
@@ -36,6 +37,6 @@ from reduction.stages.versus import versus
 __all__ = [
   'awq', 'compare', 'compound', 'correct', 'darts', 'distill', 'fedavg', 'fedkd', 'fedmd',
   'filterlet', 'finalists', 'folder', 'gain', 'lottery', 'microcontroller', 'mutual',
-  'on_policy', 'pretrained', 'qat', 'qat_mcu', 'quantize', 'rank', 'rivals', 'salient', 'schedule',
-  'specialists', 'specialize', 'supermask', 'supernet', 'tinynas', 'tune', 'versus',
+  'on_policy', 'plain', 'pretrained', 'qat', 'qat_mcu', 'quantize', 'rank', 'rivals', 'salient',
+  'schedule', 'specialists', 'specialize', 'supermask', 'supernet', 'tinynas', 'tune', 'versus',
 ]  # fmt: skip

@@ -96,8 +96,9 @@ def _named(space, allowed, net, run, seed, networks, population, settings) -> di
   count = population + settings['generations'] * (population - keep)
   drawn = selection.drawn(space, allowed.budget, allowed.fits, random, count)
   last, _ = evolution.evolve(
-    run, space, drawn[:population], judge, allowed.fits, seed=seed, **settings
-  )
+    run, space, drawn[:population], lambda genes, _: judge(genes), allowed.fits, seed=seed,
+    **settings,
+  )  # fmt: skip
   step = lambda carry, i, run: (carry, dict(scores=judge(drawn[i * BESIDE :][:BESIDE])))
   _, outs = run.fold('scored', step, {}, math.ceil(count / BESIDE))
   scored, _ = evolution.ranked(drawn, np.concatenate([out['scores'] for out in outs]))

@@ -58,7 +58,8 @@ def specialize(
     guess = _predictor(whole, budget, fits, random, predicted, measure, run) or measure
     settings = dict(generations=generations, parents=parents, mutated=mutated, rate=rate)
     score = lambda genes: worth(genes, guess(genes))
-    genes, scores = evolution.evolve(run, whole, first, score, fits, **settings)
+    judge = lambda genes, _: score(genes)
+    genes, scores = evolution.evolve(run, whole, first, judge, fits, **settings)
     score = lambda genes: worth(genes, measure(genes))
     if predicted:
       genes, scores = evolution.ranked(genes, score(genes))
@@ -71,13 +72,14 @@ def specialize(
       best, _ = run.fold('random', step, start, math.ceil(count / BESIDE))
       other = _taken(whole, costed, net, run, 'random', best['genes'], float(best['score']))
       log_compared(run, found, other, net='evolution', base='random')
-    _write(description(spaces.decode(whole, genes[0])), run)
+    write_architecture(description(spaces.decode(whole, genes[0])), run)
     return found
 
   return stage
 
 
-def _write(arch: dict, run: Run):
+def write_architecture(arch: dict, run: Run):
+  """The JSON of a network that was found, where there is a workdir."""
   if run.workdir:
     with run.write('architecture') as folder:
       (folder / 'architecture.json').write_text(json.dumps(arch, indent=1) + '\n')

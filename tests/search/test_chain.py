@@ -63,7 +63,7 @@ def test_evolution_finds_the_best_that_fits():
   best = value(every[fits(every)], 'macs').max()
   first = s.sample(BOTH, np.random.default_rng(1), 60)
   first = first[fits(first)][:20]
-  score = lambda rows: value(rows, 'macs').astype(float)
+  score = lambda rows, _: value(rows, 'macs').astype(float)
   genes, scores = evolution.evolve(Run(), BOTH, first, score, fits, generations=6, rate=0.3)
   assert scores[0] == best and fits(genes).all()
 

@@ -32,7 +32,8 @@ def first(count=20):
 
 
 def evolved(run, generations=6):
-  return evolution.evolve(run, SPACE, first(), worth, fits, generations=generations)
+  score = lambda genes, _: worth(genes)
+  return evolution.evolve(run, SPACE, first(), score, fits, generations=generations)
 
 
 def test_evolution_beats_as_many_random_networks_within_the_budget():

@@ -55,6 +55,12 @@ def chosen():
                       **SHORT)  # fmt: skip
 
 
+def simple():
+  space = dict(pairs=(0, 1), layers=(0, 1), filters=(4, 8), units=(8, 16))
+  limits = dict(sram=10**4, flash=10**4, population=3, generations=1)
+  return stages.plain(space=space, **limits, **SHORT)
+
+
 def ended(stage, module, digits, workdir=None):
   """The rows of a run, without how long it took."""
   run = Run(digits, (0, 1), workdir, save_every=0)
@@ -80,6 +86,7 @@ def grown():
     pytest.param(compared, CHOICE, ('train:0', 'generations:0', 'scored:0'),
                  marks=pytest.mark.slow),
     pytest.param(grown, SMALL, ('train:0', 'train:0'), marks=pytest.mark.slow),
+    pytest.param(simple, CHOICE, ('train:0', 'generations:0', 'random:0'), marks=pytest.mark.slow),
     pytest.param(chosen, CHOICE, ('truth:0', 'train:0', 'policy:3'), marks=pytest.mark.slow),
   ],
 )  # fmt: skip
