@@ -21,9 +21,9 @@ from reduction.kernels.int4_tpu import TpuWeight
 from reduction.qtensor import QTensor, Scheme, dequantize, pack, packed, unpack
 
 FEW = 8  # rows of x; with more, weights become floats once and are multiplied as such
-# the same for the native kernel: with AVX2 it measures even at 256; with VNNI its products are
+# the same for the native kernel: with AVX2 it measures even at 256; with AVX-512 its products are
 # faster than those of floats
-NATIVE = 2_048 if native.has('avx512_vnni') else 128
+NATIVE = 2_048 if native.has('avx512bw') else 128
 LOG = logging.getLogger(__name__)
 Weight = QTensor | CpuWeight | GpuWeight | TpuWeight
 OWN = {  # the file of a weight's kernel, and the most rows of x that it multiplies best

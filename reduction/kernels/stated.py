@@ -33,6 +33,7 @@ TABLE = (
   Stated('H100', '4, 3', f'{GPU}{COMPILES}_an_h100_that_is_not_here', GPU + RIGHT, NO, NO),
   Stated('other GPUs', 'none', NO, NO, NO, NO),
   Stated('x86 with AVX-512 and VNNI', '8, 4, 3', CPU, CPU, HERE, PACE),
+  Stated('x86 with AVX-512', '8, 4, 3', CPU, CPU, CPU, NO),
   Stated('x86 with AVX2', '8, 4, 3', CPU, CPU, HERE, PACE),
   Stated('64-bit Arm', '8, 4, 3', CPU, CPU, NO, NO),
 )
