@@ -16,7 +16,8 @@ second or third one, and learns labels in place of masked words, for it is disti
 alone; TinyBERT's starts from the same layers as PKD's for want of a pretrained one, learns hidden
 layers first, then logits at T = 1, without its augmented sentences. Weights are the authors', T = 2
 for the soft targets of all but TinyBERT. Variants: 'teacher' tunes the teacher; 'four' layers;
-'quick' is a teacher of two layers and its student of one in one run, a minute.
+'attention' is one student, of soft targets and TinyBERT's loss of attention alone; 'quick' is a
+teacher of two layers and its student of one in one run, a minute.
 """
 
 from ml_collections import config_dict
@@ -36,8 +37,8 @@ EVENLY = {2: (2, 5), 4: (1, 2, 4, 5), 1: (1,)}  # layers that TinyBERT's look at
 
 
 def get_config(variant: str = ''):
-  """variant: '', 'teacher', 'four' or 'quick'."""
-  chosen = split(variant, ('teacher', 'four', 'quick'))
+  """variant: '', 'teacher', 'four', 'attention' or 'quick'."""
+  chosen = split(variant, ('teacher', 'four', 'attention', 'quick'))
   quick = 'quick' in chosen
   c = config_dict.ConfigDict()
   layers = 1 if quick else 4 if 'four' in chosen else 2
@@ -51,6 +52,7 @@ def get_config(variant: str = ''):
   )
   student = dict(SIZES, name='bert', layers=layers)
   parts = students(student, 'teacher' if quick else TAUGHT_BY, epochs)
+  attention = parts.pop('attention')
   c.paper = claims()
   if quick:
     parts = dict(teacher, distilbert=parts['distilbert'])
@@ -60,6 +62,10 @@ def get_config(variant: str = ''):
     c.seeds = SEEDS[:1]
     parts = teacher
     c.paper = lines(D30=('the teacher', '93.4 %', accuracy('teacher', 'tune', how='value')))
+  elif 'attention' in chosen:
+    c.title = f'BERT in {layers} layers, by attention: SST-2'
+    parts = dict(attention=attention)
+    c.paper = attended()
   c.stages = tuple(parts)
   for name, settings in parts.items():
     c[name] = settings
@@ -94,8 +100,8 @@ def students(model: dict, teacher: str, epochs: float):
   embedded = (dict(student='embeddings/states', teacher='embeddings/states', loss='tinybert'),)
   apart = dict(first, layers=named('layer', EVERY_OTHER[layers]))
   evenly = EVENLY[layers]
-  hidden = pairs(evenly, 'states', 'tinybert')
-  hidden += pairs(evenly, 'attention/scores', 'attention_scores')
+  attention = pairs(evenly, 'attention/scores', 'attention_scores')
+  hidden = pairs(evenly, 'states', 'tinybert') + attention
   tiny = dict(soft, hard=0.0, temperature=1.0, best=False)
   going_on = {k: v for k, v in tiny.items() if k not in ('student', 'inherits')}
   return {
@@ -105,6 +111,7 @@ def students(model: dict, teacher: str, epochs: float):
     'pkd': dict(soft, matches=pairs(SKIP[layers], 'first', 'patient')),
     'tinybert_layers': dict(tiny, soft=0.0, matches=embedded + hidden),
     'tinybert': dict(going_on, best=True),
+    'attention': dict(soft, matches=attention),
   }
 
 
@@ -130,9 +137,19 @@ def claims():
   )  # fmt: skip
 
 
+def attended():
+  """Against plain soft targets, of the run of both."""
+  soft = dict(run='distill/bert', stage='soft')
+  return lines(
+    D39b=('attention', 'not in the papers', accuracy('attention', how='value')),
+    D39c=('attention against soft targets', '', accuracy(
+      'attention', how='difference', against=soft)),
+  )  # fmt: skip
+
+
 def sweep():
-  """The teacher, then both depths, a line a seed."""
+  """The teacher, then both depths and attention alone, a line a seed."""
   yield {'variant': 'teacher'}
-  for variant in '', 'four':
+  for variant in '', 'four', 'attention':
     for seed in SEEDS:
       yield {'variant': variant, 'seeds': (seed,)}
