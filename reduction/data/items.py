@@ -102,18 +102,24 @@ def ratings(folder: Path, candidates: int, seed: int) -> tuple[list[str], list[O
   films_, rated, liked = {}, {}, {}
   for row in _table(folder / 'movies.csv', 3):
     films_[row[0]] = (len(films_), row[1])
-  for user, film, stars, time in _table(folder / 'ratings.csv', 4):
-    if film in films_:
-      rated.setdefault(user, set()).add(films_[film][0])
-      if float(stars) >= LIKED:
-        liked.setdefault(user, []).append((int(time), films_[film][0]))
+  path = folder / 'ratings.csv'
+  for row, (user, film, stars, time) in enumerate(_table(path, 4), 1):
+    if film not in films_:
+      continue
+    try:
+      user, stars, time = int(user), float(stars), int(time)
+    except ValueError as error:
+      raise DataError(f'{path}: rating {row} is no user, film, stars, time: {error}') from error
+    rated.setdefault(user, set()).add(films_[film][0])
+    if stars >= LIKED:
+      liked.setdefault(user, []).append((time, films_[film][0]))
   rng, offers = np.random.default_rng(seed), []
-  for user in sorted(liked, key=int):
+  for user in sorted(liked):
     order = [film for _, film in sorted(liked[user])]
     unseen = np.setdiff1d(np.arange(len(films_)), list(rated[user]))
     for at in range(1, len(order)):
       passed = tuple(rng.choice(unseen, candidates - 1, replace=False).tolist())
-      offers.append(Offer(user, tuple(order[:at]), (order[at],), passed))
+      offers.append(Offer(str(user), tuple(order[:at]), (order[at],), passed))
   return [title for _, title in films_.values()], offers
 
 

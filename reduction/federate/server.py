@@ -46,9 +46,10 @@ def rules(
   with fewer updates than these a round is void. heaviest: no client weighs more than so many times
   the median of those that are there, whatever it says it has; 0: what it says. noise: differential
   privacy, the sum of clipped updates gets normal noise of noise * clip (McMahan et al. 2018); needs
-  clip, uniform weights and mean; delta: what its epsilon is told for. secure: the server learns the
-  sum alone, in the fixed point of `secure`, and a round in which fewer than so many updates arrive
-  is void; needs mean, and refuses no update by its length, which it cannot see.
+  clip, uniform weights and mean; delta: what its epsilon is told for. secure: what a server that
+  learns the sum alone would have, simulated: the sum is one of integers, in the fixed point of
+  `secure`, and a round in which fewer than so many updates arrive is void; needs mean, and refuses
+  no update by its length, which such a server cannot see.
   """
   require(combine in COMBINES, f'{combine=} must be one of {", ".join(COMBINES)}')
   require(weights in WEIGHTS, f'{weights=} must be one of {", ".join(WEIGHTS)}')
@@ -68,6 +69,9 @@ def rules(
     combine, weights, float(trim), float(clip), float(longest), least, float(heaviest),
     float(noise), delta, secure,
   )  # fmt: skip
+
+
+MEAN = rules()
 
 
 def length(update) -> jax.Array:
@@ -96,11 +100,7 @@ def combined(updates, weights, fine, how: Rules, key) -> dict:
   """
   fine = fine.astype(jnp.float32)
   if how.combine == 'mean':
-    share = shares(weights, fine, how)
-    if how.secure:  # what is added up are integers
-      updates = {n: jnp.round(_like(share, x) * x * SCALE) / SCALE for n, x in updates.items()}
-      share = jnp.ones_like(share)
-    mean = {n: jnp.tensordot(share, x, 1) for n, x in updates.items()}
+    mean = summed(updates, shares(weights, fine, how), how)
     if not how.noise:
       return mean
     deviation = how.noise * how.clip / jnp.maximum(fine.sum(), 1.0)
@@ -112,6 +112,17 @@ def combined(updates, weights, fine, how: Rules, key) -> dict:
     return {name: _present(x, shares(weights, fine, how)) for name, x in updates.items()}
   trim = how.trim if how.combine == 'trimmed' else None
   return {name: _ranked(x, fine > 0, trim) for name, x in updates.items()}
+
+
+def summed(values, share, how: Rules):
+  """The sum of a tree [m, ...], each its share [m]; with how.secure of integers."""
+
+  def one(x):
+    if how.secure:
+      return jnp.round(_like(share, x) * x * SCALE).sum(0) / SCALE
+    return jnp.tensordot(share, x, 1, precision=EXACT)
+
+  return tree.map(one, values)
 
 
 def shares(weights, fine, how: Rules) -> jax.Array:
@@ -181,7 +192,7 @@ def settlement(codec: Codec, how: Rules, step, names: tuple[str, ...]):
     if codec.answers:
       like, last = _of(shared, names), len(codec.answers) - 1
       share = shares(weights, fine, how)
-      message, wire = answer(codec, last, updates, share, server['wire'], like)
+      message, wire = answer(codec, last, updates, share, server['wire'], like, how)
       change, state = codec.decode(joined(heard, message), like), server['step']
     else:
       keys = jax.random.split(key, len(weights) + 2)
@@ -202,7 +213,7 @@ def answering(codec: Codec, how: Rules, number: int, names: tuple[str, ...]):
 
   def run(shared, wire, messages, weights, fine):
     share = shares(weights, fine, how)
-    return answer(codec, number, messages, share, wire, _of(shared, names))
+    return answer(codec, number, messages, share, wire, _of(shared, names), how)
 
   return run
 
@@ -299,7 +310,7 @@ def _together(codec, how, step, shared, server, updates, senders, weights, fine,
   for number in range(len(codec.answers)):
     each = (updates, senders, keys)
     messages, senders = jax.lax.map(functools.partial(say, number), each)
-    message, wire = answer(codec, number, messages, share, wire, like)
+    message, wire = answer(codec, number, messages, share, wire, like, how)
     heard = joined(heard, message)
     one = tree.map(lambda x: x[0], messages)
     up, down = (_added(so_far, codec.count(m)) for so_far, m in ((up, one), (down, message)))
@@ -308,10 +319,9 @@ def _together(codec, how, step, shared, server, updates, senders, weights, fine,
   return codec.decode(heard, like), senders, wire, server['step'], told
 
 
-def answer(codec, number, messages, share, wire, like):
+def answer(codec, number, messages, share, wire, like, how: Rules = MEAN):
   """(what all hear, wire) of the messages [m, ...] of an exchange; share [m] adds up to 1."""
-  mean = tree.map(lambda x: jnp.tensordot(share, x, 1, precision=EXACT), messages)
-  return codec.answers[number](mean, wire, like)
+  return codec.answers[number](summed(messages, share, how), wire, like)
 
 
 def _added(counts: dict, more: dict) -> dict:

@@ -1,5 +1,6 @@
 """The server of a federation between processes; what it agrees in with clients: `network`."""
 
+import functools
 import secrets
 from collections.abc import Callable, Iterator
 
@@ -55,6 +56,8 @@ def serving(ask: Ask, config: str):
     here = dict(where=place(run), config=config)
 
     def one(carry, number, run):
+      if plan.rules.noise and number == 0:
+        carry = dict(carry, secret=np.frombuffer(secrets.token_bytes(16), np.uint32)[None])
       chosen = [
         cohort.ids[at_clients.choose(key, number, len(cohort.ids), plan.share, 0.0)[0]]
         for i, cohort in enumerate(cohorts) for key in run.key('data', 1, i)
@@ -93,13 +96,15 @@ def close(plan, like, carry, ask: Ask, here: dict, run):
 
 def begin(plan, cohorts, like, shared, state) -> dict:
   """What the server's fold carries: of `rounds.begin`, what is not of clients; change, the newest
-  message; heard int [1, C]: the last round, from 1, whose update was taken."""
+  message; heard int [1, C]: the last round, from 1, whose update was taken; secret uint32 [1, 4]:
+  what noise is drawn from besides the seed, which clients know; drawn in the first round."""
   counter = lambda: np.zeros((1, sum(len(cohort.ids) for cohort in cohorts)), np.int64)
   one = lambda t: tree.map(lambda x: jnp.asarray(x)[None], t)
   change = tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), talk(plan.codec, like).hears[-1])
   return dict(
     shared=shared, server=dict(wire=one((plan.codec.serve or plan.codec.start)(like)), step=state),
     change=change, seen=counter(), heard=counter(), last=np.zeros(1, np.int64),
+    secret=np.zeros((1, 4), np.uint32),
     **{name: counter() for name in COUNTERS},
   )  # fmt: skip
 
@@ -246,7 +251,7 @@ def settled(table: Table, taken: intake.Taken, heard: dict, wire, step):
   )
   shared, server, change, void = program(
     carry['shared'], dict(carry['server'], wire=wire), updates, weights, fine,
-    progress(plan, number), table.run.key('noise', number), heard,
+    progress(plan, number), hidden(table.run.key('noise', number), carry['secret']), heard,
   )  # fmt: skip
   server = tree.select(void[0], carry['server'], server)
   fine = fine[0]
@@ -282,6 +287,13 @@ def settled(table: Table, taken: intake.Taken, heard: dict, wire, step):
     rank=np.array([[np.mean(found) if found else np.nan] for found in ranks]),
   )  # fmt: skip
   return carry, told, sent
+
+
+def hidden(keys, secret):
+  """keys [1] with a secret [1, 4] in them; as they were where it is 0, as without noise."""
+  if not secret.any():
+    return keys
+  return functools.reduce(jax.vmap(jax.random.fold_in), jnp.asarray(secret).T, keys)
 
 
 def _sum(counts: dict, name: str) -> int:

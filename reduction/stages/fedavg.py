@@ -11,9 +11,8 @@ from reduction.federate import step as steps
 from reduction.federate.clients import taking_part
 from reduction.federate.codecs.columns import columns
 from reduction.federate.codecs.dense import dense
+from reduction.federate.scoring import log_refusals, tested
 from reduction.net import Net, all_kept, create, over_replicas
-from reduction.predict import logits, scores
-from reduction.ranking import binary, offered
 from reduction.run import Run, Stage
 from reduction.stages.distill import heir
 from reduction.update import optimizer as build_optimizer
@@ -89,6 +88,11 @@ def of_parts(plan: setting.Plan, thin: float, layers: str) -> setting.Plan:
     plan.codec is dense() and plan.rules.combine == 'mean',
     'FedDropout has its own codec and mean: leave codec and rules.combine out beside thin',
   )
+  require(
+    not plan.rules.noise and not plan.rules.secure,
+    'the mean of parts is neither noisy nor a plain sum: leave rules.noise and rules.secure out '
+    'beside thin',
+  )
   parts = columns(share=thin, layers=layers)
   return plan._replace(codec=parts, rules=plan.rules._replace(combine='present'))
 
@@ -112,9 +116,7 @@ def report(run: Run, plan, carry, net: Net, **more):
   of_dense: the share of the bytes that whole tensors would have taken, both ways. Of each client
   whose updates were refused a 'refusals', with how many.
   """
-  for client in np.flatnonzero(np.asarray(carry['refused']).any(0)):
-    run.log(kind='refusals', summary=True, seeds=run.seeds, client=int(client),
-            refused=carry['refused'][:, client])  # fmt: skip
+  log_refusals(run, carry['refused'])
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
     up_bytes=carry['up'].mean(1), down_bytes=carry['down'].mean(1),
@@ -122,24 +124,3 @@ def report(run: Run, plan, carry, net: Net, **more):
     refused=carry['refused'].sum(1), epsilon=plan.epsilon,
     **tested(net, run), **more,
   )  # fmt: skip
-
-
-def together(knows: list[dict]) -> dict:
-  """Clients' scores, as of `tested`, as one: the means, and of accuracy the worst and the best."""
-  if not knows:
-    return {}
-  found = {name.removeprefix('test_'): np.stack([one[name] for one in knows]) for name in knows[0]}
-  ends = dict(worst=found['accuracy'].min(0), best=found['accuracy'].max(0))
-  return {name: values.mean(0) for name, values in found.items()} | ends
-
-
-def tested(net: Net, run: Run) -> dict:
-  """What net [R] scores on the test split: of two classes F and more, of lists AUC and more."""
-  test = run.data.test
-  said = logits(net, test.x)
-  found = scores(said, test.y)
-  if run.data.classes == 2:
-    found |= binary(said, test.y)
-  if hasattr(net.module, 'history'):  # a recommender
-    found |= offered(said, test.y)
-  return found

@@ -18,10 +18,11 @@ from reduction.distill.matching import apart, capture
 from reduction.distill.teachers import find
 from reduction.federate import mutual, rounds, setting
 from reduction.federate.clients import take
+from reduction.federate.scoring import tested, together
 from reduction.net import Net, create, over_replicas
 from reduction.run import Run, Stage
 from reduction.stages.distill import heir
-from reduction.stages.fedavg import begin, finished, report, tested, together
+from reduction.stages.fedavg import begin, finished, report
 from reduction.update import optimizer as build_optimizer
 
 FACTORS = dict(name='low_rank', start=0.95, end=0.98)

@@ -10,12 +10,14 @@ from reduction import models, tree
 from reduction.config import call
 from reduction.errors import require
 from reduction.federate import clients, methods, setting
+from reduction.federate.agreement import agreed, like, set_apart, speaker
 from reduction.federate.codecs.codec import FLOAT
+from reduction.federate.codecs.dense import dense
+from reduction.federate.scoring import log_refusals, tested, together
+from reduction.federate.server import rules
 from reduction.net import Net, all_kept, create, over_replicas
-from reduction.predict import predictor
 from reduction.run import Run, Stage
 from reduction.stages.distill import heir
-from reduction.stages.fedavg import tested, together
 from reduction.update import optimizer as build_optimizer
 
 
@@ -36,12 +38,15 @@ def fedmd(
 ) -> Stage:  # fmt: skip
   """Trains a model a client: with public = 0 each alone, else FedMD (Li & Wang 2019, 1910.03581).
 
-  federation: of `federate.setting.plan`; nothing is encoded, all clients take part. public: so many
-  training examples belong to no client and lose their labels. Each round clients say their logits
-  of these, learn the mean of all for `digest` epochs, then their own data. student: a model that
+  federation: of `federate.setting.plan`; nothing is encoded, all clients take part, and of rules
+  there is `least`. public: so many training examples belong to no client and lose their labels.
+  Each round clients say their logits of these, learn the mean of all for `digest` epochs, then
+  their own data. Logits that are not finite have no part in the mean and are counted as refused;
+  with fewer than `least` others nothing is digested. student: a model that
   starts afresh, or from what inherits names, as in `distill`; None takes the net that comes.
   frozen: weights of these names are not trained. Returns the net of the client with most examples.
-  Rows: a 'round' each, and a 'federated' with the mean of all clients' scores and its ends.
+  Rows: a 'round' each, a 'federated' with the mean of all clients' scores and its ends, and a
+  'refusals' for each client that was refused.
   """
   plan, tx = setting.read(federation), build_optimizer(**optimizer)
   require(public == 0 or public >= plan.batch, f'{public=} must be 0 or at least a batch')
@@ -50,6 +55,8 @@ def fedmd(
     plan.share == 1 and not plan.failing and not plan.disk,
     'fedmd takes all clients each round, in memory: share=1, failing=0, disk=False',
   )
+  logits = plan.codec is dense() and plan.rules == rules(least=plan.rules.least)
+  require(logits, 'clients of fedmd say logits: leave codec and all of rules but least out')
   module = call(models, student, 'student') if student else None
   heir_of = heir(inherits, module)
 
@@ -62,23 +69,33 @@ def fedmd(
     data, said = jax.device_put(tuple(train)), over_replicas(speaker(net.module))
 
     def one_round(carry, number, run):
-      own, step, told = carry['own'], carry['step'], {}
+      own, step, fine, told = carry['own'], carry['step'], True, {}
       if public:
-        x = train.x[shown]
-        heard = said(own['params'], own['stats'], x).mean(1)
-        whole = [[np.arange(public)] * plan.clients] * len(run.seeds)
-        own, told['digest_loss'] = learn(course, True, own, step, (x, heard), whole, number, run)
+        own, fine, told = digested(course, own, step, train.x[shown], said, number, run)
       own, told['loss'] = learn(course, False, own, step, data, owned, number, run)
       sent = np.full(len(run.seeds), FLOAT * public * run.data.classes * plan.clients)
-      run.log(
-        kind='round', step=number + 1, seeds=run.seeds, up_bytes=sent, down_bytes=sent, **told
-      )
-      return dict(own=own, step=step + clients.most_steps(owned, plan.batch, plan.epochs)), None
+      told |= dict(up_bytes=sent, down_bytes=sent)
+      run.log(kind='round', step=number + 1, seeds=run.seeds, **told)
+      step = step + clients.most_steps(owned, plan.batch, plan.epochs)
+      return dict(own=own, step=step, refused=carry['refused'] + np.logical_not(fine)), None
 
     carry, _ = run.fold('rounds', one_round, begin(net, tx, plan, run), plan.rounds)
-    return judged(net, carry['own'], owned, plan, public, run)
+    log_refusals(run, carry['refused'])
+    return judged(net, carry, owned, plan, public, run)
 
   return stage
+
+
+def digested(course: Course, own, step, x, said, number: int, run: Run):
+  """(own, whose logits were fine [R, C], a part of the row) after all heard what all say of x."""
+  plan = course.plan
+  heard, fine = agreed(said(own['params'], own['stats'], x))
+  whole = [[np.arange(course.public)] * plan.clients] * len(run.seeds)
+  new, loss = learn(course, True, own, step, (x, heard), whole, number, run)
+  void = fine.sum(1) < plan.rules.least
+  own = tree.map(lambda a, b: jnp.where(like(void, a), a, b), own, new)
+  told = dict(digest_loss=loss, void=void.astype(int), refused=(~fine).sum(1))
+  return own, fine, told
 
 
 def learn(course: Course, digests: bool, own, step, data, parts, number: int, run: Run):
@@ -101,35 +118,18 @@ def learn(course: Course, digests: bool, own, step, data, parts, number: int, ru
   return own, told['loss'].mean(1)
 
 
-def set_apart(plan, public: int, run: Run):
-  """(for each seed the examples of each client, public examples [R, public])."""
-  y, owners, owned, shown = run.data.train.y, run.data.owners, [], []
-  require(public < len(y), f'{public=} must be fewer than the {len(y)} training examples')
-  for key in run.key('data', 2):
-    rng = clients.generator(key)
-    mixed = rng.permutation(len(y)) if public else np.arange(len(y))
-    shown.append(mixed[:public])
-    rest = np.sort(mixed[public:])
-    parts = plan.split(y[rest], None if owners is None else owners[rest], rng)
-    owned.append([rest[part] for part in parts])
-  return owned, np.stack(shown)
-
-
-def speaker(module):
-  """(params, stats [C, ...], x) -> logits [C, n, classes]."""
-  return jax.vmap(predictor(module), (0, 0, None))
-
-
 def begin(net: Net, tx, plan, run: Run) -> dict:
-  """The first carry: every client's model and optimizer, all alike."""
+  """The first carry: every client's model and optimizer, all alike; refused [R, C], so often."""
   params = tree.keep(net.params, net.masks)
   own = dict(params=params, stats=net.stats, opt=over_replicas(tx.init)(params))
   spread = lambda x: jnp.repeat(jnp.asarray(x)[:, None], plan.clients, 1)
-  return dict(own=tree.map(spread, own), step=jnp.zeros(len(run.seeds), jnp.int32))
+  return dict(own=tree.map(spread, own), step=jnp.zeros(len(run.seeds), jnp.int32),
+              refused=np.zeros((len(run.seeds), plan.clients), np.int64))  # fmt: skip
 
 
-def judged(net: Net, own, owned, plan, public: int, run: Run) -> Net:
+def judged(net: Net, carry, owned, plan, public: int, run: Run) -> Net:
   """The net of the client with most examples, after the row of them all."""
+  own = carry['own']
   ends = together([
     tested(of_client(net, own, (slice(None), client)), run) for client in range(plan.clients)
   ])
@@ -137,7 +137,8 @@ def judged(net: Net, own, owned, plan, public: int, run: Run) -> Net:
   sent = np.full(len(run.seeds), FLOAT * public * run.data.classes * plan.rounds)
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
-    up_bytes=sent, down_bytes=sent, **{names[key]: values for key, values in ends.items()},
+    up_bytes=sent, down_bytes=sent, refused=carry['refused'].sum(1),
+    **{names[key]: values for key, values in ends.items()},
   )  # fmt: skip
   largest = np.array([np.argmax([len(part) for part in of_seed]) for of_seed in owned])
   return of_client(net, own, (np.arange(len(largest)), largest))

@@ -87,6 +87,10 @@ def test_missing_and_damaged_files_are_named(texts, tmp_path):
   (tmp_path / 'movies.csv').write_text('movieId,title,genres\n1,A\n')
   with pytest.raises(DataError, match=r'movies.csv:2 has 2 fields, not 3'):
     ratings(tmp_path, 5, 0)
+  (tmp_path / 'movies.csv').write_text('movieId,title,genres\n1,A,B\n')
+  (tmp_path / 'ratings.csv').write_text('userId,movieId,rating,time\n1,1,good,5\n')
+  with pytest.raises(DataError, match=r'ratings.csv: rating 1 is no user, film.*good'):
+    ratings(tmp_path, 5, 0)
   (tmp_path / 'news.tsv').write_text('\n')
   with pytest.raises(DataError, match='has no news'):
     news(tmp_path / 'news.tsv')

@@ -19,7 +19,7 @@ from reduction.models.llama_files import MODULES, settings, shapes
 from tests import decoders
 from tests.sentences import tokenizer
 
-NOISE = 128 * 2**20  # bytes: programs for another number of blocks
+NOISE = 64 * 2**20  # bytes: programs for another number of blocks
 
 
 def write(folder: pathlib.Path, **sizes) -> int:

@@ -1,5 +1,8 @@
 """FedKD and its baselines on real digits: they learn, resume bit for bit, and count their bytes."""
 
+import importlib
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -246,6 +249,30 @@ def test_clients_alone_begin_from_a_net_that_was_there_and_keep_what_is_frozen(d
   assert same == dict(fc1=True, out=False)
 
 
+PRIVATE = dict(noise=8.0, clip=1.0, weights='uniform')
+
+
+def md(**federation):
+  settings = dict(optimizer=ADAM, student=STUDENT, public=200)
+  return stages.fedmd(federation=dict(FEDERATION, **federation), **settings)
+
+
+def test_logits_that_are_not_finite_have_no_part_in_what_clients_agree_on(digits, monkeypatch):
+  module = importlib.import_module('reduction.stages.fedmd')
+  real = module.speaker
+  one_lies = lambda of: lambda *given: real(of)(*given).at[1].set(jnp.nan)
+  monkeypatch.setattr(module, 'speaker', one_lies)
+  _, run = done(md(rules=dict(least=3)), digits)
+  (refused,) = [row for row in run.rows if row['kind'] == 'refusals']
+  assert (refused['client'], refused['refused']) == (1, [4])
+  assert summary(run)['refused'] == [4] and summary(run)['test_accuracy'][0] > 0.5
+  told = [(row['refused'], row['void']) for row in run.rows if row['kind'] == 'round']
+  assert told == [([1], [0])] * 4
+  kept, run = done(md(rounds=1, rules=dict(least=4)), digits)
+  assert [row['void'] for row in run.rows if row['kind'] == 'round'] == [[1]]
+  assert tree.finite(kept.params)
+
+
 def test_wrong_settings_are_refused():
   for make, says in (
     (lambda: kd(round=3), "config.federation has no 'round'"),
@@ -256,6 +283,10 @@ def test_wrong_settings_are_refused():
     (lambda: average(federation=dict(rules=dict(secure=5))), 'threshold=5'),
     (lambda: average(method='scaffold'), 'scaffold takes steps of one size'),
     (lambda: stages.fedmd(federation=FEDERATION, optimizer=ADAM, public=3), 'public=3'),
+    (lambda: md(rules=dict(clip=1.0)), 'all of rules but least'),
+    (lambda: md(codec=dict(name='low_rank')), 'leave codec'),
+    (lambda: average(thin=0.4, federation=dict(rules=PRIVATE)), 'leave rules.noise'),
+    (lambda: average(thin=0.4, federation=dict(rules=dict(secure=3))), 'leave rules.noise'),
   ):  # fmt: skip
     with pytest.raises(UsageError, match=says):
       make()
