@@ -45,6 +45,8 @@ def conversation():
 
   require(FLAGS.model, '--model is needed: a model folder, a .gguf or a llama2.c file')
   require(FLAGS.tokens > 0, f'--tokens={FLAGS.tokens} must be above 0')
+  require(0 <= FLAGS.seed < 2**32, f'--seed={FLAGS.seed} must lie in [0, 2^32)')
+  require(all(FLAGS.stop), '--stop= is empty and would end every answer; leave it out')
   how = Sampling(FLAGS.temperature, FLAGS.top_k, FLAGS.top_p, FLAGS.repetition)
   how.check()
   found = language_model(FLAGS.model, FLAGS.data_dir)

@@ -8,6 +8,7 @@ from reduction.chat import stream
 from reduction.chat.manners import Manners
 from reduction.chat.runtime import Runtime
 from reduction.chat.sampling import Sampling
+from reduction.errors import require
 
 
 class Conversation:
@@ -40,6 +41,7 @@ class Conversation:
     What was given is kept; where that is nothing, the conversation is as it was before. So it is
     where no answer can be given, which raises UsageError.
     """
+    require(said.strip(), 'there is nothing to answer: the prompt is empty')
     asked = [*self.messages, dict(role='user', content=said)]
     given = ''
     for piece in self._pieces(asked, stop):

@@ -42,11 +42,14 @@ class Runtime:
     self.context = most if context is None else context
     require(1 < self.context <= most, f'{context=} must be above 1 and at most {most}')
     self.module, self.params = resident(net, head)
-    self.memory = memory.empty(net.module, 1, self.context, stored)
-    self.places = memory.places(self.memory)
+    empty = functools.partial(memory.empty, net.module, 1, self.context, stored)
+    shapes = jax.eval_shape(empty)
+    self.places = memory.places(shapes)
     if at_once and stacked.fits(self.module, self.params, stored):
       self.params = stacked.stacked(self.module, self.params)
-      self.memory = stacked.remembered(self.memory)
+      self.memory = stacked.remembered(shapes)
+    else:
+      self.memory = empty()
     self._like = jax.tree.structure(self.params)
     self.tokens: list[int] = []
     self.times = dict(read=0, read_s=0.0, first_s=0.0, wrote=0, wrote_s=0.0)  # of the last text

@@ -86,9 +86,12 @@ def stacked(module, params: dict) -> dict:
 
 
 def remembered(kept: dict) -> dict:
-  """A memory of `memory.empty` with the layers in one: key [layers, n, places, kv_heads, size]."""
+  """An empty memory with the layers in one: key [layers, n, places, kv_heads, size].
+
+  kept: one of `memory.empty`; its shapes are enough, so that it need never be made.
+  """
   layers = [kept[f'layer{i}'] for i in range(len(kept) - 1)]
-  return jax.tree.map(lambda *arrays: jnp.stack(arrays), *layers)
+  return jax.tree.map(lambda *like: jnp.zeros((len(like), *like[0].shape), like[0].dtype), *layers)
 
 
 def token(module, blocks: Blocks, kept: dict, x, place) -> tuple:

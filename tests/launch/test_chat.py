@@ -57,6 +57,9 @@ def test_one_prompt_is_answered(launch, decoder, talk):
     (['--model=tiny', '--prompt=a', '--top_p=2'], 2, 'top_p=2.0 must be'),
     (['--model=tiny', '--prompt=a', '--memory=int4'], 2, "stored='int4' must be one of"),
     (['--model=tiny', '--prompt=a', '--tokens=0'], 2, '--tokens=0 must be above 0'),
+    (['--model=tiny', '--prompt= '], 2, 'the prompt is empty'),
+    (['--model=tiny', '--prompt=a', f'--seed={10**22}'], 2, 'must lie in [0, 2^32)'),
+    (['--model=tiny', '--prompt=a', '--stop='], 2, '--stop= is empty'),
   ],
 )
 def test_what_is_wrong_is_one_line(launch, decoder, flags, code, line):
@@ -98,11 +101,13 @@ def test_inputs_in_8_bits_say_what_they_change(launch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('setsid'), reason='nothing gives a terminal of its own')
 def test_a_person_at_a_terminal(decoder):
   """A greeting, an answer, a line called back by the arrow, Ctrl-C at the prompt, Ctrl-D."""
   master, slave = pty.openpty()
   chat = subprocess.Popen(
-    [sys.executable, '-m', 'launch.chat', '--model=tiny', f'--data_dir={decoder}', '--tokens=6'],
+    ['setsid', '--ctty', sys.executable, '-m', 'launch.chat', '--model=tiny',
+     f'--data_dir={decoder}', '--tokens=6'],  # with a terminal of its own, whose keys are signals
     stdin=slave, stdout=slave, stderr=slave, env=os.environ | {'TERM': 'xterm'},
   )  # fmt: skip
   os.close(slave)
@@ -130,6 +135,8 @@ def test_a_person_at_a_terminal(decoder):
     at = until(b'of 64 places', type_in(b'/stats\n', at))
     at = until(b'of 64 places', type_in(b'\x1b[A\n', at))  # the line before, again
     at = until(b'forgotten', type_in(b'/reset\n', at))
+    at = until(b'\n', type_in(b'half a line\x03', at))  # is given up
+    at = until(b'of 64 places', type_in(b'/stats\n', at))
     type_in(b'\x04', at)
     assert chat.wait(60) == 0
   finally:

@@ -89,7 +89,8 @@ def test_a_long_memory_is_read_to_its_end_by_any_number_of_threads(monkeypatch):
   x, apart = embed(params, tokens, 0), dict(kept)
   for i in range(2):
     x, apart[f'layer{i}'] = block(params[f'layer{i}'], kept[f'layer{i}'], x, 0)
-  last, both = embed(params, tokens[:, -1:], 199), stacked.remembered(apart)
+  both = jax.tree.map(lambda *parts: jnp.stack(parts), apart['layer0'], apart['layer1'])
+  last = embed(params, tokens[:, -1:], 199)
   wrong = jax.tree.map(lambda part: part.at[:, :, 199:].set(9) if part.ndim == 5 else part, both)
   blocks = stacked.stacked(module, dict(params))[stacked.BLOCKS]
   y, new = stacked.token(module, blocks, wrong, last, 199)
@@ -126,3 +127,12 @@ def test_block_by_block_reads_its_part():
 def test_other_nets_keep_their_blocks_apart(change, stored):
   module, params = resident(net(**change))
   assert not stacked.fits(module, params, stored)
+
+
+def test_an_empty_memory_is_made_in_one_of_the_shapes_of_its_layers_alone():
+  module, _ = resident(net())
+  apart = memory.empty(module, 1, 256, 'int8')
+  made = stacked.remembered(jax.eval_shape(lambda: memory.empty(module, 1, 256, 'int8')))
+  jax.tree.map(
+    np.testing.assert_array_equal, made, jax.tree.map(lambda a: np.stack([a, a]), apart['layer0'])
+  )
