@@ -1,5 +1,7 @@
 """What the experiments of FedKD have in common: clients, methods and ablations, tables."""
 
+from configs.claims import lines
+
 FACTORS = dict(name='low_rank', start=0.95, end=0.98)
 DENSE = dict(name='dense')
 BESIDE = ('teacher_accuracy', 'up_bytes', 'down_bytes', 'of_dense')  # scores
@@ -66,6 +68,30 @@ NAMES = dict(
   whole='FedKD, updates whole', still='FedKD, T = 0.95', without_hidden='FedKD, logits alone',
   fixed='FedKD, not adaptive', alone='no distillation', authors="FedKD, authors' joint loss",
 )  # fmt: skip
+
+
+ABLATIONS = dict(  # figure -> (claim, the stage, the one it is compared with, the key)
+  f2=('distillation, for the student', 'fedkd', 'alone', 'test_accuracy'),
+  f2b=('distillation, for teachers', 'fedkd', 'alone', 'teacher_accuracy'),
+  f3=('adaptive weights, for the student', 'fedkd', 'fixed', 'test_accuracy'),
+  f3b=('adaptive weights, for teachers', 'fedkd', 'fixed', 'teacher_accuracy'),
+  f3c=('hidden layers, for the student', 'fedkd', 'without_hidden', 'test_accuracy'),
+  f5=('T to 0.98 against T = 0.95 to the end', 'fedkd', 'still', 'test_accuracy'),
+  f5b=('low-rank updates against whole ones', 'fedkd', 'whole', 'test_accuracy'),
+  t2=('FedKD against FedAvg of the same student', 'fedkd', 'fedavg', 'test_accuracy'),
+  joint=("the authors' joint loss against logits alone", 'authors', 'without_hidden',
+         'test_accuracy'),
+)  # fmt: skip
+SAID = dict(f2='+', f2b='+, more than the student', f3='+', f3b='+', f3c='+', f5b='none')
+
+
+def ablations(stages) -> dict:
+  """Claims: what each part of FedKD is worth, paired by seed, as far as these stages tell."""
+  return lines(**{
+    name: (claim, SAID.get(name, 'not in the paper'), dict(
+      kind='federated', at=at, key=key, how='difference', against=dict(at=base)))
+    for name, (claim, at, base, key) in ABLATIONS.items() if {at, base} <= set(stages)
+  })  # fmt: skip
 
 
 def figures(*matrices: str):
