@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from reduction.errors import require
 from reduction.models.choice import Choice, mixed
 from reduction.net import create, over_replicas
 from reduction.search import latency
@@ -20,6 +21,7 @@ from reduction.train import train
 from reduction.update import classified, sgd, start
 
 BLOCK = 16  # networks trained beside each other
+SPLITS = 'test', 'validation'
 
 
 COSTS = {  # (ops, picojoules) -> [n]
@@ -31,14 +33,16 @@ COSTS = {  # (ops, picojoules) -> [n]
 
 
 class Truth(NamedTuple):
-  """paths: int [n, edges]. accuracy: [n], the mean. once: [n], of the first training.
+  """paths: int [n, edges]. accuracy: [n], of test examples, the mean; once: of the first training.
 
-  cost: [n], of the dearest network's. counts: of `gradient.costing`, for searches.
+  held: [n], of validation examples, of the first training, which a search may know. cost: [n], of
+  the dearest network's. counts: of `gradient.costing`, for searches.
   """
 
   paths: np.ndarray
   accuracy: np.ndarray
   once: np.ndarray
+  held: np.ndarray
   cost: np.ndarray
   counts: dict
 
@@ -58,7 +62,8 @@ def single(module: Choice):
 
 
 def trained(module: Choice, having, tx, run, **schedule) -> np.ndarray:
-  """float32 [n]: test accuracy of the networks of gates [n, edges, operations], by one program.
+  """float32 [n, 2]: test and validation accuracy of the networks of gates [n, edges, operations],
+  by one program.
 
   Each begins from weights of its own. A fold of run, which resumes, over blocks of networks.
   """
@@ -74,8 +79,8 @@ def trained(module: Choice, having, tx, run, **schedule) -> np.ndarray:
       sgd(single(module), tx), classified(module), start(net.params, net.stats, None, tx),
       splits['train'], {}, part, given=({}, dict(gates=own)), augment=run.data.augment, **schedule,
     )  # fmt: skip
-    found = score(state['params'], state['stats'], own, tuple(splits['test']))
-    return carry, dict(accuracy=np.asarray(found, np.float32))
+    found = [score(state['params'], state['stats'], own, tuple(splits[name])) for name in SPLITS]
+    return carry, dict(accuracy=np.stack(found, -1).astype(np.float32))
 
   _, outs = run.fold('truth', step, dict(none=np.zeros(())), len(having) // block)
   return np.concatenate([out['accuracy'] for out in outs])
@@ -92,19 +97,22 @@ def _score(module):
 
 def listed(module: Choice, counted: Callable, tx, run, *, repeats: int, **schedule) -> Truth:
   """Trains each network of a space, `repeats` times. counted: ops -> [n]. Rows: a 'listed' each."""
+  require(len(run.data.validation.y), f'{run.data.name} holds no validation examples for searches')
   paths = networks(module)
   table, shared = costs(module, run.data.train.x.shape[1:], counted)
   costed = shared + (gates(module, paths) * table).sum((1, 2))
   dearest = costed.max()
   having = gates(module, np.repeat(paths, repeats, 0))
-  found = trained(module, having, tx, run, **schedule).reshape(len(paths), repeats)
-  for path, accuracies, one in zip(paths, found, costed / dearest):
+  found = trained(module, having, tx, run, **schedule).reshape(len(paths), repeats, len(SPLITS))
+  found, held = found[..., 0], found[:, 0, 1]
+  for path, accuracies, known, one in zip(paths, found, held, costed / dearest):
     run.log(
       kind='listed', summary=True, network=described(module, path),
-      test_accuracy=accuracies.mean(), spread=np.ptp(accuracies), cost=round(float(one), 4),
+      test_accuracy=accuracies.mean(), spread=np.ptp(accuracies), validation_accuracy=known,
+      cost=round(float(one), 4),
     )  # fmt: skip
   counts = costing(table, shared, dearest)
-  return Truth(paths, found.mean(1), found[:, 0], costed / dearest, counts)
+  return Truth(paths, found.mean(1), found[:, 0], held, costed / dearest, counts)
 
 
 def described(module: Choice, path) -> str:

@@ -30,13 +30,13 @@ def darts(
   accuracy is the truth. held: the share of training images that alpha learns from. rate: Adam's,
   for alpha. second: of the step that second-order DARTS looks ahead. pushes: weights of cost in the
   loss of 'proxyless', each a search; powers: of the log of cost in that of 'fbnet', likewise; see
-  `gradient.priced`. trials: steps of a policy, 8 networks each, rewarded by the truth of the first
-  repeat. cost: of COSTS; instructions are of a Cortex-M4, by `search.latency`, energy is estimated,
-  by picojoules of `search.cost.cost`; in rows the dearest network has 1. targets: costs that
-  MnasNet's rewards, soft and hard, aim at, each a search more by each policy of methods, by
-  reinforce where there is none. Rows: a 'listed' for each network; a 'method' for each search, its
-  network beside the best as of `_report`, its push or power and how that enters the loss, 'add' or
-  'power'.
+  `gradient.priced`. trials: steps of a policy, 8 networks each, rewarded by accuracy on validation
+  examples, of the first repeat. cost: of COSTS; instructions are of a Cortex-M4, by
+  `search.latency`, energy is estimated, by picojoules of `search.cost.cost`; in rows the dearest
+  network has 1. targets: costs that MnasNet's rewards, soft and hard, aim at, each a search more by
+  each policy of methods, by reinforce where there is none. Rows: a 'listed' for each network; a
+  'method' for each search, its network beside the best as of `_report`, its push or power and how
+  that enters the loss, 'add' or 'power'.
   """
   check_schedule(steps=steps, batch=batch, every=every)
   known = (*gradient.SEARCHES, *POLICIES)
@@ -65,13 +65,13 @@ def darts(
       tell(name, found, push=push, **(dict(loss=gradient.PRICES[name]) if push else {}))
     asking = [name for name in POLICIES if name in methods]
     for name in asking:
-      found, asked = _reinforced(module, truth.once, run.child(name), trials, POLICIES[name])
+      found, asked = _reinforced(module, truth.held, run.child(name), trials, POLICIES[name])
       tell(name, found, trained=asked)
     several = targets, rewards.HOW.items(), asking or ['reinforce']
     for target, (how, exponents), name in itertools.product(*several):
       worth = lambda right, t=target, e=exponents: np.asarray(rewards.mnas(right, truth.cost, t, e))
       part = run.child(f'{name}-{how}-{targets.index(target)}')
-      found, asked = _reinforced(module, worth(truth.once), part, trials, POLICIES[name])
+      found, asked = _reinforced(module, worth(truth.held), part, trials, POLICIES[name])
       tell(f'{how} reward, {name}', found, worth, trained=asked, target=target)
     return net
 
