@@ -79,11 +79,11 @@ def grown():
   'make, module, points',
   [
     (lambda: TINYNAS, CHOICE, ('spaces:1',)),
-    pytest.param(specialized, CHOICE, ('train:0', 'generations:0', 'random:0'),
+    pytest.param(specialized, CHOICE, ('train:0', 'train:0', 'generations:0', 'random:0'),
                  marks=pytest.mark.slow),
     pytest.param(shrunk, CHOICE, ('train-largest:0', 'train-expansion:0'), marks=pytest.mark.slow),
     pytest.param(predicted, CHOICE, ('predicted:0', 'generations:0'), marks=pytest.mark.slow),
-    pytest.param(compared, CHOICE, ('train:0', 'generations:0', 'scored:0'),
+    pytest.param(compared, CHOICE, ('train:0', 'generations:0', 'scored:0', 'train:0'),
                  marks=pytest.mark.slow),
     pytest.param(grown, SMALL, ('train:0', 'train:0'), marks=pytest.mark.slow),
     pytest.param(simple, CHOICE, ('train:0', 'generations:0', 'random:0'), marks=pytest.mark.slow),
