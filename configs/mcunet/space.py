@@ -62,6 +62,7 @@ def get_config(variant: str = ''):
     b_resolution=_grid('resolution', 'Resolution by budget'),
     c_width=_grid('width', 'Width multiplier by budget'),
     d_macs=_grid('mean_macs', 'Mean multiply-accumulates of the best space by budget'),
+    d_rare=_grid('rare_of_best', "The largest mean of spaces passed over, of the best one's"),
     e_cdf=dict(
       title='Figure 4 in numbers: multiply-accumulates (millions) of networks that fit',
       kind='cdf', rows=('budget', 'space'), columns='quantile', values='macs',

@@ -75,7 +75,7 @@ def matmul(x, weight: CpuWeight) -> jax.Array:
   flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
   like = jax.ShapeDtypeStruct((len(flat), weight.shape[1]), jnp.float32)
   how = dict(bits=weight.scheme.bits, size=weight.scheme.size(weight.rows), eight=weight.eight)
-  call = jax.ffi.ffi_call('reduction_packed_product', like)
+  call = jax.ffi.ffi_call('reduction_packed_product', like, vmap_method='sequential')
   y = call(flat, weight.data, weight.scale, weight.zero, threads=native.threads(), **how)
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 

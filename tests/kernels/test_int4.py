@@ -153,6 +153,16 @@ def in_integers(x, size, most):
 
 
 @NATIVE
+def test_the_native_kernel_and_its_gradient_are_of_each_example_under_vmap():
+  _, kernel = made(256, 77, bits=4, group=64)
+  weight = int4.prepacked(kernel)
+  x = jnp.asarray(np.random.default_rng(2).standard_normal((3, 2, 256)), jnp.float32)
+  loss = lambda x: (int4.matmul(x, weight) ** 2).sum()
+  for f in (lambda x: int4.matmul(x, weight)), jax.grad(loss):
+    np.testing.assert_array_equal(jax.vmap(f)(x), np.stack([f(one) for one in x]))
+
+
+@NATIVE
 @pytest.mark.parametrize('kind', [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize('bits', [3, 4])
 def test_half_floats_go_through_the_native_kernel(bits, kind):
