@@ -23,6 +23,7 @@ from reduction.qtensor import QTensor, Scheme, dequantize, is_packed, unpack
 PLAIN = 'float16', 'bfloat16', 'float32'
 BLOCKS = {(4, True): 'q4_0', (4, False): 'q4_1', (8, True): 'q8_0'}  # (bits, symmetric) -> kind
 GGUF = {**dict.fromkeys(BLOCKS.values()), 'f16': 'float16', 'f32': 'float32'}
+TABLE = 'q8_0'  # of words
 INTEGERS = 'inputs in 8 bits are in none of these formats; use activations="none"'
 STRIP = 128  # columns that a layout is tried on, a multiple of what any puts together
 ARCHITECTURES = dict(
@@ -37,7 +38,8 @@ class Format(NamedTuple):
 
   name: of FORMATS, for packed nets; of PLAIN, unpacked; of GGUF, a file model.gguf, where kernels
   of a float net are rounded to blocks and a packed net's groups are multiples of 32. dtype: of what
-  is not packed. shard: bytes of a safetensors file.
+  is not packed; beside GGUF's blocks also 'q8_0', in which llama.cpp keeps tables of words. shard:
+  bytes of a safetensors file.
   """
 
   name: str = 'compressed-tensors'
@@ -48,7 +50,9 @@ class Format(NamedTuple):
     """Raises UsageError for what is none."""
     known = (*FORMATS, *PLAIN, *GGUF)
     require(self.name in known, f'format={self.name!r} is unknown.{did_you_mean(self.name, known)}')
-    require(self.dtype in PLAIN, f'dtype={self.dtype!r} must be one of {", ".join(PLAIN)}')
+    table = self.dtype == TABLE and self.name in BLOCKS.values()
+    one_of = f'{", ".join(PLAIN)}, or {TABLE} beside {", ".join(BLOCKS.values())}'
+    require(self.dtype in PLAIN or table, f'dtype={self.dtype!r} must be one of {one_of}')
     fits = self.name not in GGUF or self.dtype != 'bfloat16'
     require(fits, f'GGUF files are not written in dtype={self.dtype!r}; float16 and float32 are')
     require(self.shard > 0, f'shard={self.shard} must be above 0')
@@ -206,6 +210,8 @@ def _gguf(place, parts, files, scheme, form):
       w = turned(name, places[path].stored(weight(path)))
       if blocks and not scheme and path.startswith('layer') and path.endswith('/kernel'):
         yield theirs, _named(name, ggml.quantize, w, form.name.upper())
+      elif w.ndim > 1 and form.rest == TABLE:
+        yield theirs, _named(name, ggml.quantize, w, TABLE.upper())
       else:
         yield theirs, _as('float32' if w.ndim == 1 else form.rest, name, w)
 

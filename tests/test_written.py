@@ -177,6 +177,7 @@ def test_rows_in_act_order_are_read_as_floats(tmp_path, models):
   [
     ('llama', None, ('awq-gem',), "format='awq-gem' is unknown. Did you mean 'awq-gem"),
     ('llama', None, ('gptq', 'float8'), "dtype='float8' must be one of float16"),
+    ('llama', None, ('gptq', 'q8_0'), "dtype='q8_0' must be one of float16"),
     ('llama', None, ('q4_0', 'bfloat16'), "GGUF files are not written in dtype='bfloat16'"),
     ('llama', None, ('gptq', 'float16', 0), 'shard=0 must be above 0'),
     ('llama', None, ('gptq',), 'gptq is for packed nets; put a stage such as awq before it'),
@@ -272,6 +273,21 @@ def test_gguf_files_hold_the_same_numbers(tmp_path, family, scheme, form):
   told = json.loads((tmp_path / 'back' / 'tokenizer_config.json').read_text())
   assert told['chat_template'] == '{{ messages }}' and told['bos_token'] == again.decode([295])
   assert_same(back.net, again.net)
+
+
+def test_words_are_in_blocks_of_8_bits_beside_blocks_of_4(tmp_path):
+  found = worded(tmp_path / 'in')
+  again = opened.language_model(write(tmp_path / 'out', found.net, found, 'q4_0', 'q8_0'))
+  for (path, mine), w in zip(tree.named(found.net.params), tree.leaves(again.net.params)):
+    steps = 8 if path.startswith('layer') else 127
+    mine = np.asarray(mine)
+    most = abs(mine).max() / steps if mine[0].ndim > 1 else 0.0
+    np.testing.assert_allclose(np.asarray(w), mine, rtol=0, atol=most, err_msg=path)
+  size = lambda form, *dtype: sum(
+    file.stat().st_size
+    for file in write(tmp_path / '-'.join((form, *dtype)), found.net, found, form, *dtype).iterdir()
+  )
+  assert size('q4_0', 'q8_0') < size('q4_0', 'float16') < size('f16')
 
 
 def test_a_model_of_sentencepieces_kind_comes_back_from_gguf(tmp_path):

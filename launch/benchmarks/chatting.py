@@ -3,13 +3,15 @@
 import contextlib
 import pathlib
 import sys
+import tempfile
 
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
 from launch.benchmarks.sides import Session, on_cpu, process, spread
+from reduction import written
 from reduction.errors import require
-from reduction.opened import find
+from reduction.opened import find, language_model
 from reduction.report import Table
 from reduction.report.intervals import NONE
 
@@ -27,12 +29,13 @@ KINDS = {
 
 def chatting(
   *, model: str, prompt: int, answer: int, group: int, threads: int, repeats: int,
-  kinds: tuple[str, ...] = tuple(KINDS), peer: bool = True,
+  kinds: tuple[str, ...] = tuple(KINDS), peer: bool = True, peer_blocks: str | None = None,
 ):  # fmt: skip
   """Times a model whose blocks are rounded to 4 bits, its words to 8, and llama.cpp's of its file.
 
-  model: a .gguf or its name in the data directory; llama.cpp runs it as it is. prompt, answer:
-  tokens, greedy. group: rows of a scale in our blocks. threads: of both sides. kinds: of KINDS; an
+  model: a .gguf or its name in the data directory. peer_blocks: what llama.cpp's blocks are written
+  in, words in Q8_0, such as 'q4_0', which it keeps in an order of its own; '' or None runs the file
+  as it is. prompt, answer: tokens, greedy. group: rows of a scale in our blocks. threads: of both sides. kinds: of KINDS; an
   A8 has its inputs in 8 bits, which llama.cpp always has. Rows 'chatting': kind, tokens a second of
   both stages, bytes that a token of the answer reads, their share of what only reading takes
   (`of_read`), the peer's pace and the ratio of ours to it in the same repeat, and how many
@@ -52,16 +55,29 @@ def chatting(
       asks = {kind: ours.ask for kind in (READ, *kinds)}
       if peer:
         given = settings | dict(tokens=ours.about['tokens'])
+        if peer_blocks:
+          place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+          given['model'] = rewritten(model, session.data_dir, peer_blocks, place)
         command = [session.peer_python, str(PEER)]
         other = stack.enter_context(process(LLAMA, command, given))
         if 'missing' in other.about:
           session.say(f'{LLAMA}: {other.about["missing"]} is not installed')
         else:
           asks[LLAMA] = other.ask
+          about = other.about['about']
+          settings |= dict(peer_blocks=peer_blocks or 'as published', peer_about=about)
       rows = compare(measured(asks, repeats, session), settings)
     return rows, [table(rows, settings)]
 
   return bench
+
+
+def rewritten(model: str, data_dir, blocks: str, place: pathlib.Path) -> str:
+  """The path of a GGUF file of the model, its blocks in `blocks` and its words in Q8_0."""
+  found = language_model(model, data_dir)
+  form = written.Format(blocks, written.TABLE)
+  written.write(place, found.net, found.config, found.files(), form)
+  return str(place / 'model.gguf')
 
 
 def measured(asks: dict, repeats: int, session: Session) -> dict:
@@ -94,6 +110,7 @@ def compare(found: dict, settings: dict) -> list[dict]:
         row |= spread(pace(LLAMA, stage)).fields(f'peer_{stage}_per_s')
         row |= spread(pace(kind, stage) / pace(LLAMA, stage)).fields(f'{stage}_ratio')
     if LLAMA in found:
+      row |= {key: settings[key] for key in ('peer_blocks', 'peer_about') if key in settings}
       row |= dict(peer=LLAMA, alike=alike(found[kind][-1]['text'], found[LLAMA][-1]['text']))
     rows.append(row)
   return rows
