@@ -35,11 +35,11 @@ def chatting(
 
   model: a .gguf or its name in the data directory. peer_blocks: what llama.cpp's blocks are written
   in, words in Q8_0, such as 'q4_0', which it keeps in an order of its own; '' or None runs the file
-  as it is. prompt, answer: tokens, greedy. group: rows of a scale in our blocks. threads: of both sides. kinds: of KINDS; an
-  A8 has its inputs in 8 bits, which llama.cpp always has. Rows 'chatting': kind, tokens a second of
-  both stages, bytes that a token of the answer reads, their share of what only reading takes
-  (`of_read`), the peer's pace and the ratio of ours to it in the same repeat, and how many
-  characters of both answers are alike from the beginning. Kinds take turns in each repeat.
+  as it is. prompt, answer: tokens, greedy. group: rows of a scale in our blocks. threads: of both
+  sides. kinds: of KINDS; an A8 has its inputs in 8 bits, which llama.cpp always has. Rows
+  'chatting': kind, tokens a second of both stages, bytes that a token of the answer reads, their
+  share of what only reading takes (`of_read`), the peer's pace and the ratio of ours to it in the
+  same repeat, and how many characters of both answers are alike from the beginning. Kinds take turns in each repeat.
   """
   for name in kinds:
     require(name in KINDS, f'{name!r} is not one of {", ".join(KINDS)}')
