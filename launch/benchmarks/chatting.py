@@ -39,8 +39,8 @@ def chatting(
   sides. kinds: of KINDS; an A8 has its inputs in 8 bits, which llama.cpp always has. Rows
   'chatting': kind, tokens a second of both stages, bytes that a token of the answer reads, their
   share of what only reading takes (`of_read`), the peer's pace and the ratio of ours to it in the
-  same repeat, and how many characters of both answers are alike from the beginning. Kinds take turns
-  in each repeat.
+  same repeat, and how many characters of both answers are alike from the beginning. Kinds take
+  turns in each repeat.
   """
   for name in kinds:
     require(name in KINDS, f'{name!r} is not one of {", ".join(KINDS)}')
