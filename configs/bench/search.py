@@ -16,12 +16,15 @@ configs/bench/results/search.jsonl and stepping.jsonl. Variants, joined by a com
 from ml_collections import config_dict
 
 from configs.mcunet import setting
+from configs.nas import digits
 from configs.variants import split
 
 SPACES = dict(
   digits=setting.DIGITS, words=setting.WORDS, cifar16=dict(setting.CIFAR, resolutions=(16,)),
   cifar32=setting.CIFAR, few16=dict(setting.FEW, resolutions=(16,)),
+  board16=dict(setting.CIFAR, resolutions=(16,), widths=(4.0,)),
 )  # fmt: skip
+MIXTURES = dict(digits.get_config().model.to_dict(), shape=(8, 8, 1))  # of configs/nas
 
 
 def get_config(variant: str = ''):
@@ -37,7 +40,7 @@ def get_config(variant: str = ''):
     ),
     stepping=dict(space=setting.DIGITS if quick else setting.CIFAR, batch=8 if quick else 64,
                   steps=1 if quick else 5, repeats=1 if quick else 5, random=2),
-    predicting=dict(spaces=dict(digits=setting.DIGITS) if quick else SPACES,
+    predicting=dict(spaces=dict(digits=setting.DIGITS) if quick else dict(SPACES, nas=MIXTURES),
                     cores=('m7',) if quick else ('m4', 'm7'), drawn=0 if quick else 12),
     timing=dict(
       spaces={n: SPACES[n] for n in ('digits', 'words', 'cifar16')[: 1 if quick else 3]},

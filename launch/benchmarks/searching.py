@@ -66,10 +66,14 @@ def one_by_one(space, genes, found: dict) -> float:
   return total
 
 
+CHOICE = 'choice'
+
+
 def predicting(*, spaces: dict, cores: tuple, drawn: int):
   """Sets the table's sum of instructions beside the count of an emulator, for whole networks.
 
-  spaces: label -> name and changes of `search.space.space`, of one resolution and width. cores: of
+  spaces: label -> name and changes of `search.space.space`, of one resolution and width, or the
+  arguments of `models.choice` with name='choice' and the shape of its images. cores: of
   `mcu.boards`. drawn: random networks beside the smallest and the largest. Rows: a 'predicting' for
   each core and network, error: predicted / counted - 1, measured: whether the table is of it too; a
   'predicted' for each core, of all its networks.
@@ -95,26 +99,50 @@ def predicting(*, spaces: dict, cores: tuple, drawn: int):
 
 def networks_of(settings: dict, drawn: int):
   """Genes of the smallest and the largest network of a space, and of drawn ones, each once."""
+  from reduction.search import paths
   from reduction.search import space as spaces
 
+  draw = np.random.default_rng(0)
+  if settings['name'] == CHOICE:
+    every = paths.networks(mixture(settings)[0])
+    return every[np.unique([0, len(every) - 1, *draw.permutation(len(every))[:drawn]])]
   whole = spaces.space(**settings)
-  random = spaces.sample(whole, np.random.default_rng(0), drawn)
-  found = np.concatenate([spaces.extremes(whole), random])
+  found = np.concatenate([spaces.extremes(whole), spaces.sample(whole, draw, drawn)])
   return found[np.sort(np.unique(found, axis=0, return_index=True)[1])]
+
+
+def mixture(settings: dict):
+  """(the module, the shape of its images) of a space of mixtures."""
+  from reduction import models
+
+  given = {k: v for k, v in settings.items() if k not in ('name', 'shape')}
+  return models.choice(**given), settings['shape']
+
+
+def counted_whole(settings: dict, genes, core: str):
+  """(ops, the instructions of each as the emulator counts them, whether a table is made of it)."""
+  from reduction.search import latency, paths
+  from reduction.search import space as spaces
+
+  if settings['name'] == CHOICE:
+    (module, shape), path = mixture(settings), tuple(map(int, genes))
+    counts = latency.counted(paths.graph(module, shape, path), core)
+    return paths.ops(module, shape, path), counts, path in paths.uniform(module)
+  whole = spaces.space(**settings)
+  ((ops, counts),) = latency.measured(whole, [genes], core)
+  return ops, counts, bool((latency.covering(whole) == genes).all(1).any())
 
 
 def beside_emulator(core: str, label: str, genes, settings: dict, session: Session) -> dict:
   """Row 'predicting' of a network."""
   from reduction.search import latency
-  from reduction.search import space as spaces
 
-  whole = spaces.space(**settings)
-  ((ops, counts),) = latency.measured(whole, [genes], core)
+  ops, counts, measured = counted_whole(settings, genes, core)
   predicted, counted = float(latency.predict(latency.read(core), ops)[0]), sum(counts)
   row = dict(
     kind='predicting', summary=True, core=core, space=label, genes=' '.join(map(str, genes)),
-    measured=bool((latency.covering(whole) == genes).all(1).any()), predicted=round(predicted),
-    counted=counted, error=round(predicted / counted - 1, 4),
+    measured=measured, predicted=round(predicted), counted=counted,
+    error=round(predicted / counted - 1, 4),
   )  # fmt: skip
   session.say(f'predicting: {core}, {label}, {row["genes"]}: {row["error"]:+.2%}')
   return row

@@ -6,11 +6,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from reduction import models, stages
+from reduction import models, stages, tree
 from reduction.errors import UsageError
 from reduction.federate import accounting, privacy
 from reduction.net import create
 from reduction.run import Run
+from tests.networks import done, fedavg, networked, rows
 
 # Wu et al. 2022, tables 2 (MIND) and 3 (SMM4H): GB a client; UniLM, DistilBERT, and students
 PAPER = [
@@ -81,3 +82,16 @@ def test_the_page_has_the_costs_that_are_computed():
   for name, task in ('MIND', 'mind'), ('SMM4H', 'smm4h'):
     cells = ' | '.join(f'{accounting.gigabytes(task, layers):.2f}' for layers in (12, 6, 4, 2))
     assert f'| {name} | {cells} |' in page
+
+
+def test_noise_over_a_network_is_nothing_that_clients_can_draw_again(digits, same):
+  pytest.importorskip('dp_accounting')
+  private = dict(rules=dict(noise=0.1, clip=1.0, weights='uniform'), rounds=1)
+  drawn = [networked(fedavg, digits, **private)[0] for _ in range(2)]
+  alone, run = done(fedavg(**private), digits)
+  assert not same(*drawn) and not any(same(net, alone) for net in drawn)
+  for net in drawn:
+    pairs = zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True)
+    gaps = np.concatenate([np.ravel(a - b) for a, b in pairs])
+    assert gaps.std() == pytest.approx(2**0.5 * 0.1 / 3, rel=0.1)  # of two draws, for three clients
+  assert rows(run, 'federated')[0]['epsilon'] > 0

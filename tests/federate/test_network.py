@@ -71,19 +71,6 @@ def test_other_settings_are_the_simulator_too(settings, digits, same):
   assert rows(run, 'federated')[0]['up_bytes'] == rows(there, 'federated')[0]['up_bytes']
 
 
-@pytest.mark.slow
-def test_noise_over_a_network_is_nothing_that_clients_can_draw_again(digits, same):
-  private = dict(rules=dict(noise=0.1, clip=1.0, weights='uniform'), rounds=1)
-  drawn = [networked(fedavg, digits, **private)[0] for _ in range(2)]
-  alone, run = done(fedavg(**private), digits)
-  assert not same(*drawn) and not any(same(net, alone) for net in drawn)
-  for net in drawn:
-    pairs = zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True)
-    gaps = np.concatenate([np.ravel(a - b) for a, b in pairs])
-    assert gaps.std() == pytest.approx(2**0.5 * 0.1 / 3, rel=0.1)  # of two draws, for three clients
-  assert rows(run, 'federated')[0]['epsilon'] > 0
-
-
 def lies(client, greeting, answer):
   """What a liar, numbered 2, and a man in the middle make of answers of three rounds."""
   head, number = greeting[0], greeting[0]['round']

@@ -8,6 +8,7 @@ import pytest
 
 from reduction import mesh, models, stages, tree
 from reduction.errors import UsageError
+from reduction.federate import server, setting
 from reduction.net import create
 from reduction.run import Run
 
@@ -249,7 +250,9 @@ def test_clients_alone_begin_from_a_net_that_was_there_and_keep_what_is_frozen(d
   assert same == dict(fc1=True, out=False)
 
 
-PRIVATE = dict(noise=8.0, clip=1.0, weights='uniform')
+def thinned(rules):
+  plan = setting.read(FEDERATION)._replace(rules=rules)
+  return importlib.import_module('reduction.stages.fedavg').of_parts(plan, 0.4, 'fc')
 
 
 def md(**federation):
@@ -285,7 +288,7 @@ def test_wrong_settings_are_refused():
     (lambda: stages.fedmd(federation=FEDERATION, optimizer=ADAM, public=3), 'public=3'),
     (lambda: md(rules=dict(clip=1.0)), 'all of rules but least'),
     (lambda: md(codec=dict(name='low_rank')), 'leave codec'),
-    (lambda: average(thin=0.4, federation=dict(rules=PRIVATE)), 'leave rules.noise'),
+    (lambda: thinned(server.rules(noise=8.0, clip=1.0, weights='uniform')), 'leave rules.noise'),
     (lambda: average(thin=0.4, federation=dict(rules=dict(secure=3))), 'leave rules.noise'),
   ):  # fmt: skip
     with pytest.raises(UsageError, match=says):
