@@ -10,8 +10,10 @@ worse a network than random search with as many evaluations.
 Variants: 'shrinking' trains in four phases, the largest first (progressive shrinking, with learned
 kernel transforms); 'deploy' searches for 12 KB of SRAM and 16 KB of Flash, then trains, prunes,
 distills and trains on in integers, each of which becomes int8 C; 'fast' allows 250,000 instructions
-(of 135,579 to 633,724), 'reward' takes MnasNet's soft reward with that target; 'quick'. Joined by a
-comma. Time: results/digits.jsonl.
+(of 135,579 to 633,724), 'reward' takes MnasNet's soft reward with that target; 'frugal' allows
+0.03 microjoules, estimated; 'quick'. Joined by a comma. Differs from Once-for-All: one phase of
+depths and one of expansions where it has two of each, taught by the largest of the same supernet
+instead of a finished one, at one rate in all phases. Time: results/digits.jsonl.
 """
 
 from configs import energy
@@ -20,12 +22,15 @@ from configs.variants import split
 
 STEPS = 2_000
 INSTRUCTIONS = 250_000
+MICROJOULES = 0.03
+LIMITS = 'instructions', 'reward', 'energy'
+VARIANTS = 'shrinking', 'deploy', 'fast', 'reward', 'frugal', 'quick'
 WRITTEN = dict(train='trained', prune='pruned', distill='distilled', qat='trained in integers')
 
 
 def get_config(variant: str = ''):
-  """variant: of 'shrinking', 'deploy', 'fast', 'reward' and 'quick', joined by a comma."""
-  chosen = split(variant, ('shrinking', 'deploy', 'fast', 'reward', 'quick'))
+  """variant: of VARIANTS, joined by a comma."""
+  chosen = split(variant, VARIANTS)
   quick = 'quick' in chosen
   steps, every = (20, 10) if quick else (STEPS, 200)
   c = setting.begin('Search on digits', dict(name='digits'), setting.DIGITS, steps, every)
@@ -39,6 +44,8 @@ def get_config(variant: str = ''):
     c.specialize.instructions = INSTRUCTIONS
   if 'reward' in chosen:
     c.specialize.reward = dict(cost='instructions', target=float(INSTRUCTIONS), how='soft')
+  if 'frugal' in chosen:
+    c.specialize.energy = MICROJOULES
   train = dict(steps=steps, batch=64, every=every, optimizer=setting.adam(3e-3, steps))
   if 'deploy' in chosen:
     c.specialize.table = 'm7'  # the board's core
@@ -53,6 +60,8 @@ def get_config(variant: str = ''):
     for of in WRITTEN:
       c[f'{of}_in_c'] = dict(stage='microcontroller', board='stm32f746', of=of)
       c.stages = (*c.stages, f'{of}_in_c')
+  elif 'frugal' in chosen:
+    c.stages = ('supernet', 'specialize')
   else:
     c.stages = ('supernet', 'rank', 'specialize')
     c.rank = dict(train, space=setting.DIGITS, networks=24)
@@ -62,7 +71,7 @@ def get_config(variant: str = ''):
     c.supernet.space = dict(setting.DIGITS, kernels=(1, 3), stages=((16, 4, (1, 2)),))
     small = c.supernet.space
     c.specialize.update(space=small, population=4, generations=1, beside=False)
-    c.specialize = {k: v for k, v in c.specialize.items() if k not in ('instructions', 'reward')}
+    c.specialize = {k: v for k, v in c.specialize.items() if k not in LIMITS}
     if 'rank' in c.stages:
       c.rank.update(space=small, networks=3)
   written = {f'{of}_in_c': name for of, name in WRITTEN.items()}
@@ -79,6 +88,6 @@ def get_config(variant: str = ''):
 
 def sweep():
   """Trained at once, by progressive shrinking, under instructions, deployed; one line a seed."""
-  for variant in '', 'shrinking', 'fast', 'reward', 'deploy':
+  for variant in '', 'shrinking', 'fast', 'reward', 'frugal', 'deploy':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}
