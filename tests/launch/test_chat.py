@@ -106,8 +106,9 @@ def test_a_person_at_a_terminal(decoder):
   """A greeting, an answer, a line called back by the arrow, Ctrl-C at the prompt, Ctrl-D."""
   master, slave = pty.openpty()
   chat = subprocess.Popen(
-    ['setsid', '--ctty', sys.executable, '-m', 'launch.chat', '--model=tiny',
-     f'--data_dir={decoder}', '--tokens=6'],  # with a terminal of its own, whose keys are signals
+    # with a terminal of its own, whose keys are signals, which a job in the background ignores
+    ['env', '--default-signal=INT', 'setsid', '--ctty', sys.executable, '-m', 'launch.chat',
+     '--model=tiny', f'--data_dir={decoder}', '--tokens=6'],
     stdin=slave, stdout=slave, stderr=slave, env=os.environ | {'TERM': 'xterm'},
   )  # fmt: skip
   os.close(slave)
