@@ -7,7 +7,7 @@ itself, wanted: at most 1.3 times their time.
 Time is of the process, so that what else runs does not count. Measured:
 configs/bench/results/search.jsonl and stepping.jsonl. Variants, joined by a comma:
 - 'predicting': instructions by the table of `search.latency` beside those that an emulator counts,
-  of 69 whole networks on each core, wanted: within 5 %; measured: 3.0 %, predicting.jsonl;
+  of 97 whole networks on each core, wanted: within 5 %; measured: 3.0 %, predicting.jsonl;
 - 'timing': times of 17 whole networks on this CPU beside the sums of their ops' (`search.timing`);
   timing.jsonl, in a minute;
 - 'quick': fewer networks.

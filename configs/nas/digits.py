@@ -3,7 +3,7 @@
 Liu et al., DARTS, ICLR 2019; Cai et al., ProxylessNAS, and Wu et al., FBNet, 2019; Tan et al.,
 MnasNet (REINFORCE, PPO), 2019. The papers' spaces cannot be listed; here are three layers of four
 operations, each network trained twice. Cost is instructions of a Cortex-M4, a sum of measured ones
-of the operations, which is within 5 % of whole networks' (tests/stages/test_darts.py). Expected: a
+of the operations, within 1 % of whole networks' (predicting.jsonl of configs/bench). Expected: a
 search's network is as good as the best, to the noise of training; with a growing weight of expected
 cost ProxylessNAS chooses ever cheaper ones, and so does FBNet with a growing power of its log (0.6
 in the paper); REINFORCE and PPO find the best of MnasNet's rewards.
