@@ -133,6 +133,7 @@ def test_an_empty_memory_is_made_in_one_of_the_shapes_of_its_layers_alone():
   module, _ = resident(net())
   apart = memory.empty(module, 1, 256, 'int8')
   made = stacked.remembered(jax.eval_shape(lambda: memory.empty(module, 1, 256, 'int8')))
-  jax.tree.map(
-    np.testing.assert_array_equal, made, jax.tree.map(lambda a: np.stack([a, a]), apart['layer0'])
-  )
+  wanted = jax.tree.map(lambda a: np.stack([a, a]), apart['layer0'])
+  assert jax.tree.structure(made) == jax.tree.structure(wanted)
+  for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(wanted)):
+    assert one.dtype == other.dtype and np.array_equal(one, other)
