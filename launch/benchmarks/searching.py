@@ -11,6 +11,7 @@ from launch.benchmarks.sides import Session, on_cpu, process, spread
 from reduction.errors import require
 from reduction.report import Table
 
+CHOICE = 'choice'  # a space of mixtures
 ONE_THREAD = '--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1'
 
 
@@ -64,9 +65,6 @@ def one_by_one(space, genes, found: dict) -> float:
     if (zoo.macs(graph), peak) != (found['macs'][i], found['sram'][i]):
       raise ValueError(f'{row.tolist()}: the planner finds {peak}, not {found["sram"][i]}')
   return total
-
-
-CHOICE = 'choice'
 
 
 def predicting(*, spaces: dict, cores: tuple, drawn: int):
@@ -161,7 +159,8 @@ def predicted(core: str, rows: list[dict]) -> dict:
 def timing(*, spaces: dict, drawn: int, batch: int, calls: int, repeats: int):
   """Sets the sum of a table of this CPU's times beside the time of whole networks, in one thread.
 
-  spaces, drawn: as of `predicting`. batch: images a call. calls: of a program, one after another.
+  spaces, drawn: as of `predicting`, but for mixtures. batch: images a call. calls: of a program,
+  one after another.
   In each repeat all ops are timed, then all networks, by seconds of the process, so that what else
   runs counts less. Rows: a 'timing' for each network, microseconds an image of both and their
   ratio, in the same repeat; a 'timed' of a space, Kendall's tau of the medians of both.

@@ -18,6 +18,16 @@ def ranked(genes: np.ndarray, scores: np.ndarray):
   return genes[order], scores[order]
 
 
+def kept(population: int, parents: float) -> int:
+  """How many of a population are the parents of the next."""
+  return max(1, round(parents * population))
+
+
+def scored(population: int, *, generations: int, parents: float) -> int:
+  """How many networks an evolution scores, as many as a search beside it may."""
+  return population + generations * (population - kept(population, parents))
+
+
 def children(
   space: Space, parents: np.ndarray, fits: Callable, random: np.random.Generator, *, count: int,
   mutated: float = 0.5, rate: float = 0.1, tries: int = 50,
@@ -56,7 +66,7 @@ def evolve(
   generation only the children are scored. parents: the share that is kept. Rows: a 'generation'
   each: best and median score.
   """
-  keep = max(1, round(parents * len(first)))
+  keep = kept(len(first), parents)
 
   def step(carry, index: int, run):
     genes, scores = np.asarray(carry['genes']), np.asarray(carry['scores'])

@@ -92,8 +92,8 @@ def _named(space, allowed, net, run, seed, networks, population, settings) -> di
   run.seeds = (seed,)
   random = np.random.default_rng((seed, population))
   judge = lambda genes: accuracies(net, run, genes, 'validation')[0].astype(float)
-  keep = max(1, round(settings['parents'] * population))
-  count = population + settings['generations'] * (population - keep)
+  budget = {key: settings[key] for key in ('generations', 'parents')}
+  count = evolution.scored(population, **budget)
   drawn = selection.drawn(space, allowed.budget, allowed.fits, random, count)
   last, _ = evolution.evolve(
     run, space, drawn[:population], lambda genes, _: judge(genes), allowed.fits, seed=seed,

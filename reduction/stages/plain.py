@@ -50,7 +50,7 @@ def plain(
     whole = chain.Chain('plain', data.train.x.shape[1:], classes=data.classes, **space)
     costed = functools.partial(chain.costs, whole, picojoules=picojoules)
     allowed = within(costed, **limits)
-    count = population + generations * (population - max(1, round(parents * population)))
+    count = evolution.scored(population, generations=generations, parents=parents)
     drawn = _drawn(whole, allowed, np.random.default_rng(run.seeds[0]), count)
     train = functools.partial(_trained, whole, tx, schedule, jax.device_put(data.splits()))
     judge = lambda genes, run: np.array([
@@ -97,7 +97,8 @@ def _trained(whole, tx, schedule, splits, genes, run: Run) -> Net:
 
 def _right(net: Net, data) -> np.ndarray:
   """[R]: accuracy on validation data."""
-  return scores(logits(net, data.validation.x), data.validation.y)['test_accuracy']
+  found = scores(logits(net, data.validation.x), data.validation.y, split='validation')
+  return found['validation_accuracy']
 
 
 def _taken(whole, costed, train, run, method, genes, score) -> Net:

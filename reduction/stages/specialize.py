@@ -65,7 +65,7 @@ def specialize(
       genes, scores = evolution.ranked(genes, score(genes))
     found = _taken(whole, costed, net, run, 'evolution', genes[0], scores[0])
     if beside:
-      count = population + generations * (population - max(1, round(parents * population)))
+      count = evolution.scored(population, generations=generations, parents=parents)
       others = selection.drawn(whole, budget, fits, random, count)
       step = lambda best, i, run: (_better(best, others[i * BESIDE :][:BESIDE], score), None)
       start = dict(genes=others[0], score=np.full((), -1.0))

@@ -36,6 +36,13 @@ def evolved(run, generations=6):
   return evolution.evolve(run, SPACE, first(), score, fits, generations=generations)
 
 
+def test_an_evolution_scores_as_many_networks_as_it_says():
+  seen = []
+  score = lambda genes, _: seen.append(len(genes)) or worth(genes)
+  evolution.evolve(Run(), SPACE, first(), score, fits, generations=3, parents=0.25)
+  assert sum(seen) == evolution.scored(20, generations=3, parents=0.25) == 20 + 3 * 15
+
+
 def test_evolution_beats_as_many_random_networks_within_the_budget():
   genes, scores = evolved(Run())
   assert fits(genes).all()
