@@ -33,6 +33,7 @@ SIZES = dict(
 )  # fmt: skip
 CONFIGS = {kind: dict(SIZES, model_type=kind) for kind in ('llama', 'mistral', 'qwen2', 'qwen3')}
 CONFIGS |= dict(
+  wide=dict(SIZES, model_type='llama', num_key_value_heads=2, intermediate_size=128),
   gemma=dict(SIZES, model_type='gemma', tie_word_embeddings=True),
   opt=dict(model_type='opt', num_hidden_layers=2, hidden_size=64, num_attention_heads=2, ffn_dim=96,
            vocab_size=300, max_position_embeddings=64, bos_token_id=295, eos_token_id=296,
@@ -111,7 +112,10 @@ HF = [(family, None, 'float32') for family in CONFIGS]
 HF += [(family, SYMMETRIC, 'compressed-tensors') for family in CONFIGS if family != 'gpt2']
 HF += [('llama', ASYMMETRIC, 'compressed-tensors'), ('stories260K', None, 'float32')]
 HF += [('stories260K', Scheme(4, 4), 'compressed-tensors'), ('llama', ASYMMETRIC, 'float32')]
-HF += [('llama', Scheme(3, 32, symmetric=True), 'compressed-tensors')]
+HF += [
+  ('llama', Scheme(bits, 32, symmetric=sym), 'compressed-tensors')
+  for bits in (2, 3, 8) for sym in (True, False)
+]  # fmt: skip
 
 
 @pytest.mark.parametrize('model, scheme, form', HF)
@@ -232,6 +236,58 @@ def product(input, q_weight, scales, zeros, bias, pack_factor, isa_hint):
   w = (unpacked(words, scalar_types.uint4, 1).float() - zero) * wide(scales)
   y = input.float() @ w
   return (y if bias is None else y + bias).to(input.dtype)
+
+
+EXACT = [
+  ('llama', Scheme(bits, 32, symmetric=sym), 'gptq_v2')
+  for bits in (2, 3, 4, 8) for sym in (True, False)
+]  # fmt: skip
+EXACT += [('mistral', SYMMETRIC, 'gptq'), ('llama', Scheme(8, 32, symmetric=True), 'gptq')]
+EXACT += [('llama', ASYMMETRIC, 'awq-gemm'), ('wide', Scheme(4, 64), 'awq-gemv')]
+
+
+@pytest.mark.parametrize('model, scheme, form', EXACT)
+def test_gptqmodel(folder, monkeypatch, model, scheme, form):
+  gptqmodel = pytest.importorskip('gptqmodel', reason='needs third_party/consumers-gptqmodel.txt')
+  import torch
+
+  if form == 'awq-gemv':
+    in_gptqmodel_on_a_processor(monkeypatch)
+  place, found, net = folder(model, scheme, form, 'float16')
+  how = {'awq-gemm': 'AWQ_TORCH', 'awq-gemv': 'AWQ_GEMV'}.get(form, 'GPTQ_TORCH')
+  how = dict(device='cpu', backend=gptqmodel.BACKEND[how], dtype=torch.float16)
+  theirs = gptqmodel.GPTQModel.load(str(place), **how).model
+  prompts, said = [found.encode(text) for text in PROMPTS], []
+  for prompt in prompts:
+    tokens = theirs.generate(
+      input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+      max_new_tokens=COUNT, do_sample=False, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    said.append(tokens[0, len(prompt) :].tolist())
+  # it computes in 16 bits, which parts ways nearly as good: judged token by token
+  assert_equal(greedy(net, prompts, along=said), said)
+
+
+def in_gptqmodel_on_a_processor(monkeypatch):
+  """GPTQModel's kernels of AWQ's GEMV layout are for GPUs: here its own unpacking for MLX (Apple's
+  GPUs), and a product.
+  """
+  import torch
+  from gptqmodel.models._const import DEVICE
+  from gptqmodel.nn_modules.qlinear import gemv_awq
+  from gptqmodel.utils.mlx_packing import repack_awq_gemv
+
+  def product(x, codes, scales, zeros, size, *_):
+    out, rows = codes.shape[0], codes.shape[1] * 8
+    parts = (part.numpy() for part in (codes, zeros, scales))
+    words, scales, least = repack_awq_gemv(*parts, rows, out, size)
+    codes = (words[..., None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15).reshape(out, -1, size)
+    w = (codes * np.float32(scales[..., None]) + least[..., None]).reshape(out, rows)
+    return (x.float() @ torch.tensor(np.float32(w)).T).half()
+
+  monkeypatch.setattr(gemv_awq.AwqGEMVLinear, 'SUPPORTS_DEVICES', [DEVICE.CPU])
+  for kernel in 'awq_gemv_forward', 'awq_gemmv2_forward':
+    monkeypatch.setattr(gemv_awq, kernel, product)
 
 
 CUTS = {
