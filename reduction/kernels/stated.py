@@ -32,6 +32,7 @@ TABLE = (
   Stated('TPU v6e', '4, 3', f'{TPU}{COMPILES}_tpus_that_are_not_here', TPU + RIGHT, NO, NO),
   Stated('H100', '4, 3', f'{GPU}{COMPILES}_an_h100_that_is_not_here', GPU + RIGHT, NO, NO),
   Stated('other GPUs', 'none', NO, NO, NO, NO),
+  Stated('x86 with AMX', '8, 4, 3', CPU, CPU, NO, NO),
   Stated('x86 with AVX-512 and VNNI', '8, 4, 3', CPU, CPU, HERE, PACE),
   Stated('x86 with AVX-512', '8, 4, 3', CPU, CPU, CPU, NO),
   Stated('x86 with AVX2', '8, 4, 3', CPU, CPU, HERE, PACE),

@@ -72,8 +72,8 @@ template <int kBits, typename X>
 double Worst(bool half) {
   double worst = 0;
   for (int size : {32, 64, 128, 192, 320, 8192}) {
-    for (int64_t count : {1, 3, 15}) {
-      worst = std::max(worst, Worst<kBits, X>(half, 2 * size - 7, 11, size, count));
+    for (int64_t count : {1, 3, 15, 33}) {
+      worst = std::max(worst, Worst<kBits, X>(half, 2 * size - 7, 19, size, count));
     }
   }
   return worst;

@@ -11,7 +11,7 @@ CHECK = pathlib.Path(__file__).parent / 'packed_check.cc'
 SOURCES = pathlib.Path(__file__).parents[2] / 'reduction' / 'kernels' / 'cpu'
 ARM = 'aarch64-linux-gnu-g++'
 SIMDE = pathlib.Path('/usr/include/simde')  # Debian: libsimde-dev
-HAS = 'AVX2', 'FMA', 'F16C', 'AVX512BW', 'AVX512VL', 'AVX512VNNI'
+HAS = 'AVX2', 'FMA', 'F16C', 'AVX512BW', 'AVX512VL', 'AVX512VNNI', 'AMX_INT8'
 EMULATED = ('-O0', f'-I{CHECK.parent / "emulated"}')
 WITH = tuple(f'-D__{name}__' for name in HAS)
 pytestmark = pytest.mark.slow  # each compiles for several seconds
@@ -20,8 +20,10 @@ KINDS = {
   'AVX2': ('g++', ('-march=haswell',), ('avx2', 'fma', 'f16c')),
   'AVX-512': ('g++', ('-march=skylake-avx512',), ('avx512f', 'avx512bw', 'avx512vl')),
   'VNNI': ('g++', ('-march=icelake-server',), ('avx512_vnni', 'avx512_vbmi2')),
-  'AVX-512, emulated': ('g++', (*EMULATED, *WITH[:-1]), ()),
-  'VNNI, emulated': ('g++', (*EMULATED, *WITH), ()),
+  'AMX': ('g++', ('-march=sapphirerapids',), ('amx_int8', 'avx512_vnni')),
+  'AVX-512, emulated': ('g++', (*EMULATED, *WITH[:-2]), ()),
+  'VNNI, emulated': ('g++', (*EMULATED, *WITH[:-1]), ()),
+  'AMX, emulated': ('g++', (*EMULATED, *WITH), ()),
   'NEON': (ARM, ('-static',), ()),
   'NEON with dot products': (ARM, ('-static', '-march=armv8.2-a+dotprod'), ()),
 }

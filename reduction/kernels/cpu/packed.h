@@ -179,10 +179,25 @@ void Strip(const Rows<X>& x, const Weight& w, int64_t row, int64_t begin, int64_
   for (int64_t n = begin; n < end; n += kTile) Tile<kBits, X, M>(x, w, row, n / kTile, y);
 }
 
-// Columns begin..end-1 of y, of whole tiles but for the last of w.
+}  // namespace packed
+
+#if defined(__AMX_INT8__) && defined(__AVX512VNNI__) && defined(__linux__)
+#include "amx.h"
+#else
+namespace packed {
+template <int kBits, typename X>
+int64_t Blocks(const Rows<X>&, const Weight&, int64_t row, int64_t, int64_t, float*) {
+  return row;
+}
+}  // namespace packed
+#endif
+
+namespace packed {
+
+// Columns begin..end-1 of y, where begin is a multiple of 16, and end is or is all of w's.
 template <int kBits, typename X>
 void Columns(const Rows<X>& x, const Weight& w, int64_t begin, int64_t end, float* y) {
-  int64_t row = 0;
+  int64_t row = Blocks<kBits, X>(x, w, 0, begin, end, y);
   for (; row + 8 <= x.count; row += 8) Strip<kBits, X, 8>(x, w, row, begin, end, y);
   for (; row + 4 <= x.count; row += 4) Strip<kBits, X, 4>(x, w, row, begin, end, y);
   for (; row + 2 <= x.count; row += 2) Strip<kBits, X, 2>(x, w, row, begin, end, y);
