@@ -34,9 +34,20 @@ def schedule(value, name: str) -> float | Callable:
       key in settings or parameter.default is not inspect.Parameter.empty,
       f'{name} needs {key!r}; see optax.{chosen}',
     )
-  return _made(chosen, tuple(sorted(settings.items())))
+  frozen = {key: _pairs(value, f'{name}.{key}') for key, value in settings.items()}
+  return _made(chosen, tuple(sorted(frozen.items())))
+
+
+def _pairs(value, name: str):
+  """A setting by step, whose keys a config writes as strings, as pairs; others as they are."""
+  if not isinstance(value, dict):
+    return value
+  good = all(str(step).isdecimal() for step in value)
+  require(good, f'{name}={value!r} must have a number of steps for each key')
+  return tuple(sorted((int(step), scale) for step, scale in value.items()))
 
 
 @functools.lru_cache(maxsize=64)
 def _made(name, settings):
-  return getattr(optax, name)(**dict(settings))
+  given = {k: dict(v) if isinstance(v, tuple) else v for k, v in settings}
+  return getattr(optax, name)(**given)

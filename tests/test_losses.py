@@ -1,6 +1,7 @@
 """Losses against numbers by hand."""
 
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,20 @@ def test_half_precision_logits_are_summed_in_float32():
   logits = jnp.zeros((1, 4096), jnp.bfloat16)
   value = losses.cross_entropy(logits, jnp.array([0]))
   assert value.dtype == jnp.float32 and value == pytest.approx(np.log(4096))
+
+
+@pytest.mark.parametrize('loss', [
+  lambda z, t: losses.soft_cross_entropy(z, t, temperature=4.0),
+  lambda z, t: losses.soft_divergence(z, t, temperature=4.0),
+  lambda z, t: losses.distillation(z, t, jnp.array([7]), temperature=4.0, hard=0.5)[0],
+])  # fmt: skip
+def test_half_precision_soft_losses_are_those_of_float32(loss):
+  student, teacher = (
+    jnp.asarray(np.random.default_rng(i).normal(size=(1, 4096)), jnp.bfloat16) for i in (0, 1)
+  )
+  value = loss(student, teacher)
+  exact = loss(*(z.astype(jnp.float32) for z in (student, teacher)))
+  assert value.dtype == jnp.float32 and value == pytest.approx(float(exact), rel=1e-6)
 
 
 def test_soft_cross_entropy_by_hand_and_against_hard_labels():
@@ -96,7 +111,9 @@ def test_other_classes_are_refused():
 def test_a_soft_loss_without_its_scale_warns_above_1():
   with pytest.warns(UserWarning, match='without T.2 the soft loss at temperature=20.0 teaches 400'):
     losses.soft_cross_entropy(LOGITS, LOGITS, temperature=20.0, scaled=False)
-  losses.soft_cross_entropy(LOGITS, LOGITS, temperature=1.0, scaled=False)
+  with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    losses.soft_cross_entropy(LOGITS, LOGITS, temperature=1.0, scaled=False)
 
 
 RANDOM = np.random.default_rng(0)
@@ -115,8 +132,10 @@ def plainly():
 @pytest.mark.parametrize(
   'toolkit, theirs, ours',
   [
-    # KLDivLoss(reduction='sum') * T^2 / batch: also mdistiller, big_vision and tunix
+    # KLDivLoss(reduction='sum') * T^2 / batch
     ('RepDistiller', lambda own, cross: T**2 * (own - cross).sum() / 8, 1.0),
+    # the sum over classes, its mean over examples, times T^2: mdistiller and big_vision too
+    ('tunix', lambda own, cross: (own - cross).sum(1).mean() * T**2, 1.0),
     # 'batchmean' and T^2, but only beside a hard loss; alone it drops T^2
     ('torchdistill with labels', lambda own, cross: T**2 * (own - cross).sum(1).mean(), 1.0),
     ('torchdistill without', lambda own, cross: (own - cross).sum(1).mean(), 1 / T**2),

@@ -13,9 +13,10 @@ it occurs. Three seeds of every student from one teacher's kept logits, without 
 but one is shown moved images, as its teacher was, and what the teacher says of them: 'why' found
 that this is what the others lack.
 Variants: 'rates' holds 5,000 images back and shows by which rate and epochs hard labels were given
-their best chance; 'why' holds as many back, whose labels the teacher knows, and changes one thing
-of the soft student at a time; 'quick' is a narrow teacher and students of two epochs in one run, a
-minute.
+their best chance, 'chosen' trains on all images by what that shows; 'why' holds as many back, whose
+labels the teacher knows, and changes one thing of the soft student at a time, 'begun' how its
+weights begin and how its rate falls; 'quick' is a narrow teacher and students of two epochs in one
+run, a minute.
 """
 
 from ml_collections import config_dict
@@ -34,11 +35,12 @@ SEVENS_EIGHTS = 100 * (12_116 // setting.BATCH)
 FEW = 300 * (1_800 // setting.BATCH)
 HELD = 5_000  # images, to choose by
 RATES, EPOCHS = dict(low=3e-4, middle=1e-3, high=3e-3), (20, 50)
+CHOSEN = dict(epochs=20, rate=3e-3)  # of these, by 69 errors of the images held back
 
 
 def get_config(variant: str = ''):
-  """variant: '', 'rates', 'why' or 'quick'."""
-  variants = split(variant, ('rates', 'why', 'quick'))
+  """variant: '', 'rates', 'chosen', 'why', 'begun' or 'quick'."""
+  variants = split(variant, ('rates', 'chosen', 'why', 'begun', 'quick'))
   c = config_dict.ConfigDict()
   c.title = 'Students of one teacher: 800-800 on MNIST'
   c.seeds = setting.SEEDS
@@ -54,16 +56,20 @@ def get_config(variant: str = ''):
     c.paper = {}
     parts = rates()
     chosen = tuple(parts)
-  if 'why' in variants:
+    c.tables = dict(rates=changed('Errors of hard labels, one seed', TRIED, 'learn from nobody'))
+  if 'chosen' in variants:
+    c.title = 'Hard labels as validation chose: 800-800 on MNIST'
+    parts = {'hard': hard_labels(CHOSEN['epochs'] * setting.EPOCH, CHOSEN['rate'])}
+    chosen = tuple(parts)
+    c.paper = by_choice()
+  if variants & {'why', 'begun'}:
     c.title = 'One change of the soft student at a time: 800-800 on MNIST'
     c.data.validation = HELD
     c.paper = {}
     parts = changes()
-    chosen = tuple(parts)
-    c.tables = dict(changes=dict(
-      title='Errors of the soft student, one thing changed', kind='distill', rows='at',
-      values=('validation_errors', 'test_errors'), names=dict(at=CHANGED),
-      note='5,000 images held back, whose labels the teacher knows; 10,000 of the test.',
+    chosen = BEGUN if 'begun' in variants else tuple(n for n in parts if n not in BEGUN[1:])
+    c.tables = dict(changes=changed(
+      'Errors of the soft student, one thing changed', CHANGED, 'have labels that the teacher knows'
     ))  # fmt: skip
   if 'quick' in variants:
     c.seeds = setting.SEEDS[:1]
@@ -79,25 +85,43 @@ def get_config(variant: str = ''):
   return c
 
 
+def changed(title: str, names: dict, held: str):
+  """A table of students by what differs. names: of stages; held: what the images held back do."""
+  return dict(
+    title=title, kind='distill', rows='at', values=('validation_errors', 'test_errors'),
+    names=dict(at=names), note=f'5,000 images held back, which {held}; 10,000 of the test.',
+  )  # fmt: skip
+
+
+def hard_labels(steps: int, rate: float):
+  """A student of hard labels alone."""
+  learn = setting.learning(steps, steps // 10)
+  learn['optimizer']['learning_rate'] = rate
+  return dict(stage='distill', student=setting.STUDENT, soft=0.0, hard=1.0, **learn)
+
+
 def rates():
   """Name -> settings of a student of hard labels at each rate, for each number of epochs."""
-  hard = dict(stage='distill', student=setting.STUDENT, soft=0.0, hard=1.0)
-  parts = {}
-  for name, rate in RATES.items():
-    for epochs in EPOCHS:
-      steps = epochs * ((60_000 - HELD) // setting.BATCH)
-      learn = setting.learning(steps, steps // 10)
-      learn['optimizer']['learning_rate'] = rate
-      parts[f'{name}_{epochs}'] = dict(hard, **learn)
-  return parts
+  epoch = (60_000 - HELD) // setting.BATCH
+  return {
+    f'{name}_{epochs}': hard_labels(epochs * epoch, rate)
+    for name, rate in RATES.items() for epochs in EPOCHS
+  }  # fmt: skip
 
+
+TRIED = {
+  f'{name}_{epochs}': f'{epochs} epochs at {rate:g}'
+  for name, rate in RATES.items() for epochs in EPOCHS
+}  # fmt: skip
 
 CHANGED = dict(
   as_it_is='20 epochs, Adam at 1e-3, T = 20', moved_images='images moved by up to two pixels',
   bounded_weights="the teacher's bound of weights", momentum='SGD at 0.01 with momentum',
   slower='Adam at 3e-4', faster='Adam at 3e-3', colder='T = 4', longer='60 epochs',
-  moved_and_longer='images moved, 60 epochs',
+  moved_and_longer='images moved, 60 epochs', he="He's initialization",
+  lecun="LeCun's initialization", constant='a rate that does not fall',
 )  # fmt: skip
+BEGUN = 'as_it_is', 'he', 'lecun', 'constant'  # the stages of 'begun'
 
 
 def changes():
@@ -119,6 +143,9 @@ def changes():
     'colder': dict(soft, temperature=4.0),
     'longer': dict(soft, **epochs(60)),
     'moved_and_longer': dict(soft, augment='jitter', **epochs(60)),
+    'he': dict(soft, student=dict(setting.STUDENT, initializer='he_normal')),
+    'lecun': dict(soft, student=dict(setting.STUDENT, initializer='lecun_normal')),
+    'constant': dict(soft, **trained(cosine=0)),
   }
 
 
@@ -174,8 +201,21 @@ def claims():
   )  # fmt: skip
 
 
+def by_choice():
+  """The claims of 'chosen', beside those of the other rows."""
+  beside = lambda stage: dict(
+    errors('hard'), how='difference', against=dict(run='distill/mnist', stage=stage)
+  )
+  return lines(
+    D2b=('errors from hard labels, 20 epochs at 3e-3', '146', errors('hard')),
+    D2c=('against 50 epochs at 1e-3', 'not in the paper', beside('hard')),
+    D4c=('against labels and soft targets', '+72', beside('soft')),
+  )
+
+
 def sweep():
   """The choice of a rate, then one line a seed."""
-  yield {'variant': 'rates'}
+  for variant in ('rates', 'chosen', 'why', 'begun'):
+    yield {'variant': variant}
   for seed in setting.SEEDS:
     yield {'seeds': (seed,)}

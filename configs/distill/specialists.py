@@ -6,10 +6,10 @@ specialize in; what is shown is the mechanism, with a generalist of 30 units a l
 
     python -m launch.run --config=configs/distill/specialists.py --workdir=runs/distill-specialists
 
-Groups by k-means on the covariance of predictions at T = 20: at 1 to 8 most of it is each class's
-own variance, and one group of seven digits is all that is left. Two of the generalist's first
-classes call their specialists. Three seeds.
-Variant 'quick': two groups, a tenth of the steps.
+Groups by k-means on the covariance of predictions at T = 20. Two of the generalist's first classes
+call their specialists. Three seeds.
+Variants: 'cooler' has the covariance at T = 4, most of which is each class's own variance; 'quick'
+two groups, a tenth of the steps.
 """
 
 from ml_collections import config_dict
@@ -20,8 +20,9 @@ from configs.variants import split
 
 
 def get_config(variant: str = ''):
-  """variant: '' or 'quick'."""
-  quick = bool(split(variant, ('quick',)))
+  """variant: any of 'cooler' and 'quick', joined by commas."""
+  variants = split(variant, ('cooler', 'quick'))
+  quick = 'quick' in variants
   steps = 600 if quick else 20 * setting.EPOCH
   c = config_dict.ConfigDict()
   c.title = 'A generalist and its specialists on MNIST'
@@ -31,7 +32,8 @@ def get_config(variant: str = ''):
   c.stages = ('generalist', 'specialists')
   c.generalist = dict(setting.learning(steps, steps // 4), stage='tune')
   c.specialists = dict(
-    setting.learning(steps, steps // 4), count=2 if quick else 4, asked=2, cluster_temperature=20.0,
+    setting.learning(steps, steps // 4), count=2 if quick else 4, asked=2,
+    cluster_temperature=4.0 if 'cooler' in variants else 20.0,
   )  # fmt: skip
   wrong = dict(kind='specialists', stage='specialists')
   c.paper = lines(
@@ -50,7 +52,8 @@ def get_config(variant: str = ''):
 
 
 def sweep():
-  """How many groups, and how many classes call one."""
+  """The covariance at a lower temperature; how many groups, and how many classes call one."""
+  yield {'variant': 'cooler'}
   for count in (2, 3, 4, 5):
     for asked in (1, 2, 3):
       yield {'specialists.count': count, 'specialists.asked': asked}

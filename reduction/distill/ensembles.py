@@ -45,8 +45,6 @@ def at(logits, indices, temperature) -> jax.Array:
 
 
 def _with_tail(logits, values, indices, temperature):
-  rest = jnp.put_along_axis(
-    logits.astype(jnp.float32), indices, -jnp.inf, axis=-1, inplace=False
-  )
+  rest = jnp.put_along_axis(logits.astype(jnp.float32), indices, -jnp.inf, axis=-1, inplace=False)
   tail = temperature * jax.nn.logsumexp(rest / temperature, -1, keepdims=True)
   return jnp.concatenate([values, tail], -1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from reduction.distill import ensembles, matching
 from reduction.distill.student import METHODS, distilled, matched
-from reduction.distill.teachers import MEMBERS, check, find, kept_logits, live
+from reduction.distill.teachers import MEMBERS, check, find, kept_logits, kept_top, live
 from reduction.errors import did_you_mean, require
 from reduction.predict import scores
 
@@ -87,8 +87,8 @@ class Lesson(NamedTuple):
       return distilled(module, schedules=by_step, method=self.method), ({}, same), None
     check(nets, replicas, self.members)
     how = dict(members=self.members, mean=self.mean)
-    kept = functools.partial(kept_logits, nets, replicas=replicas, **how)
-    self._log(kept(test.x, temperature=1.0)[:, :, 0], test.y, run)
+    said = kept_logits(nets, test.x, replicas, temperature=1.0, **how)
+    self._log(said[:, :, 0], test.y, run)
     if self.matches:
       return self._matched(net, nets[0], x, same, by_step, run)
     taught = functools.partial(
@@ -98,24 +98,28 @@ class Lesson(NamedTuple):
       same['live'] = live(nets, replicas, self.members)
       return taught(teachers=tuple(net.module for net in nets)), ({}, same), None
     folder = pathlib.Path(self.cache) if self.cache else run.workdir and run.workdir / 'teachers'
-    logits = kept(x, temperature=self.numbers['temperature'], folder=folder)
+    how.update(temperature=self.numbers['temperature'], folder=folder)
     if self.top:
-      one = jnp.asarray(logits[:, :, 0])
-      bins, indices = ensembles.top(one, self.top, self.numbers['temperature'])
-      return taught(), (dict(top=bins, indices=indices), same), None
+      bins, indices = kept_top(nets, x, replicas, self.top, **how)
+      by_example = dict(top=jnp.asarray(bins), indices=jnp.asarray(indices))
+      return taught(), (by_example, same), None
+    logits = kept_logits(nets, x, replicas, **how)
     return taught(), (dict(teacher=jnp.asarray(logits)), same), None
 
-  def _matched(self, net, teacher, x, same, by_step, run):
+  def _matched(self, net, teacher, x, same, schedules, run):
     """What `prepare` returns where layers are matched: the teacher is live, its logits too."""
     replicas = len(run.seeds)
     # other keys than those of the student's first weights
     fresh = matching.projections(self.matches, net, teacher, x[:2], run.key('init', 1))
     same['live'] = live([teacher], replicas, self.members)
-    same['weights'] = tuple(jnp.full(replicas, match.weight) for match in self.matches)
+    by_step = lambda match: callable(match.weight)
+    same['weights'] = {m.name: jnp.full(replicas, m.weight) for m in self.matches if not by_step(m)}
     if kept := matching.memories(self.matches, teacher, x, run.key('noise', 1)):
       same['memory'] = kept
-    pairs = tuple(match._replace(weight=None, project=None) for match in self.matches)
-    loss = matched(net.module, teacher.module, pairs, schedules=by_step, method=self.method)
+    pairs = tuple(
+      m._replace(weight=m.weight if by_step(m) else None, project=None) for m in self.matches
+    )
+    loss = matched(net.module, teacher.module, pairs, schedules=schedules, method=self.method)
     return loss, ({}, same), fresh
 
   def _log(self, logits, labels, run):

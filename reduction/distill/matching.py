@@ -8,6 +8,7 @@ module, before a relu that is none; or what a module sows in 'intermediates', su
 import functools
 import inspect
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,20 +21,22 @@ from reduction.distill.features import LOSSES
 from reduction.errors import UsageError, did_you_mean, require
 from reduction.models.layers import glorot
 from reduction.net import all_kept, over_replicas
+from reduction.schedule import schedule
 
 
 class Match(NamedTuple):
   """Paths in student and teacher, a name of `features.LOSSES`, its weight in the whole loss.
 
-  project: whether the student's layer goes through a learned linear map of its last axis to the
-  teacher's width; None where the loss needs it and widths differ. memory: so many training examples
-  of which the loss keeps what the teacher says, where it takes a memory.
+  weight: a number, or a schedule of the step. project: whether the student's layer goes through a
+  learned linear map of its last axis to the teacher's width; None where the loss needs it and
+  widths differ. memory: so many training examples of which the loss keeps what the teacher says,
+  where it takes a memory.
   """
 
   student: str
   teacher: str
   loss: str
-  weight: float | None = None
+  weight: float | Callable | None = None
   project: bool | None = None
   memory: int = 0
 
@@ -46,8 +49,8 @@ class Match(NamedTuple):
 def read(matches) -> tuple[Match, ...]:
   """dict(student=, teacher=, loss=, ...) each as a Match; the weight by default that of LOSSES.
 
-  Raises UsageError for unknown keys and losses, a negative weight, and a layer matched twice by the
-  same loss.
+  A weight may be the settings of a schedule. Raises UsageError for unknown keys and losses, a
+  negative weight, and a layer matched twice by the same loss.
   """
   found = tuple(_read(given, f'matches[{i}]') for i, given in enumerate(matches))
   names = [match.name for match in found]
@@ -68,7 +71,8 @@ def _read(given, where: str) -> Match:
   loss = match.loss
   require(loss in LOSSES, f'{where}.loss={loss!r} is unknown.{did_you_mean(loss, LOSSES)}')
   weight = LOSSES[loss].weight if match.weight is None else match.weight
-  good = isinstance(weight, float | int) and math.isfinite(weight) and weight >= 0
+  weight = schedule(weight, f'{where}.weight')
+  good = callable(weight) or (math.isfinite(weight) and weight >= 0)
   require(good, f'{where}.weight={weight!r} must be a number of at least 0')
   good = match.project in (None, True, False)
   require(good, f'{where}.project={match.project!r} must be True, False or None')
@@ -80,7 +84,7 @@ def _read(given, where: str) -> Match:
   require(good, f'{where}.memory={match.memory!r} must be a number of examples')
   taken = 'memory' in inspect.signature(LOSSES[loss].function).parameters
   require(taken or not match.memory, f'{where}.memory={match.memory}: {loss} keeps nothing')
-  return match._replace(weight=float(weight))
+  return match._replace(weight=weight)
 
 
 def capture(module, params, stats, x, paths=None, *, train: bool = False, rngs=None):

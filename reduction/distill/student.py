@@ -54,9 +54,9 @@ def distilled(
 def matched(module, teacher, matches: tuple, *, schedules: tuple = (), method: str = 'soft'):
   """`distilled` by one live teacher, whose hidden layers the student's are drawn to as well.
 
-  params: {'student':, 'projections':} of `matching`. matches: of `matching.read`; their weights are
-  given['weights'] instead, so that others compile nothing anew; given['memory']: of
-  `matching.memories`. Logged besides: each match's loss.
+  params: {'student':, 'projections':} of `matching`. matches: of `matching.read`; weights that are
+  numbers are in given['weights'] by name instead, so that others compile nothing anew;
+  given['memory']: of `matching.memories`. Logged besides: each match's loss.
   """
 
   def loss(params, stats, batch, key):
@@ -69,8 +69,9 @@ def matched(module, teacher, matches: tuple, *, schedules: tuple = (), method: s
     target, shown = matching.capture(teacher, *lone, x, [match.teacher for match in matches])
     numbers = _numbers(given, schedules)
     value, told = _taught(method, logits, target, labels, logits, numbers)
+    weights = [m.weight(given['step']) if m.weight else given['weights'][m.name] for m in matches]
     drawn, each = matching.weigh(
-      matches, given['weights'], layers, shown, params['projections'], given.get('memory', {})
+      matches, weights, layers, shown, params['projections'], given.get('memory', {})
     )
     return value + drawn, (stats, told | each)
 

@@ -1,4 +1,4 @@
-"""A teacher's logits on a transfer set, computed once and kept: exact while inputs do not change.
+"""What teachers say of a transfer set, computed once and kept: exact while inputs do not change.
 
 On disk they are a .npy file that is mapped into memory, named after the digests of all that they
 depend on; without a folder they stay in memory. Under augmentation there is nothing to keep.
@@ -7,6 +7,7 @@ depend on; without a folder they stay in memory. Under augmentation there is not
 import functools
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,19 +22,27 @@ def logits(net: Net, x, folder: pathlib.Path | None = None) -> np.ndarray:
 
   folder: where they are kept for the next call with the same net and x. Raises StorageError.
   """
-  compute = functools.partial(predict.logits, net, x)
+  return kept(functools.partial(predict.logits, net, x), folder, [net], x)
+
+
+def name(nets: Sequence[Net], x, **settings) -> str:
+  """A digest of all that what nets say of x depends on, settings among it."""
+  depends = {key: repr(value) for key, value in settings.items()}
+  for i, net in enumerate(nets):
+    variables = tree.digests(dict(params=net.params, stats=net.stats, masks=net.masks))
+    depends[f'net{i}'] = tree.digest_of(dict(variables, module=repr(net.module)))
+  return tree.digest_of(dict(depends, inputs=tree.digest(x)))
+
+
+def kept(compute, folder: pathlib.Path | None, nets: Sequence[Net], x, **settings) -> np.ndarray:
+  """What compute returns of nets, x and settings: from folder, mapped, once it is there.
+
+  Written whole or not at all. Its digest stands beside it; a damaged file is computed again, with a
+  warning. Raises StorageError.
+  """
   if folder is None:
     return compute()
-  variables = tree.digests(dict(params=net.params, stats=net.stats, masks=net.masks))
-  name = tree.digest_of(dict(variables, module=repr(net.module), inputs=tree.digest(x)))
-  return kept(folder / f'{name}.npy', compute)
-
-
-def kept(path: pathlib.Path, compute) -> np.ndarray:
-  """The array in path, mapped; computed and written, whole or not at all, where it is not there.
-
-  Its digest stands beside it; a damaged file is computed again, with a warning.
-  """
+  path = folder / f'{name(nets, x, **settings)}.npy'
   beside = path.with_suffix('.digest')
   if path.is_file() and beside.is_file():
     try:
@@ -43,7 +52,7 @@ def kept(path: pathlib.Path, compute) -> np.ndarray:
     except (OSError, ValueError):
       pass
     LOGGER.warning('%s is damaged: computed again', path)
-  array = np.asarray(compute(), np.float32)
+  array = compute()
   with checkpoint.whole_file(path) as file:
     np.save(file, array)
   checkpoint.write_atomic(beside, tree.digest(array))

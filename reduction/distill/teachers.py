@@ -13,6 +13,7 @@ from reduction.errors import MissingInput, UsageError, require
 from reduction.net import Net
 
 MEMBERS = ('own', 'all')
+BLOCK = 500  # inputs
 
 
 def find(name: str, nets: dict[str, Net]) -> Net:
@@ -62,6 +63,40 @@ def kept_logits(
     stacked = jax.vmap(lambda l: ensembles.combined(l, temperature, mean=mean))(stacked)[:, None]
   found = np.moveaxis(np.asarray(stacked), 1, 2)
   return np.broadcast_to(found, (replicas, *found.shape[1:]))
+
+
+def kept_top(
+  nets: Sequence[Net],
+  x,
+  replicas: int,
+  k: int,
+  *,
+  members: str,
+  mean: str,
+  temperature,
+  folder=None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """`ensembles.top` of the teachers as one: logits [replicas, n, k + 1], indices [replicas, n, k].
+
+  Made from BLOCK inputs at a time, so that neither memory nor the folder, where they are kept or
+  None, ever holds all classes. temperature: a number.
+  """
+  how = dict(members=members, mean=mean, temperature=temperature)
+  rows = 1 if members == 'all' else replicas
+
+  def compute():
+    parts = []
+    for i in range(0, len(x), BLOCK):
+      here = kept_logits(nets, x[i : i + BLOCK], rows, **how)[:, :, 0]
+      bins, indices = map(np.asarray, ensembles.top(jnp.asarray(here), k, temperature))
+      kind = [('top', bins.dtype, bins.shape[2:]), ('indices', 'int32', indices.shape[2:])]
+      parts.append(np.zeros(bins.shape[:2], kind))
+      parts[-1]['top'], parts[-1]['indices'] = bins, indices
+    return np.concatenate(parts, 1)
+
+  found = targets.kept(compute, folder, nets, x, k=k, rows=rows, **how)
+  placed = lambda part: np.broadcast_to(part, (replicas, *part.shape[1:]))
+  return placed(found['top']), placed(found['indices'])
 
 
 def live(nets: Sequence[Net], replicas: int, members: str) -> tuple:

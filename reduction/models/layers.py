@@ -10,6 +10,10 @@ from reduction.kernels.conv import convolve
 # Gaussian Glorot: N(0, 2 / (fan_in + fan_out)). Flax's glorot_normal cuts its tails at two sigma.
 glorot = nn.initializers.variance_scaling(1.0, 'fan_avg', 'normal')
 
+INITIALIZERS = dict(
+  glorot=glorot, lecun_normal=nn.initializers.lecun_normal(), he_normal=nn.initializers.he_normal()
+)
+
 Dense = functools.partial(nn.Dense, kernel_init=glorot)
 Conv = functools.partial(nn.Conv, kernel_init=glorot, conv_general_dilated=convolve)
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)

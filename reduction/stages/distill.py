@@ -60,7 +60,8 @@ def distill(
   makes an ensemble of all replicates of all teachers; mean: 'arithmetic' or 'geometric'. method:
   'soft', or what takes its place: 'dkd', 'reverse', 'jsd', 'standardized'. matches: hidden
   layers drawn to those of one teacher, as in `distill.matching.read`: a dict(student='fc1',
-  teacher='fc1', loss='hint') is logged as 'hint fc1'; its projection is dropped in the end. top:
+  teacher='fc1', loss='hint', weight=a number or schedule) is logged as 'hint fc1'; its projection
+  is dropped in the end. top:
   keep the so many likeliest classes and a bin for the rest. transfer: which training examples,
   settings of `distill.transfer.subset`. augment: how they change, a name of `data.augment`; then,
   and with matches, teachers see each batch too, else their logits are computed once: kept in the

@@ -9,8 +9,10 @@ import pytest
 
 from reduction import losses, models, predict
 from reduction.distill import bias, ensembles, targets, teachers, transfer
+from reduction.distill.student import distilled
 from reduction.errors import MissingInput, UsageError
 from reduction.net import create
+from reduction.schedule import schedule
 
 RNG = np.random.default_rng(0)
 MEMBERS = jnp.asarray(3 * RNG.standard_normal((4, 5, 7)), jnp.float32)  # members, n, classes
@@ -104,6 +106,30 @@ def test_damaged_logits_are_computed_again(net, tmp_path, caplog, harm):
   assert np.array_equal(np.load(path), first)
 
 
+@pytest.mark.parametrize('members, rows', [('own', 2), ('all', 1)])
+def test_what_is_kept_of_many_classes_is_the_likeliest_alone(
+  net, tmp_path, monkeypatch, members, rows
+):
+  net, x = net
+  how = dict(members=members, mean='arithmetic', temperature=2.0)
+  whole = teachers.kept_logits([net], x, 2, **how)[:, :, 0]
+  bins, indices = ensembles.top(jnp.asarray(whole), 3, 2.0)
+  monkeypatch.setattr(teachers, 'BLOCK', 7)
+  most = []
+  said = predict.logits
+  monkeypatch.setattr(predict, 'logits', lambda n, x: most.append(len(x)) or said(n, x))
+  for _ in range(2):
+    found = teachers.kept_top([net], x, 2, 3, folder=tmp_path, **how)
+    np.testing.assert_allclose(found[0], bins, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found[1], indices)
+  assert most == [7, 7, 7, 7, 2]  # never of all inputs, and once
+  (path,) = tmp_path.glob('*.npy')
+  assert path.stat().st_size < 30 * rows * (4 + 3) * 4 + 512  # 4 logits and 3 places of 10 classes
+  teachers.kept_top([net], x, 2, 4, folder=tmp_path, **how)
+  teachers.kept_top([net], x, 2, 3, folder=tmp_path, **how | dict(temperature=1.0))
+  assert len(list(tmp_path.glob('*.npy'))) == 3
+
+
 def test_each_student_has_its_own_teacher_or_all_have_all(net):
   net, x = net
   lone = jax.tree.map(lambda w: w[:1] + 0.5, net.params)
@@ -139,6 +165,51 @@ def test_live_teachers_are_placed_like_kept_ones(net):
   assert shape([net], 2, 'own') == (2, 1)
   assert shape([net], 3, 'all') == (3, 2)
   assert shape([lone], 3, 'own') == (3, 1)
+
+
+@pytest.mark.parametrize('mean', ensembles.MEANS)
+def test_live_teachers_of_two_architectures_say_what_kept_ones_do(net, mean):
+  one, x = net
+  other = create(models.mlp(widths=(4, 4)), jax.random.split(jax.random.key(2), 2), x[:1])
+  student = create(models.mlp(widths=(6,)), jax.random.split(jax.random.key(3), 2), x[:1])
+  nets, numbers = [one, other], dict(temperature=3.0, soft=1.0, hard=0.2, label_mix=0.1)
+  kept = teachers.kept_logits(nets, x, 2, members='all', mean=mean, temperature=3.0)[0]
+  lone = lambda tree: jax.tree.map(lambda w: jnp.asarray(w[0]), tree)
+  asked = lambda loss, inputs, given: loss(
+    lone(student.params), {}, (inputs, np.arange(30) % 10, numbers | given), jax.random.key(0)
+  )[0]
+  modules = tuple(n.module for n in nets)
+  live = distilled(student.module, teachers=modules, mean=mean)
+  given = dict(live=lone(teachers.live(nets, 2, 'all')))
+  from_disk = asked(distilled(student.module, mean=mean), x, dict(teacher=kept))
+  np.testing.assert_allclose(asked(live, x, given), from_disk, rtol=1e-5)
+  # of images that changed they say what they say of those, not of the ones before
+  moved = np.roll(x, 1, 1)
+  kept = teachers.kept_logits(nets, moved, 2, members='all', mean=mean, temperature=3.0)[0]
+  changed = asked(live, moved, given)
+  np.testing.assert_allclose(
+    changed, asked(distilled(student.module, mean=mean), moved, dict(teacher=kept)), rtol=1e-5
+  )
+  assert abs(changed - from_disk) > 1e-3
+
+
+@pytest.mark.parametrize('step', [0, 40, 150])
+@pytest.mark.parametrize('name', ['temperature', 'soft', 'hard', 'label_mix'])
+def test_a_number_that_changes_is_what_it_is_at_the_step(net, name, step):
+  net, x = net
+  ramp = schedule(
+    dict(name='linear_schedule', init_value=0.2, end_value=0.8, transition_steps=100), name
+  )
+  numbers = dict(temperature=3.0, soft=0.7, hard=0.35, label_mix=0.1)
+  params = jax.tree.map(lambda w: w[0], net.params)
+  said = 3 * jax.random.normal(jax.random.key(4), (30, 1, 10))
+  asked = lambda numbers, **how: distilled(net.module, **how)(
+    params, {}, (x, np.arange(30) % 10, numbers | dict(teacher=said, step=step)), jax.random.key(0)
+  )[0]
+  now = 0.2 + 0.6 * min(step, 100) / 100
+  found = asked({n: v for n, v in numbers.items() if n != name}, schedules=((name, ramp),))
+  np.testing.assert_allclose(found, asked(numbers | {name: now}), rtol=1e-5)
+  assert abs(found - asked(numbers)) > 1e-4
 
 
 def test_a_teacher_that_is_not_there_is_named(tmp_path):

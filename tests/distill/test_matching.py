@@ -15,6 +15,7 @@ from reduction.models.layers import BatchNorm
 from reduction.models.mlp import MLP
 from reduction.net import Net, apply
 from reduction.run import Run
+from reduction.schedule import schedule
 from reduction.train import _chunk
 from reduction.update import optimizer
 
@@ -108,6 +109,7 @@ def test_a_match_is_read_with_its_default_weight():
     (match('a', weight=-1.0), r'matches\[0\].weight=-1.0 must be a number of at least 0'),
     (match('a', weight=float('inf')), 'weight=inf must be a number'),
     (match('a', weight='much'), "weight='much' must be a number"),
+    (match('a', weight=dict(name='linear')), r'matches\[0\].weight.name=.linear. is not in optax'),
     (match('a', project='yes'), "project='yes' must be True, False or None"),
     (match('a', loss='similarity', project=True), 'would learn similarity in place of the student'),
     (dict(student='a', loss='hint'), r"matches\[0\] needs a name for 'teacher', not None"),
@@ -216,7 +218,8 @@ NUMBERS = dict(temperature=2.0, soft=0.7, hard=0.3, label_mix=0.0)
 def test_a_method_takes_the_place_of_soft_targets_and_matches_are_added(wide, method):
   (params, _), labels, t = first(wide), jnp.arange(4), dict(temperature=2.0)
   teacher = tree.map(lambda w: w[1:], wide.params)
-  pairs = matching.Match('fc1', 'fc1', 'hint'), matching.Match('fc2', 'fc2', 'cosine')
+  later = schedule(dict(name='linear_schedule', init_value=0, end_value=4, transition_steps=8), 'w')
+  pairs = matching.Match('fc1', 'fc1', 'hint'), matching.Match('fc2', 'fc2', 'cosine', later)
   terms = dict(
     soft=losses.soft_cross_entropy,
     dkd=lambda z, target, **t: features.dkd(z, target, labels, **t),
@@ -229,7 +232,8 @@ def test_a_method_takes_the_place_of_soft_targets_and_matches_are_added(wide, me
   def all_losses(key):
     logits, own = matching.capture(wide.module, params, {}, X)
     target, shown = matching.capture(wide.module, *first(wide.replace(params=teacher)), X)
-    given = dict(NUMBERS, teacher=target[:, None], live=((teacher, {}),), weights=(5.0, 0.5))
+    given = dict(NUMBERS, teacher=target[:, None], live=((teacher, {}),), step=1)
+    given['weights'] = {'hint fc1': 5.0}
     plain = student.distilled(wide.module, method=method)
     drawn = student.matched(wide.module, wide.module, pairs, method=method)
     batch, both = (X, labels, given), dict(student=params, projections={})
@@ -334,6 +338,16 @@ def test_matches_of_weight_0_teach_what_soft_targets_alone_do(taught, trained):
   assert tree.structure(state['params']) == tree.structure(net.params)
   assert set(given[0]) == {'teacher'} and set(given[1]) == set(student.NUMBERS)
   assert not [name for name in rows[0] if 'head' in name]
+
+
+def test_a_weight_that_ends_draws_as_long_as_it_lasts(taught):
+  run, net = taught
+  kept = (dict(PAIRS[0], weight=2.0), PAIRS[1])
+  gone = dict(name='piecewise_constant_schedule', init_value=2.0, boundaries_and_scales={'20': 0})
+  _, rows = distill(run, net, matches=kept)
+  _, others = distill(run, net, matches=(dict(PAIRS[0], weight=gone), PAIRS[1]))
+  np.testing.assert_allclose(others[0]['hint head/fc2'], rows[0]['hint head/fc2'], rtol=1e-4)
+  assert not np.allclose(others[1]['hint head/fc2'], rows[1]['hint head/fc2'], rtol=1e-3)
 
 
 def test_a_memory_holds_what_the_teacher_says_of_other_examples(taught, trained):

@@ -296,7 +296,7 @@ def test_what_a_newcomer_sees(launch, tmp_path):
   assert re.search(r'digits: 1,297 training examples', result.err)
   assert 'WARNING' not in result.err + result.out
   table = result.out
-  for text in ('100', 'reinit', 'early', f'{workdir}/report.html'):
+  for text in ('100', 'reinit', 'early', 'student', f'{workdir}/report.html'):
     assert text in table, table
   names = {p.name for p in workdir.iterdir()}
   assert {'config.json', 'metrics.jsonl', 'run.log', 'report.md', 'report.html'} <= names

@@ -99,9 +99,10 @@ def test_a_class_never_shown_is_known_after_one_number(learned):
 def test_every_way_to_teach_learns(learned, settings):
   run = Run(learned.data, seeds=(0, 1), nets=dict(learned.nets))
   stages.distill(**TAUGHT | settings)(run.nets['teacher'], run)
-  curve = [row['loss'] for row in run.rows if row['kind'] == 'curve']
-  assert (np.array(curve[1]) < curve[0]).all()
-  assert min(rows(run, 'distill')[0]['test_accuracy']) > 0.4
+  curve = [row['kl'] for row in run.rows if row['kind'] == 'curve']
+  if not isinstance(settings.get('temperature'), dict):  # T^2 times the divergence at another T
+    assert (np.array(curve[1]) < curve[0]).all()
+  assert min(rows(run, 'distill')[0]['test_accuracy']) > (0.4 if 'augment' in settings else 0.7)
 
 
 def test_a_student_starts_from_and_ends_as_a_masked_net(learned):
@@ -115,21 +116,6 @@ def test_a_student_starts_from_and_ends_as_a_masked_net(learned):
     assert not np.asarray(w)[~np.asarray(mask)].any()
     changed |= not np.array_equal(w, before)
   assert changed
-
-
-def test_weights_that_change_are_what_they_are_at_a_step(learned):
-  """A schedule that has ended is the number that it ended in, and one that begins where it does."""
-  def losses_of(**given):
-    run = Run(learned.data, seeds=(0,), nets=dict(learned.nets))
-    one = dict(TAUGHT, steps=1, every=1, members='all', **given)
-    stages.distill(**one)(run.nets['teacher'], run)
-    return [row['loss'] for row in run.rows if row['kind'] == 'curve'][-1]
-
-  ramp = lambda a, b: dict(name='linear_schedule', init_value=a, end_value=b, transition_steps=100)
-  assert losses_of(soft=ramp(0.25, 9.0), hard=ramp(0.5, 7.0)) == pytest.approx(
-    losses_of(soft=0.25, hard=0.5), rel=1e-6
-  )
-  assert losses_of(soft=ramp(0.25, 9.0)) != pytest.approx(losses_of(soft=0.3), rel=1e-3)
 
 
 def test_teachers_of_images_that_move_are_asked_each_time_and_nothing_is_kept(learned, tmp_path):
@@ -246,6 +232,9 @@ def test_a_module_that_data_cannot_tell_needs_to_be_given(fresh, tmp_path):
     (dict(top=2, augment='jitter'), 'top=2 keeps logits for one temperature'),
     (dict(temperature=dict(name='linear')), "temperature.name='linear' is not in optax. Known: "),
     (dict(temperature=dict(name='linear_schedule', init_value=1.0)), "needs 'end_value'"),
+    (dict(temperature=dict(name='piecewise_constant_schedule', init_value=1.0,
+                           boundaries_and_scales={'late': 0.5})),
+     "temperature.boundaries_and_scales={'late': 0.5} must have a number of steps for each key"),
     (dict(temperature='hot'), "temperature='hot' must be a number or a schedule"),
     (dict(student=dict(name='mpl')), "config.student.name='mpl' is not in reduction.models"),
   ],

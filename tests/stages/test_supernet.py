@@ -290,5 +290,7 @@ def test_what_is_found_goes_on_to_be_pruned_taught_trained_in_integers_and_writt
     count(part.nets[name]) for name in ('found', 'filterlet', 'lottery', 'distill')
   )
   assert found > filterlet > lottery >= distilled
+  masks, weights = tree.leaves(part.nets['lottery'].masks), tree.leaves(part.nets['distill'].params)
+  assert not any(np.asarray(w)[~np.asarray(m)].any() for w, m in zip(weights, masks, strict=True))
   (row,) = [r for r in part.rows if r['kind'] == 'microcontroller']
   assert row['int8_accuracy'][0] > 0.6 and row['equal_in_c'] in (20, None)
