@@ -1,4 +1,4 @@
-"""Which texts and which divergence teach a small language model: stories260K to one of a fifth.
+"""Which texts and which divergence teach a small language model: stories260K to one of a sixth.
 
 Agarwal et al., GKD (2306.13649, ICLR 2024), and Gu et al., MiniLLM (2306.08543): a student that
 learns on texts it tells itself is better at telling than one that learns on the teacher's, most so

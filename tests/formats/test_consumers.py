@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 
 from reduction import opened, tree, written
+from reduction.formats import huggingface
+from reduction.models.bert import bert, settings, weights
 from reduction.models.served import Served
-from reduction.net import Net
+from reduction.net import Net, apply
 from reduction.qtensor import Scheme
 from reduction.quantize.rtn import quantize
 from reduction.written import Format
-from tests import decoders
+from tests import decoders, sentences
 
 SIZES = dict(
   num_hidden_layers=2, hidden_size=64, num_attention_heads=2, num_key_value_heads=1,
@@ -145,6 +147,23 @@ def test_transformers(folder, model, scheme, form):
     near = 1e-3 if scheme else 2e-4  # it unpacks weights into 16 bits
     np.testing.assert_allclose(ours, logits, atol=near * abs(logits).max())
   assert_equal(greedy(net, prompts), said)
+
+
+def test_transformers_says_what_our_bert_does(tmp_path):
+  transformers = pytest.importorskip('transformers', reason='needs third_party/consumers.txt')
+  torch = pytest.importorskip('torch')
+  folder = sentences.model(tmp_path)
+  tokens = np.array([[7, 3, 49, 8, 1, 0, 0, 0], [7, 1, 2, 3, 4, 5, 6, 8]])
+  theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+    folder, num_labels=4
+  ).eval()
+  with torch.no_grad():
+    said = theirs(torch.tensor(tokens), attention_mask=torch.tensor(tokens > 0)).logits.numpy()
+  module = bert(**settings(huggingface.config(folder)), classes=said.shape[1], pooling='first')
+  found = weights(huggingface.tensors(folder))
+  shapes = jax.eval_shape(module.init, jax.random.key(0), tokens)['params']
+  params = tree.map_named(lambda path, w: found[path].reshape(w.shape), shapes)
+  np.testing.assert_allclose(apply(module, params, {}, tokens), said, rtol=0, atol=2e-5)
 
 
 def llama_cpp(xllamacpp, place):

@@ -34,6 +34,18 @@ def test_networks_have_the_paper_s_weights(module, weights, convolutions):
   assert sum(np.prod(shape) for shape in kernels if len(shape) == 4) == convolutions
 
 
+@pytest.mark.parametrize(
+  'initializer, deviation', [('glorot', 2 / 700), ('lecun_normal', 1 / 400), ('he_normal', 2 / 400)]
+)
+def test_weights_begin_as_their_initializer_says(initializer, deviation):
+  module = models.mlp(widths=(300,), classes=300, initializer=initializer)
+  params = module.init(jax.random.key(0), jnp.zeros((1, 400)))['params']
+  assert params['fc1']['kernel'].var() == pytest.approx(deviation, rel=0.05)
+  assert not params['fc1']['bias'].any()
+  with pytest.raises(UsageError, match="initializer='he_norm' is unknown"):
+    models.mlp(widths=(3,), initializer='he_norm')
+
+
 def test_resnet_20_has_20_layers_and_two_downsamplings():
   found = shapes(models.resnet())
   names = [n for n in found if n.endswith('kernel')]
