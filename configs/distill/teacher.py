@@ -38,6 +38,10 @@ def get_config(variant: str = ''):
     c.seeds = tuple(range(10))
     c.teacher = dict(setting.teaching(20), stage='tune')
     c.paper = {}
+    c.tables = dict(members=dict(
+      title='Test errors of ten members', kind='tune', rows='at', values=('test_errors',),
+      names=dict(at=dict(teacher='20 epochs, ten seeds')), note='Mean and range over the seeds.',
+    ))  # fmt: skip
   if 'quick' in variants:
     c.seeds = c.seeds[:2]
     c.model.widths = (100, 100)
