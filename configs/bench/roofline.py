@@ -5,6 +5,7 @@ takes 10 ms, an answer of 20 takes 310; an answer makes about 1 operation a byte
 attention moves 134 MB of weights and 0.2 MB of activations a token, the MLP 271 and 0.2.
 
     python -m launch.bench --config=configs/bench/roofline.py [--out=rows.jsonl]
+    python -m launch.report configs/bench/results/roofline.jsonl --html=page.html
 
 Llama-2-7B and 70B from their sizes alone, SmolLM2-135M also measured:
 configs/bench/results/roofline.jsonl. Variant 'sizes': no model is run; 'quick' is the same.
@@ -45,4 +46,20 @@ def get_config(variant: str = ''):
     group=128,
     measured='' if variants else 'smollm2',
   )  # fmt: skip
+  c.figures = dict(figure3=dict(
+    title='Figure 3: one user is bound by memory', spread='none', x_scale='log', y_scale='log',
+    panels=dict(
+      a=dict(title='(a) Llama-2-7B on an RTX 4090, from sizes', kind='roofline', x='bits', y='s',
+             x_label='bits of a weight', y_label='seconds', lines='stage', x_ticks=(4, 16),
+             where=dict(model='Llama-2-7B', device='RTX 4090', stage=['prompt', 'answer'])),
+      b=dict(title='(b) prompts and answers on the roofline', kind='roofline', x='flops_per_byte',
+             x_label='operations a byte', y='gflops', y_label='GFLOP a second', lines='device'),
+      c=dict(title='(b) measured: SmolLM2-135M', kind='roofline_measured', x='flops_per_byte',
+             x_label='operations a byte', y='gflops', y_label='GFLOP a second', lines='weights',
+             dashed='this machine', where=dict(weights=['INT4', 'float32', 'this machine'])),
+      d=dict(title='(c) what a token moves in a block', kind='roofline_part', x='weight_bytes',
+             x_label='bytes of weights', x_ticks=(1e6, 1e7, 1e8, 1e9), y='activation_bytes', y_label='bytes of activations',
+             lines='model'),
+    ),
+  ))  # fmt: skip
   return c

@@ -57,10 +57,11 @@ def roofline(
   blocks' weights, 16 or fewer in groups of that many rows with a float16 and a byte each; the last
   layer has 16. measured: a model folder or file that is also run here, where one is given. Rows
   'roofline': stage 'prompt' or 'answer' of a model on a device; flops, bytes and their ratio, bound
-  s and what binds. Rows 'roofline_part': bytes of weights and activations of a token, of the model
-  that is here those of its own traced program. Rows 'roofline_measured': a stage's seconds here,
-  its operations a byte and a second, and their share of what this machine's roofline allows:
-  `limit_gflops` of a large product, `limit_gb` of reading by the native kernel.
+  s, gflops a second at it and what binds. Rows 'roofline_part': bytes of weights and activations of
+  a token, of the model that is here those of its own traced program. Rows 'roofline_measured': a
+  stage's seconds here, its operations a byte and a second, and their share of what this machine's
+  roofline allows: `limit_gflops` of a large product, `limit_gb` of reading by the native kernel;
+  stage 'limit': that roofline itself.
   """
   require(min(prompt, answer, *bits) > 0, f'{prompt=}, {answer=} and {bits=} must be above 0')
   sizes = {name: Sizes(**given) for name, given in models.items()}
@@ -89,7 +90,7 @@ def weight_bytes(sizes: Sizes, bits: int, group: int) -> float:
 
 
 def stages(sizes: Sizes, prompt: int, answer: int, weights: float, flops: float, bytes: float):
-  """dict(stage, flops, bytes, flops_per_byte, s, bound) of the prompt and of the whole answer."""
+  """dict(stage, flops, bytes, flops_per_byte, s, gflops, bound) of the prompt and of the answer."""
   keys = sizes.width // sizes.heads * sizes.kv_heads
 
   def of(stage, passes, tokens, before):
@@ -100,9 +101,10 @@ def stages(sizes: Sizes, prompt: int, answer: int, weights: float, flops: float,
     work, moved = passes * work, passes * moved
     compute, memory = work / flops, moved / bytes
     bound = 'compute' if compute > memory else 'memory'
+    s = max(compute, memory)
     return dict(
       stage=stage, flops=round(work), bytes=round(moved), flops_per_byte=round(work / moved, 2),
-      s=max(compute, memory), bound=bound,
+      s=s, gflops=round(work / s / 1e9, 1), bound=bound,
     )  # fmt: skip
 
   return [of('prompt', 1, prompt, 0), of('answer', answer, 1, prompt + answer / 2)]
@@ -171,6 +173,12 @@ def run(model: str, session: Session, prompt: int, answer: int) -> tuple[list, l
         bound=stage['bound'], of_limit=round(stage['s'] / s, 4),
       ))  # fmt: skip
     session.say(f'roofline: {model}, {weights}')
+  for ratio in 0.25, limits['flops'] / limits['bytes'], 256:
+    most = min(limits['flops'], ratio * limits['bytes'])
+    rows.append(dict(
+      kind='roofline_measured', summary=True, model=model, weights='this machine', stage='limit',
+      flops_per_byte=round(ratio, 3), gflops=round(most / 1e9, 2),
+    ))  # fmt: skip
   return rows, program_parts(f'{model}, traced', net)
 
 
@@ -286,7 +294,7 @@ def table_of_measured(rows: list[dict], prompt: int, answer: int) -> Table:
       row['weights'], row['stage'], f'{1e3 * row["s"]:.0f}', f'{row["flops_per_byte"]:,.3g}',
       f'{row["gflops"]:,.1f}', f'{row["gb_per_s"]:,.1f}', row['bound'], f'{row["of_limit"]:.0%}',
     )
-    for row in rows
+    for row in rows if row['stage'] != 'limit'
   )  # fmt: skip
   columns = ('weights', 'stage', 'ms', 'FLOP a byte', 'GFLOP/s', 'GB/s', 'bound by', 'of the limit')
   one = rows[0]

@@ -46,6 +46,13 @@ def test_a_model_is_measured(decoder):
   )  # fmt: skip
   rows = run(dict(benches=('roofline',), roofline=config), Session(str(decoder)))
   ran = [row for row in rows if row['kind'] == 'roofline_measured']
+  ran, limit = ran[:4], ran[4:]
+  assert [row['gflops'] for row in limit] == pytest.approx([
+    ran[0]['limit_gb'] / 4, ran[0]['limit_gflops'], ran[0]['limit_gflops']
+  ], rel=0.02)  # fmt: skip
+  assert limit[1]['flops_per_byte'] == pytest.approx(
+    ran[0]['limit_gflops'] / ran[0]['limit_gb'], rel=0.02
+  )
   assert [(row['weights'], row['stage']) for row in ran] == [
     ('float32', 'prompt'), ('float32', 'answer'), ('INT4', 'prompt'), ('INT4', 'answer'),
   ]  # fmt: skip
