@@ -58,8 +58,8 @@ def get_config(variant: str = ''):
              x_label='operations a byte', y='gflops', y_label='GFLOP a second', lines='weights',
              dashed='this machine', where=dict(weights=['INT4', 'float32', 'this machine'])),
       d=dict(title='(c) what a token moves in a block', kind='roofline_part', x='weight_bytes',
-             x_label='bytes of weights', x_ticks=(1e6, 1e7, 1e8, 1e9), y='activation_bytes', y_label='bytes of activations',
-             lines='model'),
+             x_label='bytes of weights', x_ticks=(1e6, 1e7, 1e8, 1e9), lines='model',
+             y='activation_bytes', y_label='bytes of activations'),
     ),
   ))  # fmt: skip
   return c
