@@ -65,22 +65,35 @@ def test_greedy_tokens_are_those_of_the_whole_text(name, packed):
   assert len(set(found)) > 3  # and not one token again and again
 
 
-@pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
-@pytest.mark.parametrize('bits', [3, 4])
-def test_greedy_tokens_of_the_native_kernel_are_the_fake_quantized_model_s(bits):
-  """The packed model by the kernel in C++, against floats that hold the same weights."""
+@functools.cache
+def large(bits, group):
+  """(a net whose products are the kernel's in C++, one of floats that hold the same weights)"""
   module = llama(layers=2, width=64, heads=4, kv_heads=2, inner=128, vocabulary=128, positions=128,
                  tied=True)  # fmt: skip
   params = module.init(jax.random.key(2), np.zeros((1, 4), np.int32))['params']
   packed = {path: 3 * w[None] for path, w in tree.named(params)}
   fake = dict(packed)
   for path in [path for path in packed if path.startswith('layer') and path.endswith('kernel')]:
-    packed[path] = quantize(packed[path], Scheme(bits, 64))
+    packed[path] = quantize(packed[path], Scheme(bits, group))
     fake[path] = dequantize(packed[path])
-  running = Runtime(Net(Served(module), tree.nest(packed)))
+  return Net(Served(module), tree.nest(packed)), Net(module, tree.nest(fake))
+
+
+NATIVE = pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
+
+
+@NATIVE
+@pytest.mark.parametrize('bits, group', [(3, 64), (4, 64), (4, 32)])
+def test_greedy_tokens_of_the_native_kernel_are_the_fake_quantized_model_s(bits, group):
+  packed, fake = large(bits, group)
+  running = Runtime(packed)
   assert isinstance(running.params['layers'].gates, int4_cpu.CpuWeight)
   found = list(running.continued(PROMPT, GREEDY, KEY, most=12))
-  assert found == greedy(Net(module, tree.nest(fake)), PROMPT, 12) and len(set(found)) > 3
+  assert found == greedy(fake, PROMPT, 12) and len(set(found)) > 3
+  # a second turn, after all of the first
+  more = [*PROMPT, *found, 3, 4, 5, 6, 7, 8, 9, 10]
+  assert list(running.continued(more, GREEDY, KEY, most=8)) == greedy(fake, more, 8)
+  assert running.times['read'] == 8 + 1
 
 
 def test_a_text_that_begins_alike_is_not_read_again():
@@ -98,9 +111,13 @@ def test_a_text_that_begins_alike_is_not_read_again():
   assert going.times['read'] == 1
 
 
-@pytest.mark.parametrize('packed', [False, True])
-def test_turns_compile_nothing_new(packed):
-  going = Runtime(net('llama', packed))
+@pytest.mark.parametrize(
+  'of', [lambda: net('llama'), lambda: net('llama', True),
+         pytest.param(lambda: large(4, 64)[0], marks=NATIVE)],
+  ids=['floats', 'packed', 'native'],
+)  # fmt: skip
+def test_turns_compile_nothing_new(of):
+  going = Runtime(of())
   list(going.continued(PROMPT[:9], GREEDY, KEY, most=4))  # read as 8 and 1
   list(going.continued([3, *PROMPT], GREEDY, KEY, most=4))
   list(going.continued([3, *PROMPT[:-1], 3, 4, 5, 6], GREEDY, KEY, most=4))
@@ -226,7 +243,7 @@ def test_a_head_in_8_bits_is_near_and_a_quarter(name):
     Runtime(of, head=4)
 
 
-@pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
+@NATIVE
 def test_inputs_in_8_bits_are_near_and_said_to_be():
   module = llama(layers=1, width=64, heads=1, inner=64, vocabulary=32, positions=16, tied=True)
   params = module.init(jax.random.key(1), np.zeros((1, 4), np.int32))['params']
