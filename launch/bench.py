@@ -59,12 +59,16 @@ def header(config: dict, seconds: float) -> dict:
   """The first line of a file of rows: what ran here, on what, how long."""
   import importlib.metadata
 
+  from launch.benchmarks.sides import TOLD
   from launch.report import header_of
+  from reduction.kernels import native
 
   versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'optax', 'numpy')}
+  hardware, has = cli.hardware(), native.instructions()
   session = dict(
-    seconds=seconds, hardware=cli.hardware(), command=cli.command(),
-    versions=dict(python=platform.python_version(), **versions),
+    seconds=seconds, command=cli.command(),
+    hardware=f'{hardware} with {has}' if has and hardware.endswith('cpu') else hardware,
+    versions=dict(python=platform.python_version(), **versions, **TOLD),
   )  # fmt: skip
   return header_of(config, [session])
 

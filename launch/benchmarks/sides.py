@@ -20,6 +20,7 @@ import numpy as np
 from reduction.errors import MissingInput
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+TOLD: dict[str, str] = {}  # name of a side -> what it said of itself in this process
 Ask = Callable[..., dict]  # ask(seeds=[0], steps=100...) -> the reply
 
 
@@ -90,7 +91,9 @@ def process(name: str, command: list[str], settings: dict, **variables: str):
     return json.loads(reply)
 
   try:
-    yield Side(ask, ask(**settings), lambda: _peak_mib(child.pid))
+    about = ask(**settings)
+    TOLD[name] = str(about.get('about', ''))
+    yield Side(ask, about, lambda: _peak_mib(child.pid))
   finally:
     with contextlib.suppress(BrokenPipeError):
       child.stdin.close()

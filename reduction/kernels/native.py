@@ -36,6 +36,9 @@ FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-march=native', '-ffp-contract
 SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA
 THREADS = 'REDUCTION_THREADS'  # of a product; by default all of XLA's
 PATIENCE = 600  # seconds that a compiler may take: 7 to 30 where it runs alone
+SETS = dict(  # of instructions that the kernels know, by Linux's names
+  avx2='AVX2', avx512bw='AVX-512', avx512_vnni='VNNI', amx_int8='AMX', asimd='NEON',
+)  # fmt: skip
 LOG = logging.getLogger(__name__)
 
 
@@ -100,6 +103,11 @@ def _built(name: str = 'packed') -> pathlib.Path:
 def has(flag: str) -> bool:
   """Whether the processor has a feature of this name, as Linux lists it."""
   return flag in _processor().split()
+
+
+def instructions() -> str:
+  """The sets of instructions that the processor has of SETS: 'AVX2, AVX-512'; '' of none."""
+  return ', '.join(name for flag, name in SETS.items() if has(flag))
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ from launch import bench
 from launch.benchmarks import pace, sides
 from launch.benchmarks.sides import Session, Side, Spread
 from reduction.errors import MissingInput, UsageError
+from reduction.kernels import native
 
 training = importlib.import_module('launch.benchmarks.training')  # the package has its function
 
@@ -197,6 +198,8 @@ def test_the_whole_of_it(launch, python, tmp_path):
   assert result.code == 0, result.err
   head, *rows = [json.loads(line) for line in (tmp_path / 'rows.jsonl').read_text().splitlines()]
   assert head['kind'] == 'run' and head['config'] == 'configs/bench/lenet.py:quick'
+  assert head['versions']['torch'] == 'fake 1.0' and 'jax' in head['versions']['reduction']
+  assert head['hardware'].endswith(native.instructions())
   assert [row['kind'] for row in rows] == ['training', 'training', 'side', 'side', 'import']
   ours, without, us, them, _ = rows
   assert ours['evaluated'] and not without['evaluated'] and ours['peer'] == 'torch'
