@@ -21,7 +21,8 @@ from reduction.federate.network import Frame
 
 ROOT = pathlib.Path(__file__).parent.parent
 STARTING = 120  # seconds that Flower may take to answer at first
-TELLING = r'\[code', r'Error\b', r'ERROR', r'.'  # of a log's lines, those that say most first
+# of a log's lines, those that say most first
+TELLING = r'\[code', r'could not', r'Error\b', r'ERROR', r'.'
 APP = 'from reduction.federate.flower import {0}\n\n__all__ = [{0!r}]\n'
 PROJECT = """[project]
 name = "reduction-federation"

@@ -29,7 +29,9 @@ class Cohort(NamedTuple):
 
 class Parts(NamedTuple):
   """What rounds are made of. data: (x, y) on the device; owned: for each seed the examples of each
-  client; most: steps of the largest; step: the server's; stores: of each cohort, or None."""
+  client; most: steps of the largest; step: the server's; stores: of each cohort, or None; codec:
+  what a sender keeps at first, [R, ...], and the store of all, or None.
+  """
 
   plan: Plan
   cohorts: tuple[Cohort, ...]
@@ -38,6 +40,7 @@ class Parts(NamedTuple):
   most: int
   step: Any
   stores: list
+  codec: tuple[Any, Store | None]
 
 
 def share_out(plan: Plan, data, keys) -> list[list[np.ndarray]]:
@@ -58,8 +61,8 @@ def learn(plan: Plan, cohorts, module, shared, run, *, step=plain, state=None) -
   splits, owned = run.data.splits(), share_out(plan, run.data, run.key('data', 2))
   data, watched = jax.device_put((tuple(splits['train']), splits['validation']))
   most = at_clients.most_steps(owned, plan.batch, plan.epochs)
-  carry, stores = begin(plan, cohorts, shared, state or {}, run)
-  parts = Parts(plan, tuple(cohorts), data, owned, most, step, stores)
+  carry, stores, codec = begin(plan, cohorts, shared, state or {}, run)
+  parts = Parts(plan, tuple(cohorts), data, owned, most, step, stores, codec)
   score = over_replicas(classified(module), (0, 0, None))
 
   def one(carry, number, run):
@@ -86,13 +89,14 @@ def log_sent(plan: Plan, outs, like: dict, clients: int, run):
     run.log(kind='rank', summary=True, seeds=run.seeds, **row)
 
 
-def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
-  """(carry of the fold, stores of the cohorts that are on disk).
+def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list, tuple]:
+  """(carry of the fold, stores of the cohorts that are on disk, `Parts.codec`).
 
   carry: shared [R, ...]; own: a tree [R, c, ...] for each cohort; senders [R, C, ...] and server:
-  what the codec keeps; seen int [R, C]: the round after the last one that a client took part in;
-  last int [R]: bytes of the newest change; up, down int [R, C]: bytes so far; dense int [R, C]:
-  what they would be if all tensors travelled whole; refused int [R, C]: updates.
+  what the codec keeps, where it is not on disk; seen int [R, C]: the round after the last one that
+  a client took part in; last int [R]: bytes of the newest change; up, down int [R, C]: bytes so
+  far; dense int [R, C]: what they would be if all tensors travelled whole; refused int [R, C]:
+  updates.
   """
   replicas, count = len(run.seeds), sum(len(cohort.ids) for cohort in cohorts)
   like = sent_like(cohorts[0], shared)
@@ -109,12 +113,15 @@ def begin(plan: Plan, cohorts, shared, state, run) -> tuple[dict, list]:
     stores.append(run.store(f'clients{i}', begins) if on_disk else None)
     own.append({} if on_disk else every(cohort.first, len(cohort.ids)))
   counter = lambda: np.zeros((replicas, count), np.int64)
+  on_disk = plan.disk and tree.leaves(one)
+  first = tree.map(lambda x: np.asarray(x[0]), one)
+  codec = one, run.store('senders', first) if on_disk else None
   carry = dict(
-    shared=shared, own=own, senders=every(one, count), server=dict(wire=wire, step=state),
-    seen=counter(), last=np.zeros(replicas, np.int64), up=counter(), down=counter(),
-    dense=counter(), refused=counter(),
+    shared=shared, own=own, senders={} if on_disk else every(one, count),
+    server=dict(wire=wire, step=state), last=np.zeros(replicas, np.int64),
+    **{name: counter() for name in ('seen', 'up', 'down', 'dense', 'refused')},
   )  # fmt: skip
-  return carry, stores
+  return carry, stores, codec
 
 
 def sent_like(cohort: Cohort, shared) -> dict:
@@ -221,7 +228,8 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
     exchange(plan.codec, plan.rules, parts.step), (0, 0, 0, 0, 0, 0, None, 0)
   )
   counts = np.array([[len(part) for part in of_seed] for of_seed in parts.owned], np.float32)
-  senders = tree.map(lambda x: x[rows, ids], carry['senders'])
+  first, stored = parts.codec
+  senders = at_clients.take(stored or carry['senders'], first, ids, run.seeds)
   shared, server, senders, heard = program(
     carry['shared'], carry['server'], updates, senders, counts[rows, ids], arrives,
     np.float32(number / max(plan.rounds - 1, 1)), run.key('noise', number),
@@ -240,9 +248,9 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   for name, count in dict(up=up, down=down, dense=both, refused=refused).items():
     new[name][rows, ids] += count
   newest = sum(np.asarray(x, np.int64) for x in heard['down'].values())
-  put = lambda x, some: jnp.asarray(x).at[rows, ids].set(some)
+  kept = at_clients.put(stored or carry['senders'], ids, run.seeds, senders)
   carry = dict(
-    carry, **new, server=server, senders=tree.map(put, carry['senders'], senders),
+    carry, **new, server=server, senders={} if stored else kept,
     shared=dict(shared, step=shared['step'] + parts.most),
     last=np.where(heard['void'], 0, newest),
   )  # fmt: skip

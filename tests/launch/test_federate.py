@@ -164,6 +164,7 @@ def test_liars_stale_and_killed_clients_are_refused_by_name(carried):
 @pytest.mark.timeout(900)
 def test_strangers_and_plain_text_are_not_let_in(carried):
   assert carried['plain'] not in (0, None), carried['said']
+  assert 'could not establish a connection to the SuperLink' in carried['said']
   assert 'Failed to activate' in carried['stranger'], carried['stranger']
 
 

@@ -135,6 +135,25 @@ def test_a_crash_changes_no_bit(disk, whole, digits, tmp_path, same, monkeypatch
     ]
 
 
+def test_what_a_codec_keeps_of_each_client_may_lie_on_disk(digits, tmp_path, same):
+  codec = dict(name='low_rank', start=0.5, end=0.5, feedback=True)
+  rules = dict(FEDERATION, share=0.5, codec=codec)
+  here, run = done(average(federation=rules), digits, (0, 1))
+  there, saved = done(
+    average(federation=dict(rules, disk=True)), digits, (0, 1), tmp_path, save_every=0
+  )
+  assert same(here, there)
+  assert [r for r in run.rows if r['kind'] == 'sent'] == [
+    r for r in saved.rows if r['kind'] == 'sent'
+  ]
+  names = {path.name.rsplit('.', 1)[0] for path in tmp_path.rglob('senders/*')}
+  assert names and names <= {f'{seed}.{client}' for seed in (0, 1) for client in range(4)}
+  without, _ = done(
+    average(federation=dict(rules, codec=dict(codec, feedback=False))), digits, (0, 1)
+  )
+  assert not same(here, without)
+
+
 @pytest.mark.slow
 def test_clients_on_a_mesh_are_the_same(whole, digits):
   net, _ = done(kd(), digits, (0, 1), mesh=mesh.make(4))
