@@ -167,8 +167,13 @@ def _measure(data):
 
 @contextlib.contextmanager
 def _session(workdir):
-  """Adds a line to sessions.jsonl: what ran here, on what, how long."""
+  """Adds a line to sessions.jsonl, whole or not at all: what ran here, on what, how long.
+
+  Raises StorageError, also where another is on its way.
+  """
   import importlib.metadata
+
+  from reduction.checkpoint import write_atomic
 
   began = time.time()
   try:
@@ -183,8 +188,9 @@ def _session(workdir):
       ),
       command=cli.command(),
     )
-    with open(workdir / 'sessions.jsonl', 'a') as file:
-      file.write(json.dumps(line) + '\n')
+    path = workdir / 'sessions.jsonl'
+    before = path.read_text() if path.is_file() else ''
+    write_atomic(path, before + json.dumps(line) + '\n')
 
 
 def main(argv):

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import pathlib
 import re
@@ -246,6 +247,20 @@ def test_a_disk_too_full_for_metrics_lets_the_run_go_on(monkeypatch, tmp_path): 
     sinks.write(dict(at='x', step=1))
   sinks.close()
   assert said == ['metrics are no longer written: No space left on device; the run goes on']
+
+
+def test_a_disk_that_is_full_when_a_run_ends_is_no_traceback(monkeypatch, tmp_path):  # [5, 6]
+  from launch import run
+
+  monkeypatch.setattr(run.cli, 'command', lambda: 'this')
+  path = tmp_path / 'sessions.jsonl'
+  with run._session(tmp_path):
+    pass
+  before = path.read_text()
+  failing(monkeypatch, 'fsync', 1, errno.ENOSPC)
+  with pytest.raises(StorageError, match=r'cannot write .*sessions.jsonl'), run._session(tmp_path):
+    raise StorageError('cannot write the logits')  # on its way when the line fails too
+  assert path.read_text() == before and json.loads(before)['command'] == 'this'
 
 
 def test_nothing_half_written_is_left_behind(tmp_path):
