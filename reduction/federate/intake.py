@@ -9,6 +9,7 @@ from reduction import tree
 from reduction.errors import DataError, UserError
 from reduction.federate.codecs.codec import Codec
 from reduction.federate.message import Letter, unpack
+from reduction.federate.server import LONGEST
 
 HEAVIEST = 10**8  # examples that a client may say it has; see also `server.rules`' heaviest
 
@@ -65,8 +66,9 @@ def take(
       raise DataError('numbers that are not finite')
     update = decoded(message, codec, expected.like)
     length = math.sqrt(sum(float(np.sum(x.astype(np.float64) ** 2)) for x in update.values()))
-    if not math.isfinite(length) or (expected.longest and length > expected.longest):
-      raise DataError(f'an update of norm {length:.4g}, at most {expected.longest:g} is taken')
+    most = expected.longest or LONGEST
+    if not length <= most:
+      raise DataError(f'an update of norm {length:.4g}, at most {most:g} is taken')
   except UserError as error:
     reasons = (*taken.refused.get(client, ()), str(error))
     return taken._replace(refused={**taken.refused, client: reasons})

@@ -40,7 +40,7 @@ class Parts(NamedTuple):
   most: int
   step: Any
   stores: list
-  codec: tuple[Any, Store | None]
+  codec: tuple[Any, Store | None] = ({}, None)
 
 
 def share_out(plan: Plan, data, keys) -> list[list[np.ndarray]]:

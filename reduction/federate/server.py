@@ -72,6 +72,7 @@ def rules(
 
 
 MEAN = rules()
+LONGEST = 1e15  # of any update: sums and squares of some stay finite in float32
 
 
 def length(update) -> jax.Array:
@@ -80,9 +81,9 @@ def length(update) -> jax.Array:
 
 
 def sound(update, weight, longest: float = 0.0) -> jax.Array:
-  """Whether an update may be used: finite, of a weight above 0, no longer than longest."""
+  """Whether an update may be used: finite, weight above 0, no longer than longest or LONGEST."""
   fine = tree.finite(update) & jnp.isfinite(weight) & (weight > 0)
-  return fine & (length(update) <= longest) if longest else fine
+  return fine & (length(update) <= (longest or LONGEST))
 
 
 def clipped(update, most: float):
@@ -235,8 +236,9 @@ def dispatch(codec: Codec, how: Rules):
 
 
 def concluded(shared, server, change, wire, state, fine, how: Rules):
-  """(shared, server, void) after a change, or as they were where too few updates are fine."""
-  void = fine.sum() < how.least
+  """(shared, server, void) after a change, or as they were where too few updates are fine or the
+  change is not finite."""
+  void = (fine.sum() < how.least) | ~tree.finite(change)
   new = moved(shared, change), dict(wire=wire, step=state)
   return *tree.select(~void, new, (shared, server)), void
 
@@ -285,12 +287,18 @@ def _apart(codec, how, step, shared, server, updates, senders, weights, fine, pr
 
 
 def answered(codec, how, step, shared, server, got, weights, fine, progress, keys):
-  """(what shared is to change by, what the server keeps, its message) of decoded updates got."""
+  """(what shared is to change by, what the server keeps, its message) of decoded updates got.
+
+  A change that is not sound, as `step` may make one, becomes nan and a message of zeros.
+  """
   like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in got.items()}
   update = combined(got, weights, fine, how, keys[0])
   change, state = step(shared, update, server['step'])
+  fit = sound(change, jnp.float32(1))
+  change = {name: jnp.where(fit, x, 0.0) for name, x in change.items()}  # before it is decomposed
   message, wire = codec.encode(change, server['wire'], progress, keys[1])
-  return codec.decode(message, like), wire, state, message
+  change = {name: jnp.where(fit, x, jnp.nan) for name, x in codec.decode(message, like).items()}
+  return change, wire, state, message
 
 
 def _together(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):

@@ -28,7 +28,7 @@ from reduction.federate.network import (
   spread,
   talk,
 )
-from reduction.federate.server import dispatch, moved, placed, plain
+from reduction.federate.server import dispatch, moved, placed, plain, sound
 from reduction.net import over_replicas
 
 Wait = Callable[[], tuple[Frame, Callable[[Frame], None]]]
@@ -166,7 +166,7 @@ class Seat:
     update = tree.map(lambda x: x[:, 0], update)
     key = jax.random.split(run.key('noise', number)[0], head['of'] + 2)[2 + head['row']]
     encode = over_replicas(dispatch(plan.codec, plan.rules), (0, 0, None, 0))
-    if not tree.finite(update):  # no message can hold it, and a decomposition would not end
+    if not sound({name: x[0] for name, x in update.items()}, 1.0):  # or it would not be decomposed
       raise DataError(
         f'the update of round {number + 1} is not finite; try a smaller learning rate'
       )

@@ -26,7 +26,8 @@ from reduction.qtensor import QTensor, unpack
 
 __all__ = ['FEW', 'TpuWeight', 'dequantized', 'filled', 'matmul', 'prepacked', 'takes', 'tiles']
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
-TILE = 128  # rows of x at a time, each piece of a row for itself
+TILE = 128  # rows of x at a time, each piece of a row for itself, or fewer, whose block takes
+BLOCK = 2**22  # bytes at most: it is in VMEM twice, beside the weight's, in v5e's 16 MiB
 DEEP = 4096, 2048, 1024  # rows of the weight at a time, where they divide all
 WIDE = 512, 256  # columns of it, and where all rows are taken at once
 WHOLE = 12288  # up to so many rows are taken at once where they do not
@@ -155,11 +156,10 @@ def matmul(x, weight: TpuWeight, *, interpret=False) -> jax.Array:
   scheme, (deep, wide) = weight.scheme, filled(*weight.shape, weight.scheme.bits)
   step, flat = chunk(scheme, weight.rows), x.reshape(-1, x.shape[-1])
   stacked = jnp.concatenate(exact := pieces(flat))
-  count = len(stacked)
-  blocks = -(-count // TILE)
+  count, (block_k, block_n) = len(stacked), tiles(deep, wide)
+  blocks = -(-count // most_rows(block_k, step))
   block_m = -(-count // (8 * blocks)) * 8
   stacked = jnp.pad(stacked, ((0, blocks * block_m - count), (0, deep - weight.rows)))
-  block_k, block_n = tiles(deep, wide)
   by_step = stacked.astype(jnp.float32).reshape(len(stacked), deep // block_k, -1, step)
   own = _axis(LANES, 1, 2) // step == _axis(LANES // step, 0, 2)  # [parts, lanes]
   parts = stacked.reshape(blocks, 1, block_m, -1, LANES)
@@ -199,6 +199,12 @@ def filled(rows: int, columns: int, bits: int) -> tuple[int, int]:
   up = lambda size, to: -(-size // to) * to
   deep = up(rows, LANES if bits == 4 else 2 * LANES)  # a word of high bits holds two products'
   return deep if deep <= WHOLE else up(rows, DEEP[-1]), up(columns, LANES)
+
+
+def most_rows(block_k: int, step: int) -> int:
+  """Rows of x at a time, each beside zeros as often as a product holds chunks of `step` rows."""
+  fits = BLOCK // (2 * block_k * (LANES // step))
+  return max(8, min(TILE, fits // 8 * 8))
 
 
 def tiles(deep: int, wide: int) -> tuple[int, int]:

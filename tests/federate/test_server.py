@@ -145,6 +145,29 @@ def test_one_inf_neither_hangs_nor_changes_a_round_and_a_void_one_changes_nothin
   assert not np.asarray(kept['params/w']).any() and not server_state['wire']['params/w'].any()
 
 
+@pytest.mark.parametrize('feedback', [False, True])
+def test_what_overflows_is_never_decomposed(feedback):
+  """A client's finite numbers whose squares are not, and what the server's step makes."""
+  shared, like = shared_with(jnp.ones((2, 3))), {'params/w': jnp.zeros((2, 3))}
+  senders = {'params/w': jnp.zeros((2, 2, 3))} if feedback else {}
+  start = dict(wire=like if feedback else {}, step={})
+  codec = codecs.low_rank(feedback=feedback)
+  far = jnp.stack([jnp.full((2, 3), 3e38), jnp.full((2, 3), 1e10)])
+
+  def gone(step):
+    run = jax.jit(server.exchange(codec, server.rules(), step))
+    return run(shared, start, {'params/w': far}, senders, jnp.ones(2), jnp.array([True, True]),
+               jnp.float32(0), KEY)  # fmt: skip
+
+  moved, _, _, told = gone(server.plain)
+  assert told['fine'].tolist() == [False, True] and not told['void']
+  np.testing.assert_allclose(moved['params']['w'][0, 0], 1e10, rtol=1e-5)
+  steep = lambda shared, update, state: ({name: 1e30 * x for name, x in update.items()}, state)
+  same, kept, _, told = gone(steep)
+  assert told['void'] and np.array_equal(same['params']['w'], shared['params']['w'])
+  assert all(not x.any() for x in kept['wire'].values())
+
+
 def test_rules_that_cannot_be_kept_are_refused():
   for wrong, says in (
     (dict(combine='mode'), "combine='mode'"), (dict(trim=0.5), 'trim=0.5'),

@@ -1,6 +1,7 @@
 """Compiles the TPU kernel where there is no TPU; needs libtpu. A child of test_int4_tpu.py.
 
-stdin: lines of `chip`, `bits`, `group`, `count` (rows of x), `rows`, `columns`. stdout: the same
+stdin: lines of `chip`, `bits`, `group`, `count` (rows of x), `rows`, `columns` and, where x is not
+bfloat16, its type `x`. stdout: the same
 with the bytes of the arguments and the static schedule, in bundles: of one step of the grid as
 often as there are steps. No stall and no wait for memory is in it: a floor, no time.
 `python -m tests.kernels.compile_tpu < tests/kernels/tpu.jsonl` makes the committed table again.
@@ -23,28 +24,30 @@ os.environ |= dict(
 )  # fmt: skip
 
 import jax  # noqa: E402 (after the environment is set)
-import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from reduction.kernels import int4_tpu  # noqa: E402
+from reduction.kernels.accelerator import chunk, pieces  # noqa: E402
 from tests.kernels.shapes import weight  # noqa: E402
 
 TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
 
 
-def compiled(chip, count, w):
+def compiled(chip, count, w, dtype='bfloat16'):
   """(the program, its bundles)"""
   device = topologies.get_topology_desc(platform='tpu', topology_name=TOPOLOGY[chip]).devices[0]
   here = jax.sharding.SingleDeviceSharding(device)
   put = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
-  x = jax.ShapeDtypeStruct((count, w.rows), jnp.bfloat16)
+  x = jax.ShapeDtypeStruct((count, w.rows), dtype)
   before = set(glob.glob(f'{DUMP.name}/*-final_bundles.txt'))
   traced = jax.jit(int4_tpu.matmul).trace(*jax.tree.map(put, (x, w)))
   program = traced.lower(lowering_platforms=('tpu',)).compile()
   new = set(glob.glob(f'{DUMP.name}/*-final_bundles.txt')) - before
   deep, wide = int4_tpu.filled(*w.shape, w.scheme.bits)
   block_k, block_n = int4_tpu.tiles(deep, wide)
-  steps = (deep // block_k) * (wide // block_n)
+  rows = count * len(jax.eval_shape(pieces, x))
+  blocks = -(-rows // int4_tpu.most_rows(block_k, chunk(w.scheme, w.rows)))
+  steps = blocks * (deep // block_k) * (wide // block_n)
   return program, steps * sum(body(pathlib.Path(name).read_text()) for name in new)
 
 
@@ -61,6 +64,6 @@ if __name__ == '__main__':
   for line in sys.stdin:
     case = json.loads(line)
     w = weight(int4_tpu.prepacked, *(case[key] for key in ('bits', 'group', 'rows', 'columns')))
-    program, bundles = compiled(case['chip'], case['count'], w)
+    program, bundles = compiled(case['chip'], case['count'], w, case.get('x', 'bfloat16'))
     case['bytes'] = program.memory_analysis().argument_size_in_bytes
     print(json.dumps(case | dict(bundles=bundles)), flush=True)

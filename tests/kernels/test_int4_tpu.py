@@ -224,14 +224,24 @@ def test_a_tpu_itself_gives_what_the_weights_give(bits):
 
 
 TUNED = [json.loads(line) for line in TABLE.read_text().splitlines()]
-CASES = sorted({tuple(row[key] for key in KEYS) for row in TUNED})
+CASES = sorted({(*(row[key] for key in KEYS), row.get('x', 'bfloat16')) for row in TUNED})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('bits, group, rows, columns, count', CASES)
-def test_what_is_tuned_gives_what_the_weights_give(bits, group, rows, columns, count):
+@pytest.mark.parametrize('bits, group, rows, columns, count, dtype', CASES)
+def test_what_is_tuned_gives_what_the_weights_give(bits, group, rows, columns, count, dtype):
   x = np.random.default_rng(1).standard_normal((count, rows), np.float32)
-  assert error(jnp.asarray(x, jnp.bfloat16), made(rows, columns, bits=bits, group=group)) < 2**-8
+  near = dict(bfloat16=2**-8, float32=1e-5)[dtype]
+  assert error(jnp.asarray(x, dtype), made(rows, columns, bits=bits, group=group)) < near
+
+
+def test_what_a_block_of_x_takes_of_memory_has_a_bound():
+  for deep in {int4_tpu.filled(rows, 128, 4)[0] for rows in range(128, 30_000, 128)}:
+    block_k, _ = int4_tpu.tiles(deep, 128)
+    for step in 32, 64, 128:
+      rows = int4_tpu.most_rows(block_k, step)
+      assert rows % 8 == 0 and 8 <= rows <= int4_tpu.TILE
+      assert 2 * block_k * rows * (128 // step) <= int4_tpu.BLOCK
 
 
 def test_what_is_tuned_is_every_size_of_blocks():
