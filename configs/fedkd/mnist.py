@@ -1,7 +1,7 @@
 """FedKD on MNIST: four clients, a teacher of 800-800 each, a shared student of 100-100.
 
 Wu et al. 2022 have no image task; expected of their text tasks: FedKD as good as FedAvg of the
-large model for a tenth of its bytes. Here the student alone has a ninth of the teacher's weights,
+large model for a tenth of its bytes. Here the student alone has a fourteenth of the weights,
 and T = 0.95 to 0.98 takes its updates to three quarters of that.
 
     python -m launch.run --config=configs/fedkd/mnist.py --workdir=runs/fedkd-mnist

@@ -52,7 +52,7 @@ class Runtime:
       self.memory = empty()
     self._like = jax.tree.structure(self.params)
     self.tokens: list[int] = []
-    self.times = dict(read=0, read_s=0.0, first_s=0.0, wrote=0, wrote_s=0.0)  # of the last text
+    self.times = clock()  # of the last text
 
   def forget(self):
     """The next text begins anew."""
@@ -102,7 +102,7 @@ class Runtime:
       return
     jax.block_until_ready(logits)
     read_s = time.perf_counter() - began
-    self.times = dict(read=len(tokens) - known, read_s=read_s, first_s=0.0, wrote=0, wrote_s=0.0)
+    self.times = clock() | dict(read=len(tokens) - known, read_s=read_s)
     seen = np.zeros((1, self.module.vocabulary), bool)
     seen[0, tokens] = True
     for token in self._written(logits, jnp.asarray(seen), how, key, most, ends):
@@ -159,7 +159,10 @@ class Runtime:
       wrote_s = time.perf_counter() - began
       self.times |= dict(wrote=i + 1, wrote_s=wrote_s)
       if i == 0:
+        first_s = wrote_s
         self.times['first_s'] = self.times['read_s'] + wrote_s
+      elif more:
+        self.times |= dict(steps=i, steps_s=wrote_s - first_s)
       if found in ends:
         return
       if more:
@@ -167,6 +170,12 @@ class Runtime:
       yield found
       if not more:
         return
+
+
+def clock() -> dict:
+  """Counts and seconds of a text: tokens read, the first written, all that were; steps: programs of
+  one token each that ran after the first was there, in steps_s."""
+  return dict(read=0, read_s=0.0, first_s=0.0, wrote=0, wrote_s=0.0, steps=0, steps_s=0.0)
 
 
 def resident(net: Net, head: int | None = None) -> tuple:

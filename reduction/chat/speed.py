@@ -28,14 +28,18 @@ def bandwidth() -> float:
 
 def told(runtime) -> str:
   """How fast the last answer of a `Runtime` came, in a line."""
-  names = 'read', 'read_s', 'first_s', 'wrote', 'wrote_s'
-  read, read_s, first_s, wrote, wrote_s = (runtime.times[name] for name in names)
-  if not wrote:
+  times = runtime.times
+  if not times['wrote']:
     return 'nothing was answered yet'
-  speed, size = wrote / max(wrote_s, 1e-9), runtime.bytes_per_token()
+  pace = ''
+  if times['steps']:
+    speed, size = times['steps'] / max(times['steps_s'], 1e-9), runtime.bytes_per_token()
+    pace = (
+      f' at {speed:.1f} a second, {100 * speed * size / bandwidth():.0f} % of what the memory '
+      f'allows ({size / 1e6:.0f} MB a token)'
+    )
   return (
-    f'{read} tokens read in {read_s:.2f} s, time to first token {first_s:.3g} s, {wrote} written '
-    f'at {speed:.1f} a second, '
-    f'{100 * speed * size / bandwidth():.0f} % of what the memory allows ({size / 1e6:.0f} MB a '
-    f'token); {len(runtime.tokens)} of {runtime.context} places are filled'
+    f'{times["read"]} tokens read in {times["read_s"]:.2f} s, time to first token '
+    f'{times["first_s"]:.3g} s, {times["wrote"]} written{pace}; '
+    f'{len(runtime.tokens)} of {runtime.context} places are filled'
   )

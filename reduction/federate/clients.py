@@ -164,7 +164,8 @@ def along_clients(mesh: Mesh | None, clients: int) -> Mesh | None:
   devices = mesh.devices.reshape(-1)
   require(
     clients % len(devices) == 0,
-    f'{clients} clients a round do not divide over {len(devices)} devices; take a multiple',
+    f'{clients} clients at once, a round or a group, do not divide over {len(devices)} devices; '
+    'take a multiple',
   )
   return Mesh(devices, ('clients',))
 

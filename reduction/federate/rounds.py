@@ -175,6 +175,9 @@ def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
   keys, orders = run.key('dropout', number), run.key('data')
   for at in range(0, rows.shape[1], group):
     these = rows[:, at : at + group]
+    count = these.shape[1]
+    if mesh:  # which the last clients fill too: by the last one again, whose results are dropped
+      these = np.pad(these, ((0, 0), (0, group - count)), mode='edge')
     drawn = [
       at_clients.batches(key, number, owned, ids, batch=plan.batch, epochs=plan.epochs,
                          most=parts.most)
@@ -185,7 +188,8 @@ def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
     update, own, losses = program(
       shared, own, parts.data, cohort.ids[these], indices, valid, keys
     )
-    kept = at_clients.put(kept, these, run.seeds, own)
+    update, own, losses = tree.map(lambda x, count=count: x[:, :count], (update, own, losses))
+    kept = at_clients.put(kept, these[:, :count], run.seeds, own)
     updates.append(update)
     told.append(losses)
   return joined(updates), kept, joined(told)

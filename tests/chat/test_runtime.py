@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reduction import tree
-from reduction.chat import runtime
+from reduction.chat import runtime, speed
 from reduction.chat.conversation import Conversation
 from reduction.chat.manners import Manners
 from reduction.chat.runtime import Runtime, cut
@@ -208,6 +208,21 @@ def test_a_token_reads_what_is_packed_and_what_is_remembered():
   assert told(going) == 'nothing was answered yet'
   list(going.continued(PROMPT, GREEDY, KEY, most=4))
   assert told(going).startswith('21 tokens read in ')
+
+
+def test_the_pace_is_that_of_the_steps_between_tokens(monkeypatch):
+  going = Runtime(net('llama'))
+  monkeypatch.setattr(speed, 'bandwidth', lambda: 100.0 * going.bytes_per_token())
+  now = iter(range(10**6))
+  monkeypatch.setattr(runtime.time, 'perf_counter', lambda: next(now))  # a second a look
+  list(going.continued(PROMPT, GREEDY, KEY, most=1))
+  assert going.times['steps'] == 0 and ' 1 written; ' in told(going)
+  list(going.continued(PROMPT, GREEDY, KEY, most=6))
+  # tokens 2 to 5 each came with a step, the sixth needs none after it
+  assert going.times == dict(
+    read=1, read_s=1, first_s=2, wrote=6, wrote_s=6, steps=4, steps_s=4
+  )
+  assert ' 6 written at 1.0 a second, 1 % of what the memory allows' in told(going)
 
 
 def test_a_conversation_goes_on_and_begins_anew():

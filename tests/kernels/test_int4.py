@@ -197,9 +197,25 @@ def test_threads_change_no_bit(monkeypatch):
   every = int4_cpu.matmul(x, weight)
   monkeypatch.setenv(native.THREADS, '1')
   np.testing.assert_array_equal(int4_cpu.matmul(x, weight), every)
+  told = lambda: str(jax.make_jaxpr(lambda x: int4_cpu.matmul(x, weight))(x))
+  assert "('threads', 1)" in told()
+  monkeypatch.setenv(native.THREADS, '2')
+  assert "('threads', 2)" in told()
   monkeypatch.setenv(native.THREADS, 'two')
   with pytest.raises(UsageError, match="REDUCTION_THREADS='two' must be a number"):
     int4_cpu.matmul(x, weight)
+
+
+def test_the_native_kernels_can_be_switched_off(monkeypatch):
+  monkeypatch.setenv(native.SWITCH, '0')
+  monkeypatch.setattr(native, '_built', lambda name: pytest.fail('it is built all the same'))
+  native.ready.cache_clear()
+  try:
+    assert not native.ready()
+    _, kernel = made(128, 8, bits=4, group=64)
+    assert int4.prepacked(kernel) is kernel
+  finally:
+    native.ready.cache_clear()
 
 
 @NATIVE

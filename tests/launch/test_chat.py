@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -66,6 +67,26 @@ def test_what_is_wrong_is_one_line(launch, decoder, flags, code, line):
   result = launch(*flags, f'--data_dir={decoder}', module='launch.chat')
   assert result.code == code and result.out == ''
   assert len(result.lines) == 1 and line in result.lines[0]
+
+
+def test_every_flag_reaches_the_conversation(decoder):
+  from absl import flags
+  from absl.testing import flagsaver
+
+  import launch.chat
+
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(
+    model='tiny', data_dir=str(decoder), stop=['one', 'two'], seed=7, temperature=0.5, top_k=3,
+    top_p=0.9, repetition=1.2, system='Be brief.', tokens=9, context=40, memory='int8',
+  ):  # fmt: skip
+    talk = launch.chat.conversation()
+  assert talk.how == Sampling(0.5, 3, 0.9, 1.2) and talk.stops == ('one', 'two')
+  assert (talk.most, talk.system) == (9, 'Be brief.') and talk.key == jax.random.key(7)
+  assert talk.runtime.context == 40
+  kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(talk.runtime.memory)}
+  assert 'int8' in kinds
 
 
 def test_a_tokenizer_of_another_model_is_one_line(launch, decoder, tmp_path):

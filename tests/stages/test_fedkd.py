@@ -8,7 +8,7 @@ import pytest
 
 from reduction import mesh, models, stages, tree
 from reduction.errors import UsageError
-from reduction.federate import server, setting
+from reduction.federate import clients, server, setting
 from reduction.net import create
 from reduction.run import Run
 
@@ -159,6 +159,29 @@ def test_clients_on_a_mesh_are_the_same(whole, digits):
   net, _ = done(kd(), digits, (0, 1), mesh=mesh.make(4))
   for a, b in zip(tree.leaves(net.params), tree.leaves(whole[0].params), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_last_group_smaller_than_the_mesh_is_the_same(digits):
+  rules = dict(rounds=2, group=4, partition=dict(name='iid', clients=6))
+  alone, run = done(kd(**rules), digits)
+  net, other = done(kd(**rules), digits, mesh=mesh.make(4))
+  for a, b in zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3)
+  told = lambda run: [(r['up_bytes'], r['clients']) for r in run.rows if r['kind'] == 'round']
+  assert told(run) == told(other) and told(run)[0][1] == [6]
+
+
+@pytest.mark.slow
+def test_clients_at_once_are_those_one_after_another(whole, digits, monkeypatch):
+  """As on an accelerator: teacher and student of each client under `jax.vmap`."""
+  real = clients.training
+  at_once = lambda method, augment, how, mesh: real(method, augment, 'vmap', mesh)
+  monkeypatch.setattr(clients, 'training', at_once)
+  net, run = done(kd(), digits, (0, 1))
+  for a, b in zip(tree.leaves(net.params), tree.leaves(whole[0].params), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-3)
+  assert summary(run)['up_bytes'] == pytest.approx(summary(whole[1])['up_bytes'], rel=0.02)
 
 
 @pytest.mark.slow
