@@ -169,5 +169,5 @@ def test_one_liar_of_five_harms_a_mean_and_no_median(shared, data, digits):
 def test_devices_must_divide_the_clients():
   mesh = Mesh(np.array(jax.devices()).reshape(-1, 1), ('data', 'model'))
   assert clients.along_clients(mesh, 8).axis_names == ('clients',)
-  with pytest.raises(UsageError, match='6 clients at once, .* do not divide over 4 devices'):
+  with pytest.raises(UsageError, match=r'6 clients at once, .* do not divide over 4 devices'):
     clients.along_clients(mesh, 6)
