@@ -20,6 +20,7 @@ from reduction.federate import frames
 from reduction.federate.network import Frame
 
 ROOT = pathlib.Path(__file__).parent.parent
+LEASH = 'setpriv', '--pdeathsig', 'TERM'  # of util-linux: ends with what started it
 STARTING = 120  # seconds that Flower may take to answer at first
 # of a log's lines, those that say most first
 TELLING = r'\[code', r'could not', r'Error\b', r'ERROR', r'.'
@@ -62,11 +63,16 @@ def program(name: str) -> str:
 
 
 class Process:
-  """One of Flower's processes, with its children, that writes to a log."""
+  """One of Flower's processes, with its children, that writes to a log.
+
+  It ends with the thread that makes it, where LEASH is there: a command that is killed leaves no
+  SuperNode that holds its key, and no SuperLink at its port.
+  """
 
   def __init__(self, name: str, arguments: list, home: pathlib.Path, log: pathlib.Path):
     self.log = log
-    command = [program(name), *map(str, arguments)]
+    leash = LEASH if shutil.which(LEASH[0]) else ()
+    command = [*leash, program(name), *map(str, arguments)]
     with open(log, 'ab') as file:
       self.child = subprocess.Popen(
         command, env=environment(home), stdin=subprocess.DEVNULL, stdout=file, stderr=file,

@@ -3,6 +3,7 @@
 import math
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -28,6 +29,12 @@ def test_the_cost_columns_of_tables_2_and_3(task, layers, printed):
 def test_a_layer_is_that_of_bert_base():
   attention = 4 * (768 * 768 + 768)
   assert attention + 768 * 3072 + 3072 + 3072 * 768 + 768 + 2 * 2 * 768 == accounting.LAYER
+  sizes = {}
+  for layers in 1, 2:
+    net = models.bert(layers=layers, width=768, heads=12, inner=3072, vocabulary=9, positions=9)
+    params = jax.eval_shape(net.init, jax.random.key(0), np.ones((1, 4), np.int32))['params']
+    sizes[layers] = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert sizes[2] - sizes[1] == accounting.LAYER
 
 
 def test_who_missed_a_round_gets_the_dense_student():

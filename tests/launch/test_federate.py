@@ -7,8 +7,11 @@ import pathlib
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -208,6 +211,36 @@ def test_the_three_commands_make_the_federation_that_launch_run_makes(launch, tm
     return [row[key] for key in ('up_bytes', 'down_bytes', 'test_accuracy')]
 
   assert told('server') == told('alone')
+
+
+@pytest.mark.skipif(not shutil.which('setpriv'), reason='no setpriv')
+def test_a_command_that_is_killed_leaves_no_process_of_flowers(tmp_path, monkeypatch):
+  """Here sleep stands for one of them."""
+  script = tmp_path / 'command.py'
+  script.write_text(f"""
+import pathlib, time
+from launch import superlink
+superlink.program = lambda name: '/bin/sleep'
+home = pathlib.Path({str(tmp_path)!r})
+made = superlink.Process('flower-supernode', [600], home, home / 'log')
+print(made.child.pid, flush=True)
+time.sleep(600)
+""")
+  root = str(superlink.ROOT)
+  command = subprocess.Popen(
+    [sys.executable, str(script)], stdout=subprocess.PIPE, text=True,
+    env=os.environ | {'PYTHONPATH': root},
+  )  # fmt: skip
+  child = pathlib.Path('/proc') / command.stdout.readline().strip()
+  until = time.monotonic() + 30
+  while not (child / 'cmdline').read_text().startswith('/bin/sleep'):
+    assert time.monotonic() < until  # it is still setpriv
+    time.sleep(0.05)
+  command.kill()
+  command.wait()
+  while child.exists() and '(sleep) Z' not in (child / 'stat').read_text():
+    assert time.monotonic() < until, 'it goes on'
+    time.sleep(0.05)
 
 
 def config(**changes):
