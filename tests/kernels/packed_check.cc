@@ -1,11 +1,17 @@
 // Products of packed.h beside sums in double of the same rounded x, every mode; the worst
-// difference relative to the largest result of each is printed. `unpacked` is there to count
-// instructions in.
+// difference relative to the largest result of each is printed, then what tokens of decoder.h come
+// to. `unpacked` is there to count instructions in.
 
-#include "packed.h"
+#include "decoder.h"
 
 #include <cstdio>
 #include <random>
+
+namespace packed {
+
+PACKED_COLUMNS(template);
+
+}  // namespace packed
 
 extern "C" void unpacked(const uint8_t* data, packed::Codes<4>* codes) {
   *codes = packed::Unpacked<4>(data);
@@ -79,6 +85,53 @@ double Worst(bool half) {
   return worst;
 }
 
+// Random weights of all layers as decoder.h takes them.
+struct Made {
+  std::vector<uint8_t> data, zero;
+  std::vector<float> scale;
+  decoder::Linear linear;
+
+  Made(int64_t layers, int64_t rows, int64_t columns, int64_t bits) {
+    int64_t groups = rows / 64;
+    data.resize(layers * columns * rows * bits / 8);
+    zero.resize(layers * columns * groups);
+    for (auto& byte : data) byte = generator();
+    for (auto& z : zero) z = generator() % (1 << bits);
+    for (size_t i = 0; i < zero.size(); ++i) scale.push_back((1 + generator() % 8) / 256.0f);
+    linear = {{data.data(), scale.data(), false, zero.data(), columns, groups, 64}, bits};
+  }
+};
+
+// Prints x after each of three tokens through two layers, every fourth unit.
+template <typename X, typename T>
+void Tokens(const char* mode, int64_t bits) {
+  constexpr int64_t kLayers = 2, kWidth = 64, kHeads = 4, kShared = 2, kSize = 16, kInner = 192;
+  constexpr int64_t kPlaces = 3;
+  generator.seed(1);
+  auto number = [] { return int(generator() % 2001) / 1000.0f - 1; };
+  Made together(kLayers, kWidth, (kHeads + 2 * kShared) * kSize, bits);
+  Made output(kLayers, kHeads * kSize, kWidth, bits), gates(kLayers, kWidth, 2 * kInner, bits);
+  Made down(kLayers, kInner, kWidth, bits);
+  std::vector<float> norms(kLayers * 2 * kWidth), turns(kSize / 2), x(kWidth);
+  for (auto& v : norms) v = 1 + number() / 4;
+  for (size_t i = 0; i < turns.size(); ++i) turns[i] = 1.0f / (1 << i);
+  std::vector<T> keys(kLayers * kPlaces * kShared * kSize), values(keys.size());
+  std::vector<float> scales(kLayers * 2 * kPlaces * kShared);
+  decoder::Memory<T> memory{keys.data(), values.data(), scales.data(), kPlaces, kShared, kSize};
+  auto run = [](int64_t count, int64_t unit, const auto& work) {
+    for (int64_t i = 0; i < count; i += 2 * unit) work(i, std::min(count, i + 2 * unit));
+  };
+  for (int64_t place = 0; place < kPlaces; ++place) {
+    for (auto& v : x) v = number();
+    decoder::Token<X, T>({kLayers, kWidth, kHeads, kInner, 1e-5f}, together.linear, output.linear,
+                         gates.linear, down.linear, norms.data(), turns.data(), memory, place,
+                         x.data(), run);
+    std::printf("token %s", mode);
+    for (int64_t i = 0; i < kWidth; i += 4) std::printf(" %.7g", x[i]);
+    std::printf("\n");
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -87,4 +140,10 @@ int main() {
   std::printf("8 16 %g\n", Worst<8, int16_t>(false));
   std::printf("3 8 %g\n", Worst<3, int8_t>(false));
   std::printf("4 8 %g\n", Worst<4, int8_t>(true));
+  Tokens<int16_t, float>("exact", 4);
+  Tokens<int16_t, float>("exact", 3);
+  Tokens<int16_t, float>("exact", 8);
+  Tokens<int8_t, float>("rounded", 4);
+  Tokens<int16_t, uint16_t>("rounded", 4);
+  Tokens<int16_t, int8_t>("rounded", 4);
 }
