@@ -2,7 +2,8 @@
 
 stdin: lines of `bits`, `group`, `symmetric`, `count` (rows of x), `rows`, `columns`, `dtype`.
 stdout: the same with the largest error over the largest product, and whether there was a race;
-`gradient`: the same error of the derivative by x of the products, weighted.
+`gradient`: the same error of the derivative by x of the products, weighted. `unfenced`: whether
+what was written to shared memory is left uncommitted, so that there is a race to be seen.
 """
 
 import json
@@ -55,6 +56,10 @@ def raced() -> bool:
 if __name__ == '__main__':
   for line in sys.stdin:
     case = json.loads(line)
-    product, gradient = error(**case)
+    settings, fence = dict(case), plgpu.commit_smem
+    if settings.pop('unfenced', False):
+      plgpu.commit_smem = lambda: None
+    product, gradient = error(**settings)
+    plgpu.commit_smem = fence
     told = dict(error=product, gradient=gradient, raced=raced())
     print(json.dumps(case | told), flush=True)

@@ -169,7 +169,10 @@ def test_a_gpu_itself_gives_what_the_weights_give(bits):
 @pytest.mark.skipif(not EMULATOR, reason='the emulator of GPU kernels needs JAX 0.11')
 def test_the_kernel_gives_what_the_weights_give():
   rounding = dict(float32=1e-6, float16=2**-11, bfloat16=2**-8)
-  for found in child('emulate_gpu', CASES, 280):
+  unseen = dict(CASES[3], columns=256, unfenced=True)
+  *right, wrong = child('emulate_gpu', [*CASES, unseen], 280)
+  assert wrong['raced'], wrong  # or nobody would be told
+  for found in right:
     assert found['error'] < rounding[found['dtype']], found
     assert found['gradient'] < 4 * rounding[found['dtype']], found  # weights are rounded too
     assert not found['raced'], found
