@@ -22,8 +22,9 @@ validation sentences (AdamW's of 1, 2, 4 and 8 e-4; SCAFFOLD's of 0.1 and 0.3);
 FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of the students that
 configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in runs/bert), the rows
 DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
-passes; 'quick' is a teacher of two layers and its student of one, two clients, two rounds of a
-few steps.
+passes; 'paired', with 'small', compares the nets of its two seeds, runs/fedkd-ade-small-0 and -1,
+over seeds and sentences; 'quick' is a teacher of two layers and its student of one, two clients,
+two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -36,7 +37,7 @@ SIZES = dict(name='bert', width=384, heads=12, inner=1_536, vocabulary=30_522, p
 CLIENTS, ROUNDS, BATCH = 4, 5, 32
 BASES = ('large', 'fedavg')  # what FedKD is compared with
 DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
-VARIANTS = ('two', 'small', 'random', 'codecs', 'distilled', 'longer', 'quick')
+VARIANTS = ('two', 'small', 'random', 'codecs', 'distilled', 'longer', 'paired', 'quick')
 
 
 def get_config(variant: str = ''):
@@ -75,12 +76,19 @@ def get_config(variant: str = ''):
     parts |= {n: dict(given, inherits=dict(of=f'{came}:{n}', fresh=())) for n in DISTILLED}
   if 'longer' in chosen:
     c.stages = 'pretrained', 'fedavg', 'fedkd', 'over_fedavg'
+  if 'paired' in chosen:
+    c.seeds, c.stages = (0, 1), last
+    each = lambda name: tuple(f'runs/fedkd-ade-small-{seed}:{name}' for seed in c.seeds)
+    for base in BASES:
+      parts[f'over_{base}'].update(of=each('fedkd'), base=each(base))
   for name in c.stages:
     c[name] = parts[name]
   if not chosen & {'quick', 'codecs', 'distilled'}:
     c.paper = paper(layers)
   if 'longer' in chosen:
     c.paper = {'2': c.paper['2'].to_dict(), '4': c.paper['4'].to_dict()}
+  if 'paired' in chosen:
+    c.paper = {'1': c.paper['1'].to_dict(), '2': c.paper['2'].to_dict()}
   c.tables = setting.tables('test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1')
   return c
 

@@ -81,7 +81,8 @@ def by_rows(
   weights in groups of `group`, W4A8 with inputs in 8 bits. bytes: of all copies of a weight, which
   one program multiplies one after another; at least two. Rows 'by_rows': product, count, seconds of
   one, GFLOP/s, and how: packed, floats (made of the packed weight first) or integers. Rows
-  'crossover': the least count from which on each of the others is faster than W4A16 there.
+  'crossover': the least count from which on each of the others is faster than W4A16 there; these
+  once more as rows 'by_rows', for a figure's marks.
   """
   for name in kinds:
     require(name in KINDS, f'{name!r} is not one of {", ".join(KINDS)}')
@@ -103,7 +104,8 @@ def by_rows(
         ))  # fmt: skip
       session.say(f'by_rows: {count} rows')
     rows += crossovers(rows)
-    return rows, [table(rows, shape, group)]
+    shown = table(rows, shape, group)
+    return rows + marks(rows), [shown]
 
   return bench
 
@@ -147,6 +149,17 @@ def crossovers(rows: list[dict]) -> list[dict]:
       kind='crossover', summary=True, product=name, count=min(after) if after else None
     ))  # fmt: skip
   return found
+
+
+def marks(rows: list[dict]) -> list[dict]:
+  """Rows 'by_rows' of the crossovers alone, which a figure marks."""
+  at = {(row['product'], row['count']): row for row in rows if row['kind'] == 'by_rows'}
+  crossed = [(r['product'], r['count']) for r in rows if r['kind'] == 'crossover' and r['count']]
+  return [
+    dict(kind='by_rows', summary=True, product=f'{name} overtakes W4A16', count=count,
+         s=at[name, count]['s'])
+    for name, count in crossed
+  ]  # fmt: skip
 
 
 def table(rows: list[dict], shape: tuple, group: int) -> Table:

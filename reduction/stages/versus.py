@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reduction import tree
 from reduction.distill.teachers import find
 from reduction.errors import require
 from reduction.net import Net
@@ -9,24 +10,42 @@ from reduction.predict import logits
 from reduction.run import Run, Stage
 
 
-def versus(*, of: str, base: str, resamples: int = 2_000) -> Stage:
+def versus(
+  *, of: str | tuple[str, ...], base: str | tuple[str, ...], resamples: int = 2_000
+) -> Stage:
   """Compares two nets on the test examples; returns the net that comes.
 
   of, base: earlier stages, or workdirs of runs with as many seeds, 'runs/wide', with ':stage' for
-  another than the last. Rows: a 'versus' with accuracy_gain, of - base, and where there are two
-  classes f1_gain, that of the class 1, each with its 95 % interval (_low, _high) over `resamples`
-  bootstraps. Seeds and examples are drawn anew in each, both for the two nets alike, so that what
-  is hard for both, or a lucky start of both, does not widen the interval.
+  another than the last; several are one net of all their seeds, in this order. Rows: a 'versus'
+  with accuracy_gain, of - base, and where there are two classes f1_gain, that of the class 1, each
+  with its 95 % interval (_low, _high) over `resamples` bootstraps. Seeds and examples are drawn
+  anew in each, both for the two nets alike, so that what is hard for both, or a lucky start of
+  both, does not widen the interval.
   """
   require(resamples > 99, f'{resamples=} must be at least 100')
   require(of != base, f'{of!r} compared with itself')
 
   def stage(net: Net, run: Run) -> Net:
-    ours, theirs = (find(name, run.nets) for name in (of, base))
-    log_compared(run, ours, theirs, net=of, base=base, resamples=resamples)
+    ours, theirs = (together(names, run.nets) for names in (of, base))
+    names = (name if isinstance(name, str) else ' '.join(name) for name in (of, base))
+    log_compared(run, ours, theirs, **dict(zip(('net', 'base'), names)), resamples=resamples)
     return net
 
   return stage
+
+
+def together(names: str | tuple[str, ...], nets: dict[str, Net]) -> Net:
+  """The net of that name, or those of several names as one of all their seeds. UsageError."""
+  found = [find(name, nets) for name in ((names,) if isinstance(names, str) else names)]
+  require(found, 'no net is named')
+  alike = all(one.module == found[0].module for one in found)
+  alike = alike and len({one.masks is None for one in found}) == 1
+  require(alike, f'{" and ".join(names)} are nets of other kinds' if len(found) > 1 else '')
+  if len(found) == 1:
+    return found[0]
+  parts = zip(*((one.params, one.stats, one.masks or {}) for one in found))
+  params, stats, masks = (tree.map(lambda *x: np.concatenate(x), *part) for part in parts)
+  return Net(found[0].module, params, stats, masks or None)
 
 
 def log_compared(run: Run, ours: Net, theirs: Net, *, net: str, base: str, resamples: int = 2_000):

@@ -35,6 +35,8 @@ def test_the_fastest_is_marked():
   assert table.rows[0] == ('1', '1 (1 to 1) *', '3 (3 to 3)')
   assert table.rows[2] == ('4', '4 (4 to 4)', '1 (1 to 1) *')
   assert 'float32 2' in table.note
+  (mark,) = by_rows.marks(made + by_rows.crossovers(made))
+  assert (mark['product'], mark['count'], mark['s']) == ('float32 overtakes W4A16', 2, 1e-3)
 
 
 @pytest.mark.parametrize('name', by_rows.KINDS)

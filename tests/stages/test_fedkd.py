@@ -195,6 +195,24 @@ def test_teachers_of_two_kinds_share_one_student(digits):
   assert summary(run)['teacher_worst'][0] > 0.5 and summary(run)['clients'] == 4
 
 
+@pytest.mark.parametrize('stage', [average, lambda: kd()], ids=['fedavg', 'fedkd'])
+def test_what_a_client_breaks_is_refused_and_counted_as_its_own(stage, digits, monkeypatch):
+  from reduction.federate import rounds
+
+  honest = rounds.train
+
+  def broken(*args):
+    updates, kept, told = honest(*args)
+    return {name: jnp.asarray(x).at[:, 2].set(jnp.inf) for name, x in updates.items()}, kept, told
+
+  monkeypatch.setattr(rounds, 'train', broken)
+  _, run = done(stage(), digits)
+  assert summary(run)['refused'] == [4] and summary(run)['test_accuracy'][0] > 0.6
+  told = [(r['client'], r['refused']) for r in run.rows if r['kind'] == 'refusals']
+  assert told == [(2, [4])]
+  assert [r['clients'] for r in run.rows if r['kind'] == 'round'] == [[3]] * 4
+
+
 @pytest.mark.slow
 def test_who_was_away_is_sent_the_dense_student(digits):
   _, run = done(kd(share=0.5, rounds=6), digits)

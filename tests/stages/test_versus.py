@@ -6,6 +6,7 @@ import pytest
 from reduction import models, stages
 from reduction.errors import UsageError
 from reduction.net import create
+from reduction.predict import logits
 from reduction.report import claims
 from reduction.run import Run, chain
 from reduction.stages.versus import gains
@@ -67,6 +68,11 @@ def test_stages_that_are_not_there_are_refused(digits):
     chain(v=stages.versus(of='start', base='b'))(net, run)
 
 
+def wider(run, digits):
+  run.nets['wide'] = create(models.mlp(widths=(5,)), run.key('init', 0), digits.train.x[:1])
+  return run
+
+
 def test_the_net_of_another_run_is_found_in_its_workdir(digits, tmp_path):
   """The same stage twice, once in a run of its own: no gain in any resample."""
   tune = stages.tune(steps=2, batch=60, every=2, optimizer=ADAM)
@@ -80,5 +86,15 @@ def test_the_net_of_another_run_is_found_in_its_workdir(digits, tmp_path):
   chain(tune=tune, versus=stages.versus(of='tune', base=str(tmp_path / 'other')))(net, run)
   (row,) = (row for row in run.rows if row['kind'] == 'versus')
   assert [row[f'accuracy_gain{end}'] for end in ('', '_low', '_high')] == [0, 0, 0]
+  # two runs of one seed are one of both: the second is seed 0 again
+  twice = (str(tmp_path / 'fewer'), f'{tmp_path / "fewer"}:tune')
+  stages.versus(of='tune', base=twice)(net, run)
+  row = run.rows[-1]
+  assert row['base'] == ' '.join(twice)
+  assert row['accuracy_gain_low'] <= 0 <= row['accuracy_gain_high']
+  said = [logits(run.nets['tune'], digits.test.x).argmax(-1)[i] == digits.test.y for i in (0, 1)]
+  assert row['accuracy_gain'] == pytest.approx((said[1].mean() - said[0].mean()) / 2, abs=1e-4)
+  with pytest.raises(UsageError, match='are nets of other kinds'):
+    stages.versus(of='tune', base=('start', 'wide'))(net, wider(run, digits))
   with pytest.raises(UsageError, match=r"'start' has 2 seeds and .* 1: a pair each"):
     stages.versus(of='start', base=str(tmp_path / 'fewer'))(net, run)
