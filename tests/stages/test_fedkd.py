@@ -237,16 +237,23 @@ def test_the_kin_of_fedavg_learn_and_count(digits):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'codec, share',
-  [
-    (dict(name='quantized', bits=4), 0.13), (dict(name='power', rank=4), 0.4),
-    (dict(name='sketch', rows=3, columns=600, top=400, momentum=0.0), 1.5),
-  ],
-)  # fmt: skip
-def test_codecs_learn_with_fewer_bytes(codec, share, digits):
+  'codec, share, right',
+  [(dict(name='quantized', bits=4), 0.13, 0.7), (dict(name='power', rank=4), 0.4, 0.5)],
+)
+def test_codecs_learn_with_fewer_bytes(codec, share, right, digits):
   _, run = done(average(federation=dict(codec=codec)), digits)
   row = summary(run)
-  assert row['up_bytes'][0] < share * 4 * 4 * WEIGHTS and row['test_accuracy'][0] > 0.3
+  assert row['up_bytes'][0] < share * 4 * 4 * WEIGHTS and row['test_accuracy'][0] > right
+
+
+@pytest.mark.slow
+def test_a_sketch_as_wide_as_the_model_learns_and_sends_down_what_it_chose(digits):
+  """In four rounds a narrower one learns nothing; configs/fedkd/digits.py has 30 for a third."""
+  codec = dict(name='sketch', rows=3, columns=600, top=400, momentum=0.0)
+  _, run = done(average(federation=dict(codec=codec)), digits)
+  row = summary(run)
+  assert row['up_bytes'] == [4 * 4 * 3 * 600] and row['test_accuracy'][0] > 0.3
+  assert row['down_bytes'][0] < row['up_bytes'][0]
 
 
 def test_feddropout_pays_for_what_it_trains(digits):
