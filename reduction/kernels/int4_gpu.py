@@ -216,7 +216,7 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   flat = x.reshape(-1, x.shape[-1])
   stacked = jnp.concatenate(exact := pieces(flat))
   count, (deep, wide) = len(stacked), filled(*weight.shape, step)
-  block_m = min(-(-count // 8) * 8, TILE)
+  block_m = min(-(-count // 8) * 8, most_rows(weight.scheme.bits, size))
   stacked = jnp.pad(stacked, ((0, -count % block_m), (0, deep - weight.rows)))
   sums = stacked.astype(jnp.float32).reshape(-1, block_m, deep // size, size).sum(-1)
   sums = jnp.pad(sums, ((0, 0), (0, aligned(block_m) - block_m), (0, 0)))
@@ -253,6 +253,11 @@ def filled(rows: int, columns: int, step: int) -> tuple[int, int]:
   if steps >= MANY:
     steps = -(-steps // EVEN) * EVEN
   return steps * step, -(-columns // SIDE) * SIDE
+
+
+def most_rows(bits: int, size: int) -> int:
+  """Rows of x at a time: with more, codes of three words and many scales spill registers."""
+  return TILE if bits == 4 or size > 32 else TILE // 2
 
 
 def aligned(count: int) -> int:
