@@ -188,7 +188,8 @@ def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
     update, own, losses = program(
       shared, own, parts.data, cohort.ids[these], indices, valid, keys
     )
-    update, own, losses = tree.map(lambda x, count=count: x[:, :count], (update, own, losses))
+    if count < these.shape[1]:
+      update, own, losses = tree.map(lambda x, count=count: x[:, :count], (update, own, losses))
     kept = at_clients.put(kept, these[:, :count], run.seeds, own)
     updates.append(update)
     told.append(losses)
