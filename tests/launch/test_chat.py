@@ -158,7 +158,8 @@ def test_a_person_at_a_terminal(decoder):
     at = until(b'of 64 places', type_in(b'\x1b[A\n', at))  # the line before, again
     at = until(b'forgotten', type_in(b'/reset\n', at))
     at = until(b'half a line', type_in(b'half a line', at))
-    os.write(master, b'\x03')  # once it is shown: Python may sleep over a signal while it sets up
+    time.sleep(1)  # Python sleeps over a signal that comes before it waits for the next key
+    os.write(master, b'\x03')
     at = until(b'\n', at)  # is given up
     at = until(b'of 64 places', type_in(b'/stats\n', at))
     type_in(b'\x04', at)
