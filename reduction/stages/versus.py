@@ -38,11 +38,10 @@ def together(names: str | tuple[str, ...], nets: dict[str, Net]) -> Net:
   """The net of that name, or those of several names as one of all their seeds. UsageError."""
   found = [find(name, nets) for name in ((names,) if isinstance(names, str) else names)]
   require(found, 'no net is named')
-  alike = all(one.module == found[0].module for one in found)
-  alike = alike and len({one.masks is None for one in found}) == 1
-  require(alike, f'{" and ".join(names)} are nets of other kinds' if len(found) > 1 else '')
   if len(found) == 1:
     return found[0]
+  kinds = {(one.module, one.masks is None) for one in found}
+  require(len(kinds) == 1, f'{" and ".join(names)} are nets of other kinds')
   parts = zip(*((one.params, one.stats, one.masks or {}) for one in found))
   params, stats, masks = (tree.map(lambda *x: np.concatenate(x), *part) for part in parts)
   return Net(found[0].module, params, stats, masks or None)
