@@ -31,8 +31,9 @@ def packed(
 
   shapes: (rows, columns); rows_of_x: counts; group: rows of a scale; bytes: of all copies of a
   weight, far beyond the caches; peers: of PEERS. Rows 'packed': kind of KINDS, seconds of a
-  product, its share of what reading the same bytes takes with the same threads (`of_read`), and for
-  each peer of that kind its seconds and their ratio to ours. Kinds take turns in each repeat.
+  product, its share of what reading the same bytes takes with the same threads in the same repeat
+  (`of_read`), and for each peer of that kind its seconds and their ratio to ours. Kinds take turns
+  in each repeat.
   """
   for name in peers:
     require(name in PEERS, f'{name!r} is not one of {", ".join(PEERS)}')
@@ -75,14 +76,14 @@ def measured(job, ours, others, peers, repeats, session) -> dict:
 def compare(job: dict, found: dict, kinds=tuple(KINDS), peers=PEERS) -> list[dict]:
   """Rows from what `measured` gave; see `packed`."""
   seconds = lambda name: np.array([reply['seconds'] for reply in found[name]])
-  pace = found[READ][0]['bytes'] / np.median(seconds(READ))
+  pace = found[READ][0]['bytes'] / seconds(READ)  # by repeat: it comes and goes on a shared machine
   rows = []
   for kind in kinds:
     size = found[kind][0]['bytes']
     row = dict(
       kind='packed', summary=True, product=kind, **job, **spread(seconds(kind)).fields('s'),
-      bytes=size, read_gb_per_s=round(pace / 1e9, 2),
-      of_read=round(float(size / pace / np.median(seconds(kind))), 3),
+      bytes=size, **spread(pace / 1e9).fields('read_gb_per_s'),
+      **spread(size / pace / seconds(kind)).fields('of_read'),
     )  # fmt: skip
     beside = [
       dict(peer=name, **spread(seconds(name)).fields('peer_s'),
@@ -101,7 +102,8 @@ def table(rows: list[dict], settings: dict) -> Table:
   cells = tuple(
     (
       f'{row["rows"]:,} x {row["columns"]:,}', str(row['count']), row['product'], in_ms(row, 's'),
-      f'{row["of_read"]:.0%}', row.get('peer', NONE), in_ms(row, 'peer_s'),
+      cell({k: 100 * v for k, v in row.items() if k.startswith('of_read')}, 'of_read', '.0f'),
+      row.get('peer', NONE), in_ms(row, 'peer_s'),
       cell(row, 'ratio', '.2f'),
     )
     for row in rows
@@ -111,5 +113,5 @@ def table(rows: list[dict], settings: dict) -> Table:
     'bits, else in 16. Of reading: the time in which the same bytes are only read, over that of '
     "the product. Ratio: the peer's time over ours."
   )
-  columns = ('weight', 'rows of x', 'product', 'ms', 'of reading', 'beside', 'its ms', 'ratio')
+  columns = ('weight', 'rows of x', 'product', 'ms', '% of reading', 'beside', 'its ms', 'ratio')
   return Table('Packed products', columns, cells, note)

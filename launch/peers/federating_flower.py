@@ -5,6 +5,7 @@ Digits are replaced by random numbers of their shape: only the time counts. Clie
 do, by one compiled scan, which each of Ray's actors compiles once.
 """
 
+import importlib.metadata
 import itertools
 import json
 import os
@@ -106,7 +107,9 @@ def main():
   settings = json.loads(sys.stdin.readline())
   answers = os.fdopen(os.dup(1), 'w')  # Flower and Ray write to stdout
   os.dup2(2, 1)
-  print(json.dumps(dict(name="Flower's simulation")), file=answers, flush=True)
+  found = importlib.metadata.distributions(name='flwr')
+  about = ', '.join(f'{x.name} {x.version}' for x in found)
+  print(json.dumps(dict(about=about)), file=answers, flush=True)
   for line in sys.stdin:
     job = json.loads(line)
     try:

@@ -5,6 +5,7 @@ the settings, each further line a job. Weights are random: only the time counts.
 one graph of all copies and one session: many sessions spin against each other.
 """
 
+import importlib.metadata
 import json
 import sys
 import tempfile
@@ -72,10 +73,17 @@ KINDS = {
 }
 
 
+def installed():
+  """The peers that are there, with their versions."""
+  for name in 'torch', 'onnxruntime', 'llama-cpp-python':
+    for found in importlib.metadata.distributions(name=name):
+      yield f'{name} {found.version}'
+
+
 def main():
   """Answers each job with the seconds of a product, or with what is missing."""
   settings = json.loads(sys.stdin.readline())
-  print(json.dumps(dict(kinds=list(KINDS))), flush=True)
+  print(json.dumps(dict(kinds=list(KINDS), about=', '.join(installed()))), flush=True)
   made = {}
   for line in sys.stdin:
     job = json.loads(line)

@@ -3,6 +3,7 @@
 Needs ai-edge-litert. The first line of stdin holds the settings, each further line a job.
 """
 
+import importlib.metadata
 import json
 import sys
 import time
@@ -33,7 +34,8 @@ def runner(file, kind, count, threads):
 def main():
   """Answers each job with the seconds of a batch, or with what is missing."""
   settings = json.loads(sys.stdin.readline())
-  print(json.dumps(dict(kinds=['reference', 'XNNPACK'])), flush=True)
+  found = importlib.metadata.distributions(name='ai-edge-litert')
+  print(json.dumps(dict(about=', '.join(f'{x.name} {x.version}' for x in found))), flush=True)
   made = {}
   for line in sys.stdin:
     job = json.loads(line)

@@ -32,8 +32,9 @@ LIBRARIES = dict(  # name -> (sources, targets of XLA and their symbols)
     reduction_depthwise_of_kernel='DepthwiseOfKernel',
   )),
 )  # fmt: skip
-FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-march=native', '-ffp-contract=fast', '-w'
-SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA
+FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-ffp-contract=fast', '-w'
+SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA, a name of KEPT to no newer instructions than these
+KEPT = {'1': '-march=native', 'AVX2': '-march=x86-64-v3', 'AVX-512': '-march=x86-64-v4'}
 THREADS = 'REDUCTION_THREADS'  # of a product; by default all of XLA's
 PATIENCE = 600  # seconds that a compiler may take: 7 to 30 where it runs alone
 SETS = dict(  # of instructions that the kernels know, by Linux's names
@@ -45,7 +46,7 @@ LOG = logging.getLogger(__name__)
 @functools.cache
 def ready(name: str = 'packed') -> bool:
   """Whether a library is built, loaded and known to JAX. Says once why not."""
-  if os.environ.get(SWITCH) == '0':
+  if _told() == '0':
     return False
   try:
     library = ctypes.CDLL(str(_built(name)))
@@ -59,6 +60,12 @@ def ready(name: str = 'packed') -> bool:
     call = jax.ffi.pycapsule(getattr(library, symbol))
     jax.ffi.register_ffi_target(target, call, platform='cpu')
   return True
+
+
+def _told() -> str:
+  told = os.environ.get(SWITCH, '1')
+  require(told in ('0', *KEPT), f'{SWITCH}={told!r} must be 0, {", ".join(KEPT)} or not be set')
+  return told
 
 
 def read(data: jax.Array) -> jax.Array:
@@ -86,7 +93,8 @@ def _built(name: str = 'packed') -> pathlib.Path:
   headers = map(pathlib.Path.read_text, sorted(FOLDER.glob('*.h')))
   files = [FOLDER / file for file in LIBRARIES[name][0]]
   sources = [path.read_text() for path in files]
-  described = '\n'.join([*headers, *sources, *FLAGS, jax.__version__, compiler, _processor()])
+  flags = *FLAGS, KEPT[_told()]
+  described = '\n'.join([*headers, *sources, *flags, jax.__version__, compiler, _processor()])
   path = folder / f'{hashlib.sha256(described.encode()).hexdigest()[:20]}.so'
   if path.exists():
     return path
@@ -94,19 +102,21 @@ def _built(name: str = 'packed') -> pathlib.Path:
   with tempfile.TemporaryDirectory(dir=folder) as unfinished:
     made = pathlib.Path(unfinished) / path.name
     include = f'-I{jax.ffi.include_dir()}'
-    command = [compiler, *FLAGS, include, *map(str, files), '-o', str(made)]
+    command = [compiler, *flags, include, *map(str, files), '-o', str(made)]
     subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
     os.replace(made, path)
   return path
 
 
 def has(flag: str) -> bool:
-  """Whether the processor has a feature of this name, as Linux lists it."""
-  return flag in _processor().split()
+  """Whether the processor has this one of SETS and may use it."""
+  names, told = list(SETS.values()), _told()
+  kept = told in names and names.index(SETS[flag]) > names.index(told)
+  return flag in _processor().split() and not kept
 
 
 def instructions() -> str:
-  """The sets of instructions that the processor has of SETS: 'AVX2, AVX-512'; '' of none."""
+  """The sets of SETS that the processor has and may use: 'AVX2, AVX-512'; '' of none."""
   return ', '.join(name for flag, name in SETS.items() if has(flag))
 
 

@@ -1,6 +1,7 @@
 """What is known of the kernels of packed weights, by hardware: no more may be said of them.
 
-A claim names the test that shows it; 'no' stands where there is none. What compiles was made into
+A claim names the test that shows it, or the rows of what was measured; 'no' stands where there is
+none. What compiles was made into
 the machine's own code without the machine, which shows neither its results nor its speed.
 """
 
@@ -10,13 +11,13 @@ NO = 'no'
 TPU, GPU = (f'tests/kernels/test_{name}.py::' for name in ('int4_tpu', 'int4_gpu'))
 CPU = 'tests/kernels/test_processors.py::test_products_are_those_of_the_rounded_rows'
 HERE = 'tests/kernels/test_int4.py::test_the_native_kernel_gives_what_the_weights_give'
-PACE = 'configs/bench/packed.py'
+PACE = 'configs/bench/results/packed-{}.jsonl'  # their header names the sets of instructions
 COMPILES = 'test_what_is_tuned_compiles_for'
 RIGHT = 'test_the_kernel_gives_what_the_weights_give'
 
 
 class Stated(NamedTuple):
-  """One row of the table: tests by their node ids, configs by their path, or 'no'."""
+  """One row of the table: tests by their node ids, results by their path, or 'no'."""
 
   hardware: str
   bits: str
@@ -33,15 +34,15 @@ TABLE = (
   Stated('H100', '4, 3', f'{GPU}{COMPILES}_an_h100_that_is_not_here', GPU + RIGHT, NO, NO),
   Stated('other GPUs', 'none', NO, NO, NO, NO),
   Stated('x86 with AMX', '8, 4, 3', CPU, CPU, NO, NO),
-  Stated('x86 with AVX-512 and VNNI', '8, 4, 3', CPU, CPU, HERE, PACE),
-  Stated('x86 with AVX-512', '8, 4, 3', CPU, CPU, CPU, NO),
-  Stated('x86 with AVX2', '8, 4, 3', CPU, CPU, HERE, PACE),
+  Stated('x86 with AVX-512 and VNNI', '8, 4, 3', CPU, CPU, HERE, PACE.format('vnni')),
+  Stated('x86 with AVX-512', '8, 4, 3', CPU, CPU, CPU, PACE.format('avx512')),
+  Stated('x86 with AVX2', '8, 4, 3', CPU, CPU, CPU, PACE.format('avx2')),
   Stated('64-bit Arm', '8, 4, 3', CPU, CPU, NO, NO),
 )
 
 
 def markdown() -> str:
-  """The table for a README: yes where a test or config shows it."""
+  """The table for a README: yes where a test or rows show it."""
   said = lambda claim: claim if claim == NO else 'yes'
   heads = 'hardware', 'bits', 'compiles', 'correct in interpret mode', 'ran there', 'measured'
   rows = [heads, ('---',) * len(heads)]

@@ -52,7 +52,7 @@ double Worst(bool half, int64_t rows, int64_t columns, int size, int64_t count) 
   packed::Rows<X> made(x.data(), count, rows, w, kBits);
   packed::Columns<kBits, X>(made, w, 0, columns, y.data());
   auto integer = [&](int64_t m, int64_t k) {
-    const X* unit = &made.q[m * made.length + (size == 32 ? 2 * (k / 32 * 32) : k / 64 * 64)];
+    const X* unit = &made.q[m * made.length + k / 64 * 64];
     if (sizeof(X) == 1 || !packed::kHalved<kBits>) return int(unit[k % 64]);
     const int8_t* halved = (const int8_t*)unit;
     return 256 * halved[64 + k % 64] + halved[k % 64];

@@ -218,6 +218,17 @@ def test_the_native_kernels_can_be_switched_off(monkeypatch):
     native.ready.cache_clear()
 
 
+def test_the_native_kernels_can_be_kept_to_older_instructions(monkeypatch):
+  monkeypatch.setattr(native, '_processor', lambda: ' '.join(native.SETS))
+  assert native.instructions() == ', '.join(native.SETS.values())
+  for told, last in ('AVX2', 'AVX2'), ('AVX-512', 'AVX2, AVX-512'):
+    monkeypatch.setenv(native.SWITCH, told)
+    assert native.instructions() == last
+  monkeypatch.setenv(native.SWITCH, 'avx2')
+  with pytest.raises(UsageError, match="REDUCTION_NATIVE='avx2' must be 0, 1, AVX2, AVX-512 or"):
+    native.ready.__wrapped__()
+
+
 @NATIVE
 def test_scales_are_kept_as_they_were_stored():
   _, kernel = made(128, 8, bits=4, group=64)

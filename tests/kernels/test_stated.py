@@ -9,14 +9,22 @@ from reduction.kernels import stated
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-def test_every_claim_names_a_test_or_config_that_is_there():
+def test_every_claim_names_a_test_or_rows_that_are_there():
   for row in stated.TABLE:
-    for claim in row[2:]:
-      if claim == stated.NO:
-        continue
-      path, _, name = claim.partition('::')
-      text = (ROOT / path).read_text()
-      assert name == '' or name in {getattr(node, 'name', '') for node in ast.parse(text).body}
+    for claim in row[2:-1]:
+      if claim != stated.NO:
+        path, _, name = claim.partition('::')
+        there = ast.parse((ROOT / path).read_text()).body
+        assert name in {getattr(node, 'name', '') for node in there}
+
+
+def test_what_is_said_to_be_measured_has_rows_of_these_instructions_and_bits():
+  for row in stated.TABLE:
+    if row.measured != stated.NO:
+      head, *rows = map(json.loads, (ROOT / row.measured).read_text().splitlines())
+      newest = head['hardware'].rsplit(', ', 1)[-1].removeprefix('cpu with ')
+      assert row.hardware.endswith(newest)
+      assert {f'INT{bits}' for bits in (4, 3)} <= {line.get('product') for line in rows}
 
 
 def test_what_is_said_to_compile_is_what_was_compiled():

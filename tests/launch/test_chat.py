@@ -55,6 +55,11 @@ def test_one_prompt_is_answered(launch, decoder, talk):
     (['--model=tiny', '--prompt='], 2, 'the prompt is empty'),
     (['--model=tiny', '--prompt=' + 'a ' * 70], 2, 'the prompt has 70 tokens, the context 64'),
     (['--model=tiny', '--prompt=a', '--context=65'], 2, 'context=65 must be'),
+    (
+      ['--model=tiny', '--prompt=a', f'--context={10**11}'],
+      2,
+      'the model and 100,000,000,000 tokens take',
+    ),
     (['--model=tiny', '--prompt=a', '--top_p=2'], 2, 'top_p=2.0 must be'),
     (['--model=tiny', '--prompt=a', '--memory=int4'], 2, "stored='int4' must be one of"),
     (['--model=tiny', '--prompt=a', '--tokens=0'], 2, '--tokens=0 must be above 0'),

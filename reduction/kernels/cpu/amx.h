@@ -15,7 +15,8 @@ inline bool Granted() {
   return granted;
 }
 
-// The unit as `Block` uses it while one lives: registers of 16 rows of 64 bytes.
+// The unit as `Block` uses it while one lives: five registers of 16 rows of 64 bytes; for groups of
+// 32 two of x that are half as wide and one of codes of half as many rows.
 struct Unit {
   Unit() {
     struct alignas(64) {
@@ -23,7 +24,8 @@ struct Unit {
       uint16_t bytes[16] = {};
       uint8_t rows[16] = {};
     } how;
-    for (int i = 0; i < 5; ++i) how.bytes[i] = 64, how.rows[i] = 16;
+    for (int i = 0; i < 8; ++i) how.bytes[i] = 64, how.rows[i] = 16;
+    how.bytes[5] = how.bytes[6] = 32, how.rows[7] = 8;
     asm volatile("" ::: "memory");  // the intrinsics do not tell gcc what they read
     _tile_loadconfig(&how);
   }
@@ -66,7 +68,7 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, 
       const float sum = x.sums[(row + m) * groups + g];
       for (int n = 0; n < kBlock; ++n) total[m][n] -= zero[n] * sum;
     }
-    for (int left = w.Length(); left > 0; left -= Longest(kBits)) {
+    for (int left = w.size; left > 0; left -= Longest(kBits)) {
       _tile_zero(0);
       _tile_zero(1);
       for (int k = std::min(left, Longest(kBits)); k > 0; k -= 64) {
@@ -74,12 +76,24 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, 
           Turned<kBits>(data + t * w.Stride(kBits), codes + 32 * t);
         }
         asm volatile("" ::: "memory");
-        _tile_loadd(4, codes, 64);
-        _tile_loadd(2, q, stride);
-        _tile_dpbsud(0, 2, 4);
-        if constexpr (kHigh) {
-          _tile_loadd(3, q + 64, stride);
-          _tile_dpbsud(1, 3, 4);
+        if (w.size == 32) {
+          const int64_t half = g % 2 * 32;
+          _tile_loadd(7, codes + 16 * half, 64);
+          _tile_loadd(5, q + half, stride);
+          _tile_dpbsud(0, 5, 7);
+          if constexpr (kHigh) {
+            _tile_loadd(6, q + 64 + half, stride);
+            _tile_dpbsud(1, 6, 7);
+          }
+          if (half == 0) continue;  // the other half is another group
+        } else {
+          _tile_loadd(4, codes, 64);
+          _tile_loadd(2, q, stride);
+          _tile_dpbsud(0, 2, 4);
+          if constexpr (kHigh) {
+            _tile_loadd(3, q + 64, stride);
+            _tile_dpbsud(1, 3, 4);
+          }
         }
         data += 64 * kBits, q += 64 * sizeof(X);
       }
@@ -93,7 +107,6 @@ inline void Block(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, 
         }
       }
     }
-    if (w.size == 32 && g % 2 == 0) data -= 64 * kBits;  // the other half is another group
   }
   for (int m = 0; m < kBlock; ++m) {
     std::memcpy(y + (row + m) * w.columns + column, total[m], some * sizeof(float));

@@ -110,7 +110,8 @@ inline Eight OfFour(const Vector (&parts)[kParts][2]) {
 
 #endif
 
-// Codes: of 64 rows of a part, eight rows in each of v. Sums: of products with integers of x,
+// Codes: of 64 rows of a part, eight rows in each of v. Unpacked, Dot: kFrom to kTo - 1 of these,
+// either half or all; x begins with the 64 rows. Sums: of products with integers of x,
 // several lanes a column. kHalved: whether integers of 16 bits come as `Halved` puts them: products
 // of bytes take fewer instructions.
 template <int kBits>
@@ -128,10 +129,10 @@ struct Sums {
   static constexpr int kChains = M > 2 ? 1 : 2;
   Vector v[sizeof(X)][kChains];
 };
-template <int kBits, typename X, int M>
+template <int kFrom, int kTo, int kBits, typename X, int M>
 inline void Dot(Sums<kBits, X, M>& sums, const Codes<kBits>& codes, const X* x) {
   const int8_t* bytes = (const int8_t*)x;
-  PACKED_UNROLL for (int i = 0; i < 8; ++i) {
+  PACKED_UNROLL for (int i = kFrom; i < kTo; ++i) {
     PACKED_UNROLL for (size_t high = 0; high < sizeof(X); ++high) {
       Vector& sum = sums.v[high][i % sums.kChains];
       sum = _mm512_dpbusd_epi32(sum, codes.v[i], Every(bytes + 64 * high + 8 * i));
@@ -163,24 +164,24 @@ struct Sums<8, X, M> {
   Vector v[2];
 };
 // Sums of eight products with bytes, in 16 bits: at most 8 * 2 * 15 * 128.
-template <int kBits>
+template <int kFrom, int kTo, int kBits>
 inline Vector Pairs(const Codes<kBits>& codes, const int8_t* x) {
   Vector sum = None();
-  PACKED_UNROLL for (int i = 0; i < 8; ++i) {
+  PACKED_UNROLL for (int i = kFrom; i < kTo; ++i) {
     sum = Sum16(sum, Pairs16(codes.v[i], Every(x + 8 * i)));
   }
   return sum;
 }
-template <int kBits, typename X, int M>
+template <int kFrom, int kTo, int kBits, typename X, int M>
 inline void Dot(Sums<kBits, X, M>& sums, const Codes<kBits>& codes, const X* x) {
   const int8_t* bytes = (const int8_t*)x;
-  Vector sum = Pairs32(Pairs(codes, bytes), 1);
-  if (sizeof(X) > 1) sum = Sum32(sum, Pairs32(Pairs(codes, bytes + 64), 256));
+  Vector sum = Pairs32(Pairs<kFrom, kTo>(codes, bytes), 1);
+  if (sizeof(X) > 1) sum = Sum32(sum, Pairs32(Pairs<kFrom, kTo>(codes, bytes + 64), 256));
   sums.v = Sum32(sums.v, sum);
 }
-template <int M>
+template <int kFrom, int kTo, int M>
 inline void Dot(Sums<8, int16_t, M>& sums, const Codes<8>& codes, const int16_t* x) {
-  PACKED_UNROLL for (int i = 0; i < 8; ++i) {
+  PACKED_UNROLL for (int i = kFrom; i < kTo; ++i) {
     Vector eight = Every(x + 8 * i);
     sums.v[0] = Sum32(sums.v[0], Pairs32(Low(codes.v[i]), eight));
     sums.v[1] = Sum32(sums.v[1], Pairs32(High(codes.v[i]), eight));
@@ -201,14 +202,14 @@ inline Eight InColumns(const Sums<8, int16_t, M> (&sums)[kParts]) {
 
 #endif
 
-template <int kBits>
+template <int kBits, int kFrom = 0, int kTo = 8>
 inline Codes<kBits> Unpacked(const uint8_t* at) {
   Codes<kBits> codes;
   Vector* to = codes.v;
   if constexpr (kBits == 8) {
-    PACKED_UNROLL for (int i = 0; i < 8; ++i) to[i] = Load(at + 64 * i);
+    PACKED_UNROLL for (int i = kFrom; i < kTo; ++i) to[i] = Load(at + 64 * i);
   } else if constexpr (kBits == 4) {
-    PACKED_UNROLL for (int i = 0; i < 4; ++i) {
+    PACKED_UNROLL for (int i = kFrom / 2; i < kTo / 2; ++i) {
       Vector two = Load(at + 64 * i);
       to[2 * i] = Bits(two, 15), to[2 * i + 1] = Bits(Moved(two, 4), 15);
     }

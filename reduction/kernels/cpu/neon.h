@@ -37,14 +37,14 @@ template <int kBits>
 struct Codes {
   uint8x16_t v[8];
 };
-template <int kBits>
+template <int kBits, int kFrom = 0, int kTo = 8>
 inline Codes<kBits> Unpacked(const uint8_t* at) {
   Codes<kBits> codes;
   uint8x16_t* to = codes.v;
   if constexpr (kBits == 8) {
-    PACKED_UNROLL for (int i = 0; i < 8; ++i) to[i] = vld1q_u8(at + 64 * i);
+    PACKED_UNROLL for (int i = kFrom; i < kTo; ++i) to[i] = vld1q_u8(at + 64 * i);
   } else if constexpr (kBits == 4) {
-    PACKED_UNROLL for (int i = 0; i < 4; ++i) {  // 32 weights: a mask and a shift
+    PACKED_UNROLL for (int i = kFrom / 2; i < kTo / 2; ++i) {  // 32 weights: a mask and a shift
       uint8x16_t two = vld1q_u8(at + 64 * i);
       to[2 * i] = vandq_u8(two, vdupq_n_u8(15)), to[2 * i + 1] = vshrq_n_u8(two, 4);
     }
@@ -64,9 +64,9 @@ template <int kBits, typename X, int M>
 struct Sums {
   int32x4_t v[sizeof(X)];  // of 16 bits, one for each column
 };
-template <int kBits, int M>
+template <int kFrom, int kTo, int kBits, int M>
 inline void Dot(Sums<kBits, int8_t, M>& sums, const Codes<kBits>& codes, const int8_t* x) {
-  PACKED_UNROLL for (int i = 0; i < 8; ++i) {
+  PACKED_UNROLL for (int i = kFrom; i < kTo; ++i) {
     int8x16_t a = vreinterpretq_s8_u8(codes.v[i]);
     int8x8_t eight = vld1_s8(x + 8 * i);
     int8x16_t b = vcombine_s8(eight, eight);
@@ -78,9 +78,9 @@ inline void Dot(Sums<kBits, int8_t, M>& sums, const Codes<kBits>& codes, const i
 #endif
   }
 }
-template <int kBits, int M>
+template <int kFrom, int kTo, int kBits, int M>
 inline void Dot(Sums<kBits, int16_t, M>& sums, const Codes<kBits>& codes, const int16_t* x) {
-  PACKED_UNROLL for (int i = 0; i < 8; ++i) {
+  PACKED_UNROLL for (int i = kFrom; i < kTo; ++i) {
     int16x8_t eight = vld1q_s16(x + 8 * i);
     int16x8_t column[2] = {vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(codes.v[i]))),
                            vreinterpretq_s16_u16(vmovl_high_u8(codes.v[i]))};

@@ -17,8 +17,7 @@
 // A16: q of 16 bits, most 127 * 256 + 127, which is two signed bytes and finer than bfloat16 or
 // float16 of what is near the largest of a group. A8: of 8 bits, most 127; not for codes of 8 bits.
 // Ranges: codes of so many bits, zero 0..255, x finite. Sums are taken out of 32 bits before they
-// overflow, after `Longest` rows. A group of 32 is multiplied as 64 rows of which the other half of
-// q is 0, so that its vectors are unpacked twice. Scratch: `Rows`. Equal to the reference on the rounded x but for
+// overflow, after `Longest` rows. Scratch: `Rows`. Equal to the reference on the rounded x but for
 // the order of float32 sums.
 
 #ifndef REDUCTION_PACKED_H_
@@ -44,7 +43,7 @@
 namespace packed {
 
 constexpr int kTile = 8;          // columns
-constexpr int64_t kAhead = 4096;  // bytes that are asked for before they are needed
+constexpr int64_t kAhead = 8192;  // bytes that are asked for before they are needed
 
 // 255 * 32639 * 256 and 15 * 32639 * 4096 are below 2^31.
 constexpr int Longest(int bits) { return bits == 8 ? 256 : 4096; }
@@ -59,7 +58,6 @@ struct Weight {
 
   int64_t Units() const { return (groups * size + 63) / 64; }
   int64_t Stride(int bits) const { return Units() * 64 * bits; }  // bytes of a tile
-  int Length() const { return std::max(size, 64); }               // integers of x that a group takes
 };
 
 // The largest |x|, 0 of none; in parts, which a compiler makes one vector of.
@@ -90,20 +88,19 @@ inline void Halved(int16_t* x) {
 // Rows of x in integers X, made once for all columns.
 template <typename X>
 struct Rows {
-  std::vector<X> q;             // [count, length], 0 where nothing is of a group; 64 by 64
-                                // `Halved` where the processor takes them so
+  std::vector<X> q;             // [count, length], 0 beyond the rows of w; 64 by 64 `Halved` where
+                                // the processor takes them so
   std::vector<float> by, sums;  // [count, groups]; sums: by times the sum of q
   int64_t count, groups, length;
 
   // x: [count, rows]; bits: of the codes that they meet
   Rows(const float* x, int64_t count, int64_t rows, const Weight& w, int64_t bits)
-      : q(count * w.groups * w.Length()), by(count * w.groups), sums(by.size()), count(count),
-        groups(w.groups), length(w.groups * w.Length()) {
+      : q(count * w.Units() * 64), by(count * w.groups), sums(by.size()), count(count),
+        groups(w.groups), length(w.Units() * 64) {
     for (int64_t m = 0; m < count; ++m) {
       for (int64_t g = 0; g < groups; ++g) {
         int64_t from = g * w.size, some = std::min<int64_t>(w.size, rows - from);
-        int64_t to = g * w.Length() + from % 64;  // 32 rows into their half
-        Round(x + m * rows + from, some, m * groups + g, &q[m * length + to]);
+        Round(x + m * rows + from, some, m * groups + g, &q[m * length + from]);
       }
     }
     if constexpr (sizeof(X) > 1) {
@@ -130,6 +127,23 @@ struct Rows {
   }
 };
 
+// Adds the products of M rows of x, `length` apart, with rows 8 kFrom to 8 kTo - 1 of 64 of a tile.
+// Inlined, for else gcc keeps the sums of AVX2 in memory and takes twice as long.
+template <int kFrom, int kTo, int kBits, typename X, int M>
+__attribute__((always_inline)) inline void AddProducts(const uint8_t* data, const X* q,
+                                                       int64_t length,
+                                                       Sums<kBits, X, M> (&sums)[M][kParts]) {
+  if constexpr (kFrom == 0) {
+    PACKED_UNROLL for (int i = 0; i < kBits; ++i) __builtin_prefetch(data + 64 * i + kAhead);
+  }
+  PACKED_UNROLL for (int p = 0; p < kParts; ++p) {
+    // what parts have in common would be kept where registers are too few: on the stack
+    asm volatile("" ::: "memory");
+    const auto codes = Unpacked<kBits, kFrom, kTo>(data + p * kPartBytes);
+    PACKED_UNROLL for (int m = 0; m < M; ++m) Dot<kFrom, kTo>(sums[m][p], codes, q + m * length);
+  }
+}
+
 // M rows of x from `row` on times a tile of w. y: [rows, columns].
 template <int kBits, typename X, int M>
 inline void Tile(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, float* y) {
@@ -147,23 +161,20 @@ inline void Tile(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, f
     PACKED_UNROLL for (int m = 0; m < M; ++m) {
       total[m] = Less(total[m], zero, x.sums[of_x + m * groups]);
     }
-    for (int left = w.Length(); left > 0; left -= Longest(kBits)) {
+    for (int left = w.size; left > 0; left -= Longest(kBits)) {
       Sums<kBits, X, M> sums[M][kParts] = {};
-      for (int k = std::min(left, Longest(kBits)); k > 0; k -= 64, data += 64 * kBits, q += 64) {
-        PACKED_UNROLL for (int i = 0; i < kBits; ++i) __builtin_prefetch(data + 64 * i + kAhead);
-        PACKED_UNROLL for (int p = 0; p < kParts; ++p) {
-          // what parts have in common would be kept where registers are too few: on the stack
-          asm volatile("" ::: "memory");
-          const auto codes = Unpacked<kBits>(data + p * kPartBytes);
-          PACKED_UNROLL for (int m = 0; m < M; ++m) Dot(sums[m][p], codes, q + m * length);
-        }
+      int k = std::min(left, Longest(kBits));
+      for (; k >= 64; k -= 64, data += 64 * kBits, q += 64) AddProducts<0, 8>(data, q, length, sums);
+      if (k > 0 && g % 2 == 0) AddProducts<0, 4>(data, q, length, sums);
+      if (k > 0 && g % 2 == 1) {
+        AddProducts<4, 8>(data, q, length, sums);
+        data += 64 * kBits, q += 64;
       }
       PACKED_UNROLL for (int m = 0; m < M; ++m) {
         const Eight by = Times(scale, x.by[of_x + m * groups]);
         total[m] = Added(total[m], InColumns(sums[m]), by);
       }
     }
-    if (w.size == 32 && g % 2 == 0) data -= 64 * kBits;  // the other half is another group
   }
   const int64_t column = tile * kTile, some = std::min<int64_t>(kTile, w.columns - column);
   PACKED_UNROLL for (int m = 0; m < M; ++m) {

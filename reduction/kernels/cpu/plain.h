@@ -54,7 +54,7 @@ template <int kBits>
 struct Codes {
   uint8_t v[8][64];
 };
-template <int kBits>
+template <int kBits, int kFrom = 0, int kTo = 8>
 inline Codes<kBits> Unpacked(const uint8_t* at) {
   Codes<kBits> codes;
   for (int j = 0; j < 64; ++j) {
@@ -76,9 +76,9 @@ template <int kBits, typename X, int M>
 struct Sums {
   int32_t v[8];
 };
-template <int kBits, typename X, int M>
+template <int kFrom, int kTo, int kBits, typename X, int M>
 inline void Dot(Sums<kBits, X, M>& sums, const Codes<kBits>& codes, const X* x) {
-  for (int i = 0; i < 8; ++i) {
+  for (int i = kFrom; i < kTo; ++i) {
     for (int j = 0; j < 64; ++j) sums.v[j / 8] += codes.v[i][j] * x[8 * i + j % 8];
   }
 }
