@@ -53,11 +53,16 @@ def recovered(points: list[tuple[int, int]]) -> int:
   return total % PRIME
 
 
+def largest(clients: int) -> float:
+  """Entries below this in size add up over so many clients without overflow."""
+  return 2 ** (BITS - 1) / SCALE / clients
+
+
 def fixed(x: np.ndarray, clients: int) -> np.ndarray:
   """x as integers modulo 2^32 in steps of 1 / 65,536. DataError where a sum could overflow."""
-  most = 2 ** (BITS - 1) / SCALE / clients
-  if not (np.isfinite(x).all() and np.abs(x, dtype=np.float64).max(initial=0) < most):
-    raise DataError(f'entries must be finite and below {most:g} in size to be added up; clip them')
+  below = largest(clients)
+  if not (np.isfinite(x).all() and np.abs(x, dtype=np.float64).max(initial=0) < below):
+    raise DataError(f'entries must be finite and below {below:g} in size to be added up; clip them')
   return np.round(x.astype(np.float64) * SCALE).astype(np.int64).astype(np.uint32)
 
 

@@ -11,7 +11,7 @@ from reduction import tree
 from reduction.errors import require
 from reduction.federate.codecs.codec import Codec, joined
 from reduction.federate.codecs.factors import EXACT
-from reduction.federate.secure import SCALE
+from reduction.federate.secure import SCALE, largest
 
 COMBINES = 'mean', 'present', 'trimmed', 'median'
 WEIGHTS = 'examples', 'uniform'
@@ -49,7 +49,8 @@ def rules(
   clip, uniform weights and mean; delta: what its epsilon is told for. secure: what a server that
   learns the sum alone would have, simulated: the sum is one of integers, in the fixed point of
   `secure`, and a round in which fewer than so many updates arrive is void; needs mean, and refuses
-  no update by its length, which such a server cannot see.
+  no update by its length, which such a server cannot see: a client whose own is too long for sums
+  of integers sends none.
   """
   require(combine in COMBINES, f'{combine=} must be one of {", ".join(COMBINES)}')
   require(weights in WEIGHTS, f'{weights=} must be one of {", ".join(WEIGHTS)}')
@@ -166,7 +167,8 @@ def exchange(codec: Codec, how: Rules, step):
   travel = _together if codec.answers else _apart
 
   def run(shared, server, updates, senders, weights, arrives, progress, key):
-    fine = jax.vmap(lambda u, w: sound(u, w, how.longest))(updates, weights) & arrives
+    longest = largest(len(weights)) if how.secure else how.longest
+    fine = jax.vmap(lambda u, w: sound(u, w, longest))(updates, weights) & arrives
     change, new, wire, state, told = travel(
       codec, how, step, shared, server, _safe(updates, fine, how), senders, weights, fine, progress,
       key,

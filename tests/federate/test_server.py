@@ -113,6 +113,10 @@ def test_codecs_that_add_up_have_secure_rounds_or_void_ones(codec):
   np.testing.assert_allclose(found, plain, atol=1e-3)  # sums of integers, in fixed point
   found, void = after([1, 1, 0, 0], secure=3)
   assert void and (found == 1).all()
+  updates = updates.at[3].mul(1e4)  # beyond integers of 32 bits, if added up in steps of 1 / 65,536
+  found, void = after([1, 1, 1, 1], secure=3)
+  assert not void
+  np.testing.assert_allclose(found, plain, atol=1e-3)
 
 
 def shared_with(w):
