@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, on_cpu, process, spread
+from launch.benchmarks.sides import Session, on_platform, process, spread
 from reduction import written
 from reduction.errors import require
 from reduction.opened import find, language_model
@@ -51,7 +51,7 @@ def chatting(
     path = find(model, session.data_dir)
     settings = dict(model=str(path), prompt=prompt, answer=answer, group=group, threads=threads)
     with contextlib.ExitStack() as stack:
-      variables = on_cpu() | dict(REDUCTION_THREADS=str(threads))
+      variables = on_platform() | dict(REDUCTION_THREADS=str(threads))
       ours = stack.enter_context(process(OURS, COMMAND, settings, **variables))
       asks = {kind: ours.ask for kind in (READ, *kinds)}
       if peer:

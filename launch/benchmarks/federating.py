@@ -1,4 +1,4 @@
-"""Rounds of federated averaging: clients as one program, in a loop, and in Flower's simulation."""
+"""Rounds of federations: clients as one program, in a loop, and in Flower's simulation."""
 
 import contextlib
 import pathlib
@@ -7,10 +7,9 @@ import sys
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, on_cpu, process, spread
+from launch.benchmarks.sides import Session, on_platform, process, spread
 from reduction.errors import require
 from reduction.report import Table
-from reduction.report.intervals import NONE
 
 COMMAND = [sys.executable, '-m', 'launch.benchmarks.federating_ours']
 PEER = pathlib.Path(__file__).parent.parent / 'peers' / 'federating_flower.py'
@@ -20,27 +19,33 @@ METHODS = 'svd', 'gram', 'randomized'
 
 def federating(
   *, clients: tuple[int, ...], widths: tuple[int, ...], examples: int, batch: int, rounds: int,
-  repeats: int, peers: tuple[str, ...] = (FLOWER,), peer_most: int = 64, peer_rounds: int = 5,
+  repeats: int, teacher: tuple[int, ...] = (), platform: str = 'cpu',
+  peers: tuple[str, ...] = (FLOWER,), peer_most: int = 64, peer_rounds: int = 5,
 ):  # fmt: skip
   """Times rounds of FedAvg of an MLP on digits: all clients, an epoch each, dense updates.
 
-  clients: counts, from the smallest; examples: of each client. Beside stands a Python loop that
-  calls one compiled client after another, and for up to `peer_most` clients Flower's simulation
-  with the same training, compiled once an actor. Rows 'federating': rounds_per_s, compiled
-  programs of training, MiB held at most (peak_mib), for each peer its rounds_per_s and the ratio
-  of ours to it. Sides take turns; Flower's start does not count.
+  clients: counts, from the smallest; examples: of each client; teacher: widths of the MLP that each
+  client keeps, which makes it FedKD with low-rank updates; platform: of JAX, where ours runs.
+  Beside stands a Python loop that calls one compiled client after another, and for up to
+  `peer_most` clients Flower's simulation with the same training, compiled once an actor. Rows
+  'federating': method, rounds_per_s, compiled programs of training, MiB that the process held at
+  most until its first round of all at once was over (peak_mib), for each peer its rounds_per_s and
+  the ratio of ours to it. Sides take turns; Flower's start does not count.
   """
   for name in peers:
     require(name in (FLOWER,), f'{name!r} is not {FLOWER}')
+  require(
+    not (peers and teacher), f'{FLOWER} has no teachers: leave one of {peers=}, {teacher=} out'
+  )
   numbers = dict(examples=examples, batch=batch, rounds=rounds, repeats=repeats)
   require(min(*numbers.values(), *clients) > 0, f'{numbers}, {clients=}: all must be above 0')
-  settings = dict(widths=widths, examples=examples, batch=batch)
+  settings = dict(widths=widths, examples=examples, batch=batch, teacher=teacher)
 
   def bench(session: Session):
     rows = []
     with contextlib.ExitStack() as stack:
       enter = lambda name, command: stack.enter_context(
-        process(name, command, settings, **on_cpu())
+        process(name, command, settings, **on_platform(platform if name == OURS else 'cpu'))
       )
       ours = enter(OURS, COMMAND)
       other = enter(FLOWER, [session.peer_python, str(PEER)]) if peers else None
@@ -49,7 +54,7 @@ def federating(
         if other and count <= peer_most:
           asks[FLOWER] = other.ask, peer_rounds
         found = measured(asks, count, repeats, session)
-        rows += compare(count, found, ours.peak_mib())
+        rows += compare(count, found, 'FedKD' if teacher else 'FedAvg')
         session.say(f'federating: {count} clients')
     return rows, [table(rows, settings)]
 
@@ -70,15 +75,16 @@ def measured(asks: dict, clients: int, repeats: int, session: Session) -> dict:
   return {name: replies for name, replies in found.items() if replies}
 
 
-def compare(clients: int, found: dict, peak: float | None) -> list[dict]:
+def compare(clients: int, found: dict, method: str) -> list[dict]:
   """Rows from what `measured` gave; see `federating`."""
   pace = {
     name: np.array([reply['rounds'] / reply['seconds'] for reply in replies])
     for name, replies in found.items()
   }
   row = dict(
-    kind='federating', summary=True, clients=clients, programs=found[OURS][-1]['programs'],
-    peak_mib=peak and round(peak), **spread(pace[OURS]).fields('rounds_per_s'),
+    kind='federating', summary=True, method=method, clients=clients,
+    programs=found[OURS][-1]['programs'], peak_mib=round(found[OURS][-1]['peak_mib']),
+    **spread(pace[OURS]).fields('rounds_per_s'),
   )  # fmt: skip
   return [
     dict(row, peer=name, **spread(pace[name]).fields('peer_rounds_per_s'),
@@ -92,17 +98,19 @@ def table(rows: list[dict], settings: dict) -> Table:
   cells = tuple(
     (
       f'{row["clients"]:,}', cell(row, 'rounds_per_s', '.3g'), str(row['programs']),
-      str(row['peak_mib'] or NONE), row['peer'], cell(row, 'peer_rounds_per_s', '.3g'),
+      str(row['peak_mib']), row['peer'], cell(row, 'peer_rounds_per_s', '.3g'),
       cell(row, 'ratio', '.3g'),
     )
     for row in rows
   )  # fmt: skip
   columns = ('clients', 'rounds / s', 'programs', 'MiB at most', 'beside', 'its', 'ratio')
+  method, teacher = rows[0]['method'], settings['teacher']
+  taught = f' taught by {tuple(teacher)}' if teacher else ''
   note = (
-    f'FedAvg of an MLP {settings["widths"]} on digits, {settings["examples"]} examples a client, '
-    f'batches of {settings["batch"]}, one epoch a round. Medians and ranges.'
+    f'{method} of an MLP {settings["widths"]}{taught} on digits, {settings["examples"]} examples a '
+    f'client, batches of {settings["batch"]}, one epoch a round. Medians and ranges.'
   )
-  return Table('Rounds of federated averaging', columns, cells, note)
+  return Table(f'Rounds of {method}', columns, cells, note)
 
 
 def encoding(
@@ -123,7 +131,7 @@ def encoding(
   def bench(session: Session):
     job = dict(width=width, inner=inner, energy=energy, most=most)
     found = {name: [] for name in methods}
-    with process(OURS, COMMAND, {}, **on_cpu()) as side:
+    with process(OURS, COMMAND, {}, **on_platform()) as side:
       for repeat in range(repeats + 1):
         for name in list(methods)[:: -1 if repeat % 2 else 1]:
           reply = side.ask(kind='encode', method=name, **job)

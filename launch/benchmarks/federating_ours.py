@@ -1,6 +1,7 @@
 """The project's side of the benchmark of rounds; see `launch.benchmarks.federating`."""
 
 import json
+import resource
 import sys
 import time
 
@@ -10,9 +11,10 @@ import numpy as np
 
 from launch.benchmarks.federating import LOOP, OURS
 from launch.benchmarks.ours import answer
-from reduction import data, models
+from reduction import data, models, tree
+from reduction.distill.matching import apart, capture
 from reduction.federate import clients as at_clients
-from reduction.federate import codecs, methods, rounds, server
+from reduction.federate import codecs, methods, mutual, rounds, server
 from reduction.federate.codecs.factors import count, factors, product
 from reduction.net import all_kept, create, over_replicas
 from reduction.run import Run
@@ -22,7 +24,7 @@ LAYERS = 4, 1, 1  # matrices of a BERT layer: width x width, width x inner, inne
 
 
 class Federation:
-  """FedAvg of so many clients, each with examples drawn from all digits."""
+  """FedAvg of so many clients, each with examples drawn from all digits; FedKD with a teacher."""
 
   def __init__(self, settings: dict, clients: int):
     digits = data.digits().train
@@ -36,8 +38,11 @@ class Federation:
       params=net.params, stats=net.stats, masks=all_kept(net.params), step=jnp.zeros(1, jnp.int32)
     )
     self.weights = np.full((1, clients), settings['examples'], np.float32)
-    how = methods.average(module, optimizer('sgd', learning_rate=0.1))
-    self.traced = [0]
+    self.own, self.traced = {}, [0]
+    if settings['teacher']:
+      how = self.taught(settings['teacher'], net, clients, digits.x[:1])
+    else:
+      how = methods.average(module, optimizer('sgd', learning_rate=0.1))
 
     def begin(shared, own, key):
       self.traced[0] += 1
@@ -45,7 +50,18 @@ class Federation:
 
     self.method = how._replace(begin=begin)
     self.ids = np.arange(clients, dtype=np.int32)
-    self.wire = server.exchange(codecs.dense(), server.rules(), server.plain)
+    codec = codecs.low_rank(start=0.95, end=0.98) if settings['teacher'] else codecs.dense()
+    self.wire = server.exchange(codec, server.rules(), server.plain)
+
+  def taught(self, widths, student, clients: int, x):
+    """FedKD's method; every client keeps a teacher and the optimizers."""
+    module, adam = models.mlp(widths=tuple(widths)), optimizer('adam', learning_rate=1e-3)
+    net = create(module, self.run.key('init', 1), x)
+    tx = apart(teacher=adam, student=adam, projections=adam)
+    opt = over_replicas(tx.init)(dict(teacher=net.params, student=student.params, projections={}))
+    own = dict(teacher=dict(params=net.params, stats=net.stats), projections={}, opt=opt)
+    self.own = tree.map(lambda w: jnp.repeat(w[:, None], clients, 1), own)
+    return mutual.method(module, student.module, tx, mutual.lesson(), capture)
 
   def batches(self, number: int):
     """(indices, valid) of a round, for one replicate."""
@@ -60,21 +76,24 @@ class Federation:
     train = over_replicas(at_clients.training(self.method), (0, 0, None, 0, 0, 0, 0))
     indices, valid = self.batches(number)
     keys = self.run.key('dropout', number)
-    update, _, _ = train(self.shared, {}, self.data, self.ids[None], indices, valid, keys)
+    update, self.own, _ = train(
+      self.shared, self.own, self.data, self.ids[None], indices, valid, keys
+    )
     self.settle(update, number)
 
   def loop(self, number: int):
     """The same round by a Python loop over clients."""
     train = over_replicas(at_clients.training(self.method), (0, 0, None, 0, 0, 0, 0))
     indices, valid = self.batches(number)
-    keys, updates = self.run.key('dropout', number), []
+    keys, found = self.run.key('dropout', number), []
     for i in self.ids:
       one = slice(i, i + 1)
-      update, _, _ = train(
-        self.shared, {}, self.data, self.ids[None, one], indices[:, one], valid[:, one], keys
-      )
-      updates.append(update)
-    self.settle(rounds.joined(updates), number)
+      own = tree.map(lambda w, one=one: w[:, one], self.own)
+      found.append(train(
+        self.shared, own, self.data, self.ids[None, one], indices[:, one], valid[:, one], keys
+      )[:2])  # fmt: skip
+    updates, self.own = map(rounds.joined, zip(*found))
+    self.settle(updates, number)
 
   def settle(self, updates, number: int):
     """The exchange; the shared model moves."""
@@ -119,15 +138,21 @@ def side(settings: dict):
     if kind == 'encode':
       return encode(**job)
     key = kind, job['clients']
+    for other in [k for k in made if k[1] != job['clients']]:
+      del made[other]
     if key not in made:
       made[key] = Federation(settings, job['clients'])
       one_round(made[key], kind, 0)
+      made[key].peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     federation = made[key]
     began = time.perf_counter()
     for number in range(job['rounds']):
       one_round(federation, kind, number)
     seconds = time.perf_counter() - began
-    return dict(seconds=seconds, rounds=job['rounds'], programs=federation.traced[0])
+    return dict(
+      seconds=seconds, rounds=job['rounds'], programs=federation.traced[0],
+      peak_mib=federation.peak_mib,
+    )  # fmt: skip
 
   return ask
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, on_cpu, process, spread
+from launch.benchmarks.sides import Session, on_platform, process, spread
 from reduction.errors import require
 from reduction.report import Table
 from reduction.report.intervals import NONE
@@ -44,7 +44,7 @@ def packed(
     rows = []
     with contextlib.ExitStack() as stack:
       enter = lambda name, command: stack.enter_context(
-        process(name, command, settings, **on_cpu())
+        process(name, command, settings, **on_platform())
       )
       ours = enter(OURS, COMMAND)
       others = enter('peers', [session.peer_python, str(PEER)]) if peers else None

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, interleaved, on_cpu, process, spread
+from launch.benchmarks.sides import Session, interleaved, on_platform, process, spread
 from reduction.errors import require
 from reduction.report import Table
 from reduction.report.intervals import NONE
@@ -43,7 +43,9 @@ def pictures(*, networks: dict[str, int], steps: int, repeats: int, sides: tuple
         asks = {}
         for side in (OURS, *sides):
           settings = dict(network=name, model=NETWORKS[name], batch=batch, xla=side == 'xla')
-          found = stack.enter_context(process(side, _command(side, session), settings, **on_cpu()))
+          found = stack.enter_context(
+            process(side, _command(side, session), settings, **on_platform())
+          )
           if side == OURS:
             macs = found.about['macs']
           if missing := found.about.get('missing'):

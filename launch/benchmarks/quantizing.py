@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, interleaved, on_cpu, process, spread
+from launch.benchmarks.sides import Session, interleaved, on_platform, process, spread
 from reduction.errors import require
 from reduction.quantize.gptq import products
 from reduction.report import Table
@@ -36,7 +36,7 @@ def quantized_model(
 
   def bench(session: Session):
     given = dict(settings, data_dir=session.data_dir)
-    with process(OURS, COMMAND, given, **on_cpu()) as side:
+    with process(OURS, COMMAND, given, **on_platform()) as side:
       told, replies = side.about, []
       for block in range(min(blocks, told['layers'])):
         replies.append(side.ask(block=block)['seconds'])
@@ -107,7 +107,7 @@ def quantized_layers(
       commands = {OURS: COMMAND, **{name: [session.peer_python, str(PEER)] for name in peers}}
       asks = {}
       for side, command in commands.items():
-        found = stack.enter_context(process(side, command, settings, **on_cpu()))
+        found = stack.enter_context(process(side, command, settings, **on_platform()))
         if missing := found.about.get('missing'):
           session.say(f'{side}: {missing} is not installed; see third_party/requirements-qwix.txt')
         else:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from launch.benchmarks.pace import cell
-from launch.benchmarks.sides import Session, on_cpu, process, spread
+from launch.benchmarks.sides import Session, on_platform, process, spread
 from reduction.errors import require
 from reduction.report import Table
 
@@ -172,7 +172,7 @@ def timing(*, spaces: dict, drawn: int, batch: int, calls: int, repeats: int):
             for label, settings in spaces.items()]  # fmt: skip
     settings = dict(spaces=spaces, networks=jobs, batch=batch, calls=calls)
     command = [sys.executable, '-m', 'launch.benchmarks.searching_ours']
-    with process('ours', command, settings, **on_cpu(), XLA_FLAGS=ONE_THREAD) as side:
+    with process('ours', command, settings, **on_platform(), XLA_FLAGS=ONE_THREAD) as side:
       replies = [side.ask() for _ in range(repeats)]
     rows = [row for label, networks in jobs for row in beside_clock(label, networks, replies)]
     told = [timed(label, [row for row in rows if row['space'] == label]) for label in spaces]

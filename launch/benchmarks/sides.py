@@ -61,10 +61,11 @@ def spread(values) -> Spread:
   return Spread(*(float(f'{f(values):.5g}') for f in (np.median, np.min, np.max)))
 
 
-def on_cpu() -> dict[str, str]:
-  """Variables of our sides: where the peers are; a compile cache would hide the compile time."""
+def on_platform(platform: str = 'cpu') -> dict[str, str]:
+  """Variables of our sides: where the peers are, or on another platform of JAX; a compile cache
+  would hide the compile time."""
   cache = os.environ.get('JAX_ENABLE_COMPILATION_CACHE', 'false')
-  return dict(JAX_PLATFORMS='cpu', JAX_ENABLE_COMPILATION_CACHE=cache)
+  return dict(JAX_PLATFORMS=platform, JAX_ENABLE_COMPILATION_CACHE=cache)
 
 
 @contextlib.contextmanager

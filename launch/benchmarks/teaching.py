@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell, work
-from launch.benchmarks.sides import Session, interleaved, on_cpu, process, spread
+from launch.benchmarks.sides import Session, interleaved, on_platform, process, spread
 from reduction.errors import require
 from reduction.report import Table
 from reduction.report.intervals import NONE
@@ -41,7 +41,7 @@ def teaching(
       asks = {}
       for side, command in commands.items():
         found = stack.enter_context(process(
-          side, command, dict(settings, fused=side == 'torch_fused'), **on_cpu()
+          side, command, dict(settings, fused=side == 'torch_fused'), **on_platform()
         ))  # fmt: skip
         if missing := found.about.get('missing'):
           session.say(f'{side}: {missing} is not installed; pip install -e .[bench]')

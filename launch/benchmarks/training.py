@@ -10,7 +10,7 @@ import numpy as np
 
 from launch.benchmarks import pace
 from launch.benchmarks.pace import OURS
-from launch.benchmarks.sides import Session, Side, interleaved, on_cpu, process, together
+from launch.benchmarks.sides import Session, Side, interleaved, on_platform, process, together
 from reduction import data as sources
 from reduction import models
 from reduction.config import call
@@ -108,7 +108,7 @@ def load(settings: dict, session: Session) -> tuple[dict, str]:
 
 def _ours(settings):
   command = [sys.executable, '-m', 'launch.benchmarks.ours']
-  return process(OURS, command, settings, **on_cpu())
+  return process(OURS, command, settings, **on_platform())
 
 
 def beside(name, settings, session, stack) -> dict[str, Side]:

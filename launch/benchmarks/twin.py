@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 
 from launch.benchmarks.pace import OURS, cell
-from launch.benchmarks.sides import Session, interleaved, on_cpu, process, spread
+from launch.benchmarks.sides import Session, interleaved, on_platform, process, spread
 from reduction.data import folders
 from reduction.errors import MissingInput, require
 from reduction.mcu import reader, sketch, writer, zoo
@@ -43,7 +43,7 @@ def twin(
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
       jobs = [write(graph, folder / str(i), batch) for i, graph in enumerate(graphs)]
       enter = lambda name, command: stack.enter_context(
-        process(name, command, dict(threads=threads), **on_cpu())
+        process(name, command, dict(threads=threads), **on_platform())
       )
       asks = {OURS: enter(OURS, COMMAND).ask}
       for name in peers:

@@ -93,6 +93,16 @@ def test_heatmaps_are_shares_of_attention():
   np.testing.assert_allclose(told['attention a/scores'], 2 * 0.25**2 / 8, rtol=1e-5)
 
 
+def test_layers_of_one_width_begin_as_they_are():
+  how = mutual.lesson(pairs=(dict(student='h', teacher='h'),))
+  look = lambda width, params, stats, x: (None, {'h': jnp.ones((1, width))})
+  made = lambda width: mutual.projections(
+    how, (4, {}, {}), (width, {}, {}), None, jax.random.key(0), look
+  )['hidden h']
+  np.testing.assert_array_equal(made(4), np.eye(4))
+  assert made(3).shape == (3, 4) and np.asarray(made(3)).std() > 0.1
+
+
 def test_wrong_lessons_are_refused():
   for wrong, says in (
     (dict(pairs=(dict(student='a'),)), 'must name student and teacher'),

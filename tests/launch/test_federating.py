@@ -14,16 +14,18 @@ NUMBERS = dict(examples=8, batch=4, rounds=1, repeats=1)
 
 
 def test_rows_by_hand():
-  replies = lambda rounds, *seconds: [dict(rounds=rounds, seconds=s, programs=1) for s in seconds]
+  replies = lambda rounds, *seconds: [
+    dict(rounds=rounds, seconds=s, programs=1, peak_mib=100.4) for s in seconds
+  ]
   found = {
     OURS: replies(10, 1.0, 2.0, 1.0), federating.LOOP: replies(10, 2.0, 2.0, 2.0),
     federating.FLOWER: replies(5, 10.0, 10.0, 5.0),
   }  # fmt: skip
-  loop, flower = federating.compare(64, found, 100.4)
+  loop, flower = federating.compare(64, found, 'FedAvg')
   assert loop['rounds_per_s'] == 10 and loop['peer_rounds_per_s'] == 5 and loop['ratio'] == 2
   assert loop['ratio_low'] == 1 and loop['programs'] == 1 and loop['peak_mib'] == 100
   assert flower['ratio'] == 10 and flower['ratio_high'] == 20 and flower['clients'] == 64
-  assert len(federating.table([loop, flower], dict(NUMBERS, widths=(3,))).rows) == 2
+  assert len(federating.table([loop, flower], dict(NUMBERS, widths=(3,), teacher=())).rows) == 2
 
 
 def test_rows_of_methods_by_hand():
@@ -36,6 +38,7 @@ def test_rows_of_methods_by_hand():
 
 @pytest.mark.parametrize('changes, says', [
   (dict(rounds=0), 'all must be above 0'), (dict(peers=('ray',)), "'ray' is not Flower's"),
+  (dict(peers=("Flower's simulation",), teacher=(4,)), 'has no teachers'),
 ])  # fmt: skip
 def test_wrong_settings_are_refused(changes, says):
   with pytest.raises(UsageError, match=says):
@@ -44,9 +47,10 @@ def test_wrong_settings_are_refused(changes, says):
     federating.encoding(width=2, inner=2, methods=('qr',), energy=0.9, most=1, repeats=1)
 
 
-def test_all_at_once_and_in_a_loop_are_one_federation():
+@pytest.mark.parametrize('teacher', [[], [5]])
+def test_all_at_once_and_in_a_loop_are_one_federation(teacher):
   ours = importlib.import_module('launch.benchmarks.federating_ours')
-  settings = dict(widths=[6], examples=8, batch=4)
+  settings = dict(widths=[6], examples=8, batch=4, teacher=teacher)
   ends = []
   for kind in OURS, federating.LOOP:
     federation = ours.Federation(settings, 3)
@@ -63,5 +67,6 @@ def test_the_whole_of_it(launch, tmp_path):
   result = launch('--config=configs/bench/federate.py:quick', f'--out={out}', module='launch.bench')
   assert result.code == 0, result.err
   _, *rows = map(json.loads, out.read_text().splitlines())
-  assert [row['kind'] for row in rows] == ['federating'] + ['encoding'] * 3
-  assert all(row['ratio'] > 0 for row in rows) and rows[0]['programs'] == 1
+  assert [row['kind'] for row in rows] == ['federating'] * 2 + ['encoding'] * 3
+  assert all(row['ratio'] > 0 for row in rows)
+  assert [(row['method'], row['programs']) for row in rows[:2]] == [('FedAvg', 1), ('FedKD', 1)]
