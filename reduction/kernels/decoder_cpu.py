@@ -9,12 +9,14 @@ from reduction.kernels import native
 STORED = 'float32', 'bfloat16', 'int8'  # of its memory
 
 
-def token(x, linears, norms, memory: dict, place, *, heads: int, turns, epsilon: float):
+def token(x, linears, vectors, memory: dict, place, *, heads: int, turns, epsilon: float):
   """(x after the blocks, the memory with this token at `place`, which should be donated).
 
   x: float32 [..., width] of one token. linears: `CpuWeight`s of all blocks, the columns of one
   after those of another: queries, keys and values together; outputs; gates and ups together; downs.
-  norms: float32 [layers, 2, width]. memory: key, value of STORED [layers, 1, places, kv_heads,
+  vectors: float32, norms [layers, 2, width], biases [layers, columns of the first linear] and norms
+  of the heads of queries and of keys [layers, 2, size], both with 0 for the last where there are
+  none. memory: key, value of STORED [layers, 1, places, kv_heads,
   size], scales [layers, 2, 1, places, kv_heads] where they are int8. turns: radians [size / 2].
   """
   scales = memory.get('scales', jnp.zeros(0, jnp.float32))
@@ -24,7 +26,7 @@ def token(x, linears, norms, memory: dict, place, *, heads: int, turns, epsilon:
   sizes = [(w.scheme.bits, w.scheme.size(w.rows)) for w in linears]
   call = jax.ffi.ffi_call('reduction_decoder', like, input_output_aliases={1: 1, 2: 2, 3: 3})
   y, key, value, scales = call(
-    x, *kept, jnp.int32(place), norms, jnp.asarray(turns, jnp.float32), *weights,
+    x, *kept, jnp.int32(place), *vectors, jnp.asarray(turns, jnp.float32), *weights,
     heads=heads, inner=linears[3].rows, epsilon=np.float32(epsilon),
     sizes=np.array(sizes, np.int64).ravel(), eight=linears[0].eight, threads=native.threads(),
   )  # fmt: skip

@@ -8,6 +8,7 @@ the last norm. Prompts go through the module's own blocks, which read their part
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
@@ -25,15 +26,21 @@ TOGETHER = {  # the linears of a block in the order of their columns
   'gates': ('mlp/gate/kernel', 'mlp/up/kernel'),
   'down': ('mlp/down/kernel',),
 }
-NORMS = 'attention_norm/scale', 'mlp_norm/scale'
+VECTORS = {  # of a block, which it may lack but for the first
+  'norms': ('attention_norm/scale', 'mlp_norm/scale'),
+  'biases': ('attention/query/bias', 'attention/key/bias', 'attention/value/bias'),
+  'head_norms': ('attention/query_norm/scale', 'attention/key_norm/scale'),
+}
 
 
 class Blocks(struct.PyTreeNode):
-  """All blocks: norms float32 [layers, 2, width]; of TOGETHER, each the columns of the first block,
-  then of the next.
+  """All blocks: of VECTORS, float32 [layers, those of a block one after another], of 0 where there
+  are none; of TOGETHER, each the columns of the first block, then of the next.
   """
 
   norms: jax.Array
+  biases: jax.Array
+  head_norms: jax.Array
   together: CpuWeight
   output: CpuWeight
   gates: CpuWeight
@@ -46,14 +53,13 @@ class Blocks(struct.PyTreeNode):
 
 
 def fits(module, params: dict, stored: str) -> bool:
-  """Whether the blocks are such: a Llama without biases and norms of heads, SiLU between its gates,
-  all linears in the order of the CPU's kernel and alike in every block, a memory of
-  `decoder_cpu.STORED`.
+  """Whether the blocks are such: a Llama with SiLU between its gates, all linears in the order of
+  the CPU's kernel and alike in every block, a memory of `decoder_cpu.STORED`.
   """
   whole = bare(module)
   if not (isinstance(module, Served) and isinstance(whole, Llama) and module.activations == 'none'):
     return False
-  if whole.bias or whole.head_norm or whole.activation != 'silu':
+  if whole.activation != 'silu':
     return False
   layers = [_leaves(params[f'layer{i}']) for i in range(whole.layers)]
   kinds = [{_kind(one[n]) for one in layers for n in names} for names in TOGETHER.values()]
@@ -77,8 +83,11 @@ def stacked(module, params: dict) -> dict:
   the given dict as it goes, so that they are not kept twice.
   """
   layers = [_leaves(params.pop(f'layer{i}')) for i in range(bare(module).layers)]
-  norms = [jnp.stack([one[name] for name in NORMS]) for one in layers]
-  made = dict(norms=jnp.stack(norms).astype(jnp.float32))
+  made = {}
+  for field, names in VECTORS.items():
+    parts = [[one.pop(name) for name in names if name in one] for one in layers]
+    whole = [jnp.concatenate(part) if part else jnp.zeros(0) for part in parts]
+    made[field] = jnp.stack(whole).astype(jnp.float32)
   for field, names in TOGETHER.items():
     parts = [one.pop(name) for one in layers for name in names]
     made[field] = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
@@ -97,9 +106,9 @@ def remembered(kept: dict) -> dict:
 def token(module, blocks: Blocks, kept: dict, x, place) -> tuple:
   """(x, the memory) after all blocks. x: [1, 1, width] of the token at this place."""
   of = bare(module)
-  linears = [getattr(blocks, field) for field in TOGETHER]
+  linears, vectors = ([getattr(blocks, name) for name in kind] for kind in (TOGETHER, VECTORS))
   y, attention = decoder_cpu.token(
-    x.astype(jnp.float32), linears, blocks.norms, kept['attention'], place, heads=of.heads,
+    x.astype(jnp.float32), linears, vectors, kept['attention'], place, heads=of.heads,
     turns=frequencies(of.size, of.theta, of.scaling), epsilon=of.epsilon,
   )  # fmt: skip
   return y.astype(x.dtype), kept | dict(attention=attention)
@@ -122,7 +131,11 @@ def unstacked(module, blocks: Blocks, i) -> dict:
     together=(of.heads * of.size, shared, shared), output=(of.width,), gates=(inner, inner),
     down=(of.width,),
   )  # fmt: skip
-  found = {name: blocks.norms[i, n] for n, name in enumerate(NORMS)}
+  found = {}
+  for field, names in VECTORS.items():
+    own = getattr(blocks, field)[i]
+    ends = np.cumsum(columns['together'])[:-1] if field == 'biases' else len(names)
+    found |= dict(zip(names, jnp.split(own, ends))) if own.size else {}
   for field, names in TOGETHER.items():
     w, start = getattr(blocks, field), i * sum(columns[field]) // TILE
     for name, count in zip(names, (n // TILE for n in columns[field])):

@@ -113,7 +113,14 @@ void Tokens(const char* mode, int64_t bits) {
   Made output(kLayers, kHeads * kSize, kWidth, bits), gates(kLayers, kWidth, 2 * kInner, bits);
   Made down(kLayers, kInner, kWidth, bits);
   std::vector<float> norms(kLayers * 2 * kWidth), turns(kSize / 2), x(kWidth);
+  std::vector<float> biases, heads;  // as Qwen2 and Qwen3 have them
   for (auto& v : norms) v = 1 + number() / 4;
+  for (int64_t i = 0; bits == 3 && i < kLayers * 2 * kSize; ++i) heads.push_back(1 + number() / 4);
+  for (int64_t i = 0; bits == 3 && i < kLayers * together.linear.w.columns; ++i) {
+    biases.push_back(number());
+  }
+  decoder::Vectors vectors{norms.data(), biases.empty() ? nullptr : biases.data(),
+                           heads.empty() ? nullptr : heads.data()};
   for (size_t i = 0; i < turns.size(); ++i) turns[i] = 1.0f / (1 << i);
   std::vector<T> keys(kLayers * kPlaces * kShared * kSize), values(keys.size());
   std::vector<float> scales(kLayers * 2 * kPlaces * kShared);
@@ -124,8 +131,8 @@ void Tokens(const char* mode, int64_t bits) {
   for (int64_t place = 0; place < kPlaces; ++place) {
     for (auto& v : x) v = number();
     decoder::Token<X, T>({kLayers, kWidth, kHeads, kInner, 1e-5f}, together.linear, output.linear,
-                         gates.linear, down.linear, norms.data(), turns.data(), memory, place,
-                         x.data(), run);
+                         gates.linear, down.linear, vectors, turns.data(), memory, place, x.data(),
+                         run);
     std::printf("token %s", mode);
     for (int64_t i = 0; i < kWidth; i += 4) std::printf(" %.7g", x[i]);
     std::printf("\n");

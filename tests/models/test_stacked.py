@@ -28,6 +28,8 @@ def net(bits=4, make=llama, but=(), **change):
   params = module.init(jax.random.key(1), np.zeros((1, 4), np.int32))['params']
   params = {path: 3 * w[None] for path, w in tree.named(params)}
   for path in params:
+    if path.endswith(('bias', 'query_norm/scale', 'key_norm/scale')):
+      params[path] += np.random.default_rng(2).normal(size=params[path].shape).astype(np.float32)
     if path.startswith('layer') and path.endswith('kernel') and path not in but:
       params[path] = quantize(params[path], Scheme(bits, 64), dtype=jnp.float16)
   return Net(Served(module), tree.nest(params))
@@ -43,6 +45,8 @@ def logits(runtime, tokens=PROMPT):
   [
     dict(bits=3, size=32, theta=500_000.0, scaling=(8.0, 1.0, 4.0, 64)),
     dict(bits=8, kv_heads=1, epsilon=1e-5),
+    dict(bits=4, kv_heads=2, bias=True),  # Qwen2
+    dict(bits=4, kv_heads=2, size=32, head_norm=True),  # Qwen3
   ],
 )
 def test_logits_are_those_of_the_blocks_one_by_one(change):
@@ -104,20 +108,21 @@ def test_a_long_memory_is_read_to_its_end_by_any_number_of_threads(monkeypatch):
   np.testing.assert_array_equal(alone, y)
 
 
-def test_block_by_block_reads_its_part():
-  module, params = resident(net(kv_heads=2))
+@pytest.mark.parametrize('change', [{}, dict(bias=True, head_norm=True)])
+def test_block_by_block_reads_its_part(change):
+  module, params = resident(net(kv_heads=2, **change))
   blocks = stacked.stacked(module, dict(params))[stacked.BLOCKS]
   for i in range(2):
     found = dict(tree.named(stacked.unstacked(module, blocks, i)))
-    for name, w in tree.named(params[f'layer{i}']):
+    own = dict(tree.named(params[f'layer{i}']))
+    assert own.keys() == found.keys()
+    for name, w in own.items():
       np.testing.assert_array_equal(found[name], w)
 
 
 @pytest.mark.parametrize(
   'change, stored',
   [
-    (dict(bias=True), 'float32'),
-    (dict(head_norm=True), 'float32'),
     (dict(activation='gelu'), 'float32'),
     (dict(make=gpt), 'float32'),
     (dict(but=('layer1/mlp/up/kernel',)), 'float32'),

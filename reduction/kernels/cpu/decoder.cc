@@ -38,10 +38,10 @@ bool Fits(const Given& given, int64_t layers, int64_t bits, int64_t size, bool e
 }
 
 // See decoder.h; keys, values [layers, 1, places, heads, size] and their scales are also results,
-// in the same memory. sizes: bits and rows of a group of each linear in the order of arguments.
+// in the same memory. biases, head_norms: empty where there are none. sizes: bits and rows of a group of each linear in the order of arguments.
 ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyBuffer values,
-                  Floats scales, ffi::Buffer<ffi::S32> place, Floats norms, Floats turns,
-                  Bytes data_0, ffi::AnyBuffer scale_0, Bytes zero_0, Bytes data_1,
+                  Floats scales, ffi::Buffer<ffi::S32> place, Floats norms, Floats biases,
+                  Floats head_norms, Floats turns, Bytes data_0, ffi::AnyBuffer scale_0, Bytes zero_0, Bytes data_1,
                   ffi::AnyBuffer scale_1, Bytes zero_1, Bytes data_2, ffi::AnyBuffer scale_2,
                   Bytes zero_2, Bytes data_3, ffi::AnyBuffer scale_3, Bytes zero_3,
                   ffi::ResultBuffer<ffi::F32> y, ffi::Result<ffi::AnyBuffer> new_keys,
@@ -59,8 +59,13 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
   auto holds = [](const Floats& buffer, int64_t count) {
     return int64_t(buffer.element_count()) == count;
   };
+  auto may_hold = [&](const Floats& buffer, int64_t count) {
+    return holds(buffer, 0) || holds(buffer, count);
+  };
   bool fits = sizes.size() == 8 && shape[1] == 1 && holds(norms, layers * 2 * width) &&
-              holds(turns, size / 2) && heads % shared == 0;
+              may_hold(biases, layers * given[0].columns) &&
+              may_hold(head_norms, layers * 2 * size) && holds(turns, size / 2) &&
+              heads % shared == 0;
   for (int i = 0; i < 4 && fits; ++i) {
     fits = Fits(given[i], layers, sizes[2 * i], sizes[2 * i + 1], eight, &linears[i]);
   }
@@ -68,6 +73,10 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
   if (!fits || at < 0 || at >= places) {
     return ffi::Error::InvalidArgument("packed decoder: shapes do not fit");
   }
+  auto there = [&](const Floats& buffer) {
+    return holds(buffer, 0) ? nullptr : buffer.typed_data();
+  };
+  decoder::Vectors vectors{norms.typed_data(), there(biases), there(head_norms)};
   decoder::Sizes of{layers, width, heads, inner, epsilon};
   team::Team team(pool, threads);
   auto run = [&](int64_t count, int64_t unit, const auto& work) { team.Run(count, unit, work); };
@@ -76,8 +85,8 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
     decoder::Memory<T> memory{keys, values, new_scales->typed_data(), places, shared, size};
     auto call = eight ? decoder::Token<int8_t, T, decltype(run)>
                       : decoder::Token<int16_t, T, decltype(run)>;
-    call(of, linears[0], linears[1], linears[2], linears[3], norms.typed_data(),
-         turns.typed_data(), memory, at, y->typed_data(), run);
+    call(of, linears[0], linears[1], linears[2], linears[3], vectors, turns.typed_data(), memory,
+         at, y->typed_data(), run);
   };
   std::memcpy(y->typed_data(), x.typed_data(), width * sizeof(float));
   void *to_keys = new_keys->untyped_data(), *to_values = new_values->untyped_data();
@@ -103,6 +112,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(DecoderToken, Decode,
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<Floats>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Arg<Floats>()
                                   .Arg<Bytes>()

@@ -1,7 +1,8 @@
 // One token through all blocks of a decoder of the Llama family, whose linears are packed.
 //
 // A block: x += output(attention(turned(queries), turned(keys), values of norm(x))), then
-// x += down(silu(gate) up of norm(x)). The projections that read one norm lie one after another as
+// x += down(silu(gate) up of norm(x)). Queries, keys and values may have biases (Qwen2), and heads of
+// queries and keys norms of their own (Qwen3), before they are turned. The projections that read one norm lie one after another as
 // columns of one weight, so that its integers are made once: queries, keys, values; gates, ups. All
 // have whole tiles of columns.
 // The memory of earlier tokens is written at `place` and read up to it.
@@ -42,6 +43,13 @@ struct Memory {
   T *keys, *values;
   float* scales;  // [layers, 2, places, heads] of keys and values in int8
   int64_t places, heads, size;
+};
+
+// What a block has besides; nullptr where it has none.
+struct Vectors {
+  const float* norms;   // [layers, 2, width]
+  const float* biases;  // [layers, columns of queries, keys and values]
+  const float* heads;   // [layers, 2, size]: norms of the heads of queries, of keys
 };
 
 struct Sizes {
@@ -143,11 +151,11 @@ void Attend(const float* query, const Memory<T>& memory, const T* keys, const T*
 }
 
 // x [width] in place. X: integers of the products; T: of the memory. run(count, unit, work): as
-// Team::Run. norms: [layers, 2, width]; turns: radians a token [size / 2].
+// Team::Run. turns: radians a token [size / 2].
 template <typename X, typename T, typename Run>
 void Token(const Sizes& of, const Linear& together, const Linear& output, const Linear& gates,
-           const Linear& down, const float* norms, const float* turns, const Memory<T>& memory,
-           int64_t place, float* x, Run run) {
+           const Linear& down, const Vectors& vectors, const float* turns,
+           const Memory<T>& memory, int64_t place, float* x, Run run) {
   int64_t size = memory.size, half = size / 2, shared = memory.heads, each = of.heads / shared;
   int64_t one = memory.places * shared;  // heads of a layer's memory
   std::vector<float> normed(of.width), all((of.heads + 2 * shared) * size), read(of.heads * size);
@@ -169,18 +177,27 @@ void Token(const Sizes& of, const Linear& together, const Linear& output, const 
       for (int64_t i = begin; i < end; ++i) x[i] += sum[i];
     });
   };
-  for (int64_t layer = 0; layer < of.layers; ++layer, norms += 2 * of.width) {
+  for (int64_t layer = 0; layer < of.layers; ++layer) {
+    const float* norms = vectors.norms + 2 * layer * of.width;
     Norm(x, norms, of.width, of.epsilon, normed.data());
     packed::Weight w = together.Of(layer);
     packed::Rows<X> in(normed.data(), 1, of.width, w, together.bits);
     run(w.columns, 16, [&](int64_t begin, int64_t end) {
       multiply(together)(in, w, begin, end, all.data());
+      if (!vectors.biases) return;
+      const float* biases = vectors.biases + layer * w.columns;
+      for (int64_t i = begin; i < end; ++i) all[i] += biases[i];
     });
     float *keys = all.data() + of.heads * size, *values = keys + shared * size;
     T* rows[2] = {memory.keys + layer * one * size, memory.values + layer * one * size};
     float* scales = memory.scales + 2 * layer * one;
     for (int64_t head = 0; head < of.heads + shared; ++head) {  // queries and keys
-      Turn(all.data() + head * size, cos.data(), sin.data(), half);
+      float* one_head = all.data() + head * size;
+      if (vectors.heads) {
+        const float* own = vectors.heads + (2 * layer + (head >= of.heads)) * size;
+        Norm(one_head, own, size, of.epsilon, one_head);
+      }
+      Turn(one_head, cos.data(), sin.data(), half);
     }
     for (int64_t head = 0; head < shared; ++head) {
       int64_t at = place * shared + head;
