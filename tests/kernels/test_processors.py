@@ -104,3 +104,9 @@ def test_neon_unpacks_32_weights_with_two_logical_operations(compiled):
   operations = re.findall(r'\t(\w+)\tv\d+\.16b', body)
   made = sorted(name for name in operations if name != 'movi')  # of 128 weights
   assert made == ['and'] * 4 + ['ushr'] * 4
+
+
+@pytest.mark.skipif(not shutil.which('clang-format'), reason='needs clang-format')
+def test_clang_format_changes_nothing():
+  files = sorted(map(str, (*SOURCES.glob('*.h'), *SOURCES.glob('*.cc'), CHECK)))
+  subprocess.run(['clang-format', '--dry-run', '-Werror', '--style=file', *files], check=True)

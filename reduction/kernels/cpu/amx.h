@@ -35,8 +35,7 @@ struct Unit {
 // The codes of 64 rows of a tile as the unit takes them: four rows of eight columns every 64 bytes.
 template <int kBits>
 inline void Turned(const uint8_t* data, uint8_t* to) {
-  const __m512i order =
-      _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+  const __m512i order = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
   const auto codes = Unpacked<kBits>(data);
   PACKED_UNROLL for (int i = 0; i < 8; ++i) {
     __m512i turned = _mm512_permutexvar_epi32(order, codes.v[i]);

@@ -67,8 +67,7 @@ inline Eight OfFour(const Vector (&parts)[kParts][2]) {
   const Vector odd = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 0, 0, 0, 0, 0, 0, 0, 0);
   Vector a = Sum32(parts[0][0], _mm512_srli_epi64(parts[0][0], 32));
   Vector b = Sum32(parts[0][1], _mm512_srli_epi64(parts[0][1], 32));
-  Vector all =
-      Sum32(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b));
+  Vector all = Sum32(_mm512_permutex2var_epi32(a, even, b), _mm512_permutex2var_epi32(a, odd, b));
   return {_mm256_cvtepi32_ps(_mm512_castsi512_si256(all))};
 }
 

@@ -38,13 +38,14 @@ bool Fits(const Given& given, int64_t layers, int64_t bits, int64_t size, bool e
 }
 
 // See decoder.h; keys, values [layers, 1, places, heads, size] and their scales are also results,
-// in the same memory. biases, head_norms: empty where there are none. sizes: bits and rows of a group of each linear in the order of arguments.
+// in the same memory. biases, head_norms: empty where there are none. sizes: bits and rows of a
+// group of each linear in the order of arguments.
 ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyBuffer values,
                   Floats scales, ffi::Buffer<ffi::S32> place, Floats norms, Floats biases,
-                  Floats head_norms, Floats turns, Bytes data_0, ffi::AnyBuffer scale_0, Bytes zero_0, Bytes data_1,
-                  ffi::AnyBuffer scale_1, Bytes zero_1, Bytes data_2, ffi::AnyBuffer scale_2,
-                  Bytes zero_2, Bytes data_3, ffi::AnyBuffer scale_3, Bytes zero_3,
-                  ffi::ResultBuffer<ffi::F32> y, ffi::Result<ffi::AnyBuffer> new_keys,
+                  Floats head_norms, Floats turns, Bytes data_0, ffi::AnyBuffer scale_0,
+                  Bytes zero_0, Bytes data_1, ffi::AnyBuffer scale_1, Bytes zero_1, Bytes data_2,
+                  ffi::AnyBuffer scale_2, Bytes zero_2, Bytes data_3, ffi::AnyBuffer scale_3,
+                  Bytes zero_3, ffi::ResultBuffer<ffi::F32> y, ffi::Result<ffi::AnyBuffer> new_keys,
                   ffi::Result<ffi::AnyBuffer> new_values, ffi::ResultBuffer<ffi::F32> new_scales,
                   int64_t heads, int64_t inner, float epsilon, ffi::Span<const int64_t> sizes,
                   bool eight, int64_t threads) {

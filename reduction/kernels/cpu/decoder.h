@@ -1,10 +1,10 @@
 // One token through all blocks of a decoder of the Llama family, whose linears are packed.
 //
 // A block: x += output(attention(turned(queries), turned(keys), values of norm(x))), then
-// x += down(silu(gate) up of norm(x)). Queries, keys and values may have biases (Qwen2), and heads of
-// queries and keys norms of their own (Qwen3), before they are turned. The projections that read one norm lie one after another as
-// columns of one weight, so that its integers are made once: queries, keys, values; gates, ups. All
-// have whole tiles of columns.
+// x += down(silu(gate) up of norm(x)). Queries, keys and values may have biases (Qwen2), and heads
+// of queries and keys norms of their own (Qwen3), before they are turned. The projections that read
+// one norm lie one after another as columns of one weight, so that its integers are made once:
+// queries, keys, values; gates, ups. All have whole tiles of columns.
 // The memory of earlier tokens is written at `place` and read up to it.
 // Scratch: a few rows of x and the scores of one head, `place` floats. Equal to the blocks one
 // operation after another but for the order of float32 sums and the last bits of exp.
@@ -154,8 +154,8 @@ void Attend(const float* query, const Memory<T>& memory, const T* keys, const T*
 // Team::Run. turns: radians a token [size / 2].
 template <typename X, typename T, typename Run>
 void Token(const Sizes& of, const Linear& together, const Linear& output, const Linear& gates,
-           const Linear& down, const Vectors& vectors, const float* turns,
-           const Memory<T>& memory, int64_t place, float* x, Run run) {
+           const Linear& down, const Vectors& vectors, const float* turns, const Memory<T>& memory,
+           int64_t place, float* x, Run run) {
   int64_t size = memory.size, half = size / 2, shared = memory.heads, each = of.heads / shared;
   int64_t one = memory.places * shared;  // heads of a layer's memory
   std::vector<float> normed(of.width), all((of.heads + 2 * shared) * size), read(of.heads * size);

@@ -15,7 +15,7 @@ namespace {
 namespace ffi = xla::ffi;
 using Images = ffi::Buffer<ffi::F32>;
 
-constexpr int64_t kParts = 8;  // of the images, whose sums make the gradient of a kernel
+constexpr int64_t kParts = 8;        // of the images, whose sums make the gradient of a kernel
 constexpr int64_t kAlone = 1 << 18;  // products, below which a thread does not wake others
 
 // As wide as a register: of wider ones the compiler makes a detour over memory.

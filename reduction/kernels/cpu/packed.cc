@@ -33,8 +33,9 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
                    int64_t bits, int64_t size, bool eight, int64_t threads) {
   auto shape = x.dimensions(), of_scale = scale.dimensions(), of_data = data.dimensions();
   bool half = scale.element_type() == ffi::F16;
-  packed::Weight w{data.typed_data(), scale.untyped_data(), half, zero.typed_data(),
-                   y->dimensions()[1], of_scale[1], static_cast<int>(size)};
+  packed::Weight w{data.typed_data(),     scale.untyped_data(), half,
+                   zero.typed_data(),     y->dimensions()[1],   of_scale[1],
+                   static_cast<int>(size)};
   bool known = bits == 3 || bits == 4 || (bits == 8 && !eight);
   bool fits = known && (size == 32 || (size > 0 && size % 64 == 0)) &&
               (half || scale.element_type() == ffi::F32) && shape[1] <= w.groups * size &&
@@ -47,7 +48,7 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
   return ffi::Error::Success();
 }
 
-// The sum of all bytes of data, as words: what reading takes where it asks ahead, as a product does.
+// The sum of all bytes of data, as words: what reading takes where it asks ahead, as products do.
 ffi::Error Read(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> data, ffi::ResultBuffer<ffi::U32> y,
                 int64_t threads) {
   const uint64_t* words = reinterpret_cast<const uint64_t*>(data.typed_data());

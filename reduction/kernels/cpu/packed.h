@@ -1,8 +1,9 @@
 // y = x w for a packed weight w of 3, 4 or 8 bits and a few rows of x, on a CPU.
 //
 // Layout. A tile is eight columns of w; the last one is filled up. It is `groups` groups of `size`
-// rows, a multiple of 64 or 32 (of these the last 64 rows may lack a half), and its codes of 64 rows
-// are vectors of 64 bytes, as many as a code has bits; byte 8 c + j is of column c, and of row 8 i + j
+// rows, a multiple of 64 or 32 (of these the last 64 rows may lack a half), and its codes of 64
+// rows are vectors of 64 bytes, as many as a code has bits; byte 8 c + j is of column c, and of row
+// 8 i + j
 //   8 bits  in vector i
 //   4 bits  in vector i / 2: its low half for even i, its high one for odd
 //   3 bits  a, b, c: bits 0-2 and 3-5 of a are i = 0 and 1, of b 2 and 3, of c 4 and 5; bits 6 and
@@ -164,7 +165,9 @@ inline void Tile(const Rows<X>& x, const Weight& w, int64_t row, int64_t tile, f
     for (int left = w.size; left > 0; left -= Longest(kBits)) {
       Sums<kBits, X, M> sums[M][kParts] = {};
       int k = std::min(left, Longest(kBits));
-      for (; k >= 64; k -= 64, data += 64 * kBits, q += 64) AddProducts<0, 8>(data, q, length, sums);
+      for (; k >= 64; k -= 64, data += 64 * kBits, q += 64) {
+        AddProducts<0, 8>(data, q, length, sums);
+      }
       if (k > 0 && g % 2 == 0) AddProducts<0, 4>(data, q, length, sums);
       if (k > 0 && g % 2 == 1) {
         AddProducts<4, 8>(data, q, length, sums);
@@ -216,13 +219,13 @@ void Columns(const Rows<X>& x, const Weight& w, int64_t begin, int64_t end, floa
 }
 
 // All that there are, PACKED_COLUMNS(template) defines and PACKED_COLUMNS(extern template) names.
-#define PACKED_COLUMNS(declared)                                                              \
+#define PACKED_COLUMNS(declared)                                                                  \
   declared void Columns<3, int8_t>(const Rows<int8_t>&, const Weight&, int64_t, int64_t, float*); \
   declared void Columns<4, int8_t>(const Rows<int8_t>&, const Weight&, int64_t, int64_t, float*); \
-  declared void Columns<3, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t,    \
-                                    float*);                                                  \
-  declared void Columns<4, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t,    \
-                                    float*);                                                  \
+  declared void Columns<3, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t,        \
+                                    float*);                                                      \
+  declared void Columns<4, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t,        \
+                                    float*);                                                      \
   declared void Columns<8, int16_t>(const Rows<int16_t>&, const Weight&, int64_t, int64_t, float*)
 
 }  // namespace packed

@@ -64,9 +64,9 @@ inline Codes<kBits> Unpacked(const uint8_t* at) {
     } else if (kBits == 4) {
       for (int i = 0; i < 8; ++i) codes.v[i][j] = at[64 * (i / 2) + j] >> (4 * (i % 2)) & 15;
     } else {
-      const int all[8] = {a & 7, a >> 3 & 7, b & 7, b >> 3 & 7, c & 7, c >> 3 & 7,
-                          a >> 6 | (c >> 4 & 4), b >> 6 | (c >> 5 & 4)};
-      for (int i = 0; i < 8; ++i) codes.v[i][j] = all[i];
+      const int high[2] = {a >> 6 | (c >> 4 & 4), b >> 6 | (c >> 5 & 4)};
+      for (int i = 0; i < 6; ++i) codes.v[i][j] = at[64 * (i / 2) + j] >> (3 * (i % 2)) & 7;
+      for (int i = 6; i < 8; ++i) codes.v[i][j] = high[i - 6];
     }
   }
   return codes;
