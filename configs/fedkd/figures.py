@@ -12,6 +12,7 @@ About two minutes on two idle cores. Variants: 'quick' is FedKD of two clients, 
 
 from ml_collections import config_dict
 
+from configs.claims import lines
 from configs.fedkd import setting
 from configs.fedkd.digits import PAIRS, STUDENT, TEACHER
 from configs.variants import split
@@ -43,6 +44,8 @@ def get_config(variant: str = ''):
   c.stages = tuple(parts)
   for name, part in parts.items():
     c[name] = part
+  if not quick:
+    c.paper = paper()
   c.tables = tables()
   c.figures = figures(shown)
   return c
@@ -57,6 +60,21 @@ def thresholds(kd: dict) -> dict:
     )
     for energy in ENERGIES
   }
+
+
+def paper() -> dict:
+  """What figures 4 and 5 say, of the student's accuracy."""
+  apart = lambda at, base: dict(
+    kind='federated', at=at, key='test_accuracy', how='difference', against=dict(at=base)
+  )
+  return lines(
+    f4=('FedAvg of the student, 16 clients against 2', 'less', apart('fedavg_16', 'fedavg_2')),
+    f4b=('FedKD, 16 clients against 2', 'less by less', apart('fedkd_16', 'fedkd_2')),
+    f4c=('FedKD against FedAvg, 16 clients', '+', apart('fedkd_16', 'fedavg_16')),
+    f5=('T = 0.8 against 0.95', 'less', apart('energy_80', 'energy_95')),
+    f5b=('T = 0.9 against 0.95', 'less', apart('energy_90', 'energy_95')),
+    f5c=('T = 0.99 against 0.95', 'none', apart('energy_99', 'energy_95')),
+  )
 
 
 NAMES = {
