@@ -30,7 +30,7 @@ def get_config(variant: str = ''):
     rows_of_x=counts,
     group=64 if quick else 128,
     bytes=1 if quick else 300_000_000 if gpu else 64_000_000,
-    repeats=1 if quick else 9 if gpu else 5,
+    repeats=1 if quick else 9 if gpu else 15,
   )
   if gpu:
     c.by_rows.kinds = 'bfloat16', 'W8A8', 'W4A16'

@@ -28,7 +28,7 @@ def get_config(variant: str = ''):
     rows_of_x=(1,) if quick else (1, 8),
     group=128,
     bytes=100_000 if quick else 600_000_000,
-    repeats=1 if quick else 5,
+    repeats=1 if quick else 9,
     peers=() if quick else (
       'torch int4', 'onnxruntime, level 0', 'onnxruntime, level 4', 'ggml Q4_0',
     ),

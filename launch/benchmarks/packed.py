@@ -15,7 +15,10 @@ from reduction.report.intervals import NONE
 COMMAND = [sys.executable, '-m', 'launch.benchmarks.packed_ours']
 PEER = pathlib.Path(__file__).parent.parent / 'peers' / 'packed_others.py'
 # what is timed -> (bits, inputs in 8 bits); 'read' only reads the bytes of INT4
-KINDS = {'INT4': (4, False), 'INT3': (3, False), 'INT4, A8': (4, True), 'INT3, A8': (3, True)}
+KINDS = {
+  'INT4': (4, False), 'INT3': (3, False), 'INT8': (8, False), 'INT4, A8': (4, True),
+  'INT3, A8': (3, True),
+}  # fmt: skip
 READ = 'read'
 PEERS = {  # what each is compared with: inputs in floats or 16 bits, inputs in 8
   'torch int4': 'INT4', 'onnxruntime, level 0': 'INT4', 'onnxruntime, level 4': 'INT4, A8',

@@ -35,6 +35,7 @@ LIBRARIES = dict(  # name -> (sources, targets of XLA and their symbols)
 FLAGS = '-O3', '-std=c++17', '-fPIC', '-shared', '-ffp-contract=fast', '-w'
 SWITCH = 'REDUCTION_NATIVE'  # '0' keeps to XLA, a name of KEPT to no newer instructions than these
 KEPT = {'1': '-march=native', 'AVX2': '-march=x86-64-v3', 'AVX-512': '-march=x86-64-v4'}
+NEEDED = {'AVX2': ('avx2', 'fma', 'f16c'), 'AVX-512': ('avx512bw', 'avx512vl')}
 THREADS = 'REDUCTION_THREADS'  # of a product; by default all of XLA's
 PATIENCE = 600  # seconds that a compiler may take: 7 to 30 where it runs alone
 SETS = dict(  # of instructions that the kernels know, by Linux's names
@@ -65,6 +66,8 @@ def ready(name: str = 'packed') -> bool:
 def _told() -> str:
   told = os.environ.get(SWITCH, '1')
   require(told in ('0', *KEPT), f'{SWITCH}={told!r} must be 0, {", ".join(KEPT)} or not be set')
+  there = set(NEEDED.get(told, ())) <= set(_processor().split())
+  require(there, f'{SWITCH}={told!r} names instructions that this processor has not; leave it out')
   return told
 
 

@@ -219,13 +219,17 @@ def test_the_native_kernels_can_be_switched_off(monkeypatch):
 
 
 def test_the_native_kernels_can_be_kept_to_older_instructions(monkeypatch):
-  monkeypatch.setattr(native, '_processor', lambda: ' '.join(native.SETS))
+  monkeypatch.setattr(native, '_processor', lambda: ' '.join((*native.SETS, 'fma f16c avx512vl')))
   assert native.instructions() == ', '.join(native.SETS.values())
   for told, last in ('AVX2', 'AVX2'), ('AVX-512', 'AVX2, AVX-512'):
     monkeypatch.setenv(native.SWITCH, told)
     assert native.instructions() == last
   monkeypatch.setenv(native.SWITCH, 'avx2')
   with pytest.raises(UsageError, match="REDUCTION_NATIVE='avx2' must be 0, 1, AVX2, AVX-512 or"):
+    native.ready.__wrapped__()
+  monkeypatch.setattr(native, '_processor', lambda: 'avx2 fma f16c')
+  monkeypatch.setenv(native.SWITCH, 'AVX-512')
+  with pytest.raises(UsageError, match='that this processor has not'):
     native.ready.__wrapped__()
 
 

@@ -20,7 +20,7 @@ def test_rows_by_hand():
   first = rows[0]
   assert first['read_gb_per_s'] == 1 and first['of_read'] == 0.5 and first['s'] == 2e-3
   assert first['peer'] == 'torch int4' and first['ratio'] == 2 and first['ratio_low'] == 1
-  assert 'peer' not in rows[1] and len(packed.table(rows, dict(group=8)).rows) == 4
+  assert 'peer' not in rows[1] and len(packed.table(rows, dict(group=8)).rows) == 5
 
 
 @pytest.mark.parametrize(

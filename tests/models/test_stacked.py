@@ -51,7 +51,9 @@ def logits(runtime, tokens=PROMPT):
 )
 def test_logits_are_those_of_the_blocks_one_by_one(change):
   of = net(**change)
-  found, exact = logits(Runtime(of)), logits(Runtime(of, at_once=False))
+  at_once, apart = Runtime(of), Runtime(of, at_once=False)
+  assert stacked.BLOCKS in at_once.params and stacked.BLOCKS not in apart.params
+  found, exact = logits(at_once), logits(apart)
   # beside sums in another order, inputs may be rounded to the other of two integers of 16 bits
   np.testing.assert_allclose(found, exact, atol=2e-4 * abs(exact).max())
 
