@@ -147,10 +147,10 @@ def _heatmap(layer, pair):
 
 
 def projections(how: Lesson, teacher, student, x, key, look) -> dict:
-  """{pair.name: W [student's width, teacher's]} of hidden layers, fresh.
+  """{pair.name: W [student's width, teacher's]} of hidden layers.
 
-  teacher, student: (module, params, stats) of one replicate. Raises UsageError for a path that is
-  not there.
+  The identity where widths are equal, as the authors' code compares, else random. teacher, student:
+  (module, params, stats) of one replicate. Raises UsageError for a path that is not there.
   """
   if how.authors_code:
     return {}
@@ -165,7 +165,8 @@ def projections(how: Lesson, teacher, student, x, key, look) -> dict:
         raise UsageError(f'the {who} has no layer {path!r}.{did_you_mean(path, shapes[who])}')
     if pair.kind == 'hidden':
       widths = shapes['student'][pair.student].shape[-1], shapes['teacher'][pair.teacher].shape[-1]
-      made[pair.name] = glorot(jax.random.fold_in(key, i), widths)
+      same = widths[0] == widths[1]  # a random W would pull a pretrained teacher to a random place
+      made[pair.name] = jnp.eye(widths[0]) if same else glorot(jax.random.fold_in(key, i), widths)
   return made
 
 
