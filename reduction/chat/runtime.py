@@ -149,9 +149,12 @@ class Runtime:
     for i in range(most):
       place = len(self.tokens)
       more = place + 1 < self.context and i + 1 < most
-      token, seen = _next(logits, seen, key, i, how)
-      if more:  # runs on while the token is fetched, which is there before, and shown
-        logits, self.memory = turn(leaves, self.memory, token[:, None], place, like=self._like)
+      if more:  # runs on while the token is fetched and shown
+        token, seen, logits, self.memory = turn(
+          leaves, self.memory, logits, seen, key, i, place, how, like=self._like
+        )
+      else:
+        token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
       found = int(token[0])
       wrote_s = time.perf_counter() - began
       self.times |= dict(wrote=i + 1, wrote_s=wrote_s)
@@ -224,8 +227,9 @@ def programs(module):
   layer(params, memory, x, place) with those of a block, or, where the blocks are in one, with
   these and the number of the block, head(params, x, count) -> logits after the first count. A token
   goes through all blocks at once: step(params, memory, token [1, 1], place) -> (logits, memory).
-  turn(leaves, memory, token, place, like) is the same; leaves: of params, whose structure is
-  `like`, a list of hundreds, which a call takes sooner than a tree.
+  turn(leaves, memory, logits, seen, key, i, place, how, like) -> (token [1], seen, logits, memory)
+  draws the token first; leaves: of params, whose structure is `like`, a list of hundreds, which a
+  call takes sooner than a tree.
   """
   embed, block, head = memory.parts(module)
 
@@ -246,22 +250,24 @@ def programs(module):
         x, new[name] = block(params[name], kept[name], x, place)
     return last(params, x, 1), new
 
-  def turn(leaves, kept, token, place, *, like):
-    return step(jax.tree.unflatten(like, leaves), kept, token, place)
+  def turn(leaves, kept, logits, seen, key, i, place, how, *, like):
+    token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
+    logits, kept = step(jax.tree.unflatten(like, leaves), kept, token[:, None], place)
+    return token, seen, logits, kept
 
   return (
     jax.jit(embed),
     jax.jit(last),
     jax.jit(step, donate_argnums=1),
-    jax.jit(turn, static_argnames='like', donate_argnums=1),
+    jax.jit(turn, static_argnames='like', donate_argnums=(1, 2, 3)),
     jax.jit(layer, donate_argnums=1),
   )
 
 
-@functools.partial(jax.jit, donate_argnums=1)
-def _next(logits, seen, key, i, how):
-  """(the next token [1], the i-th, seen with it)."""
-  token = drawn(logits, seen, jax.random.fold_in(key, i), Sampling(*how))
+@jax.jit
+def _next(logits, seen, key, how):
+  """(the next token [1], seen with it)."""
+  token = drawn(logits, seen, key, Sampling(*how))
   return token, seen.at[jnp.arange(len(token)), token].set(True)
 
 
