@@ -14,8 +14,8 @@ def token(x, linears, vectors, memory: dict, place, *, heads: int, turns, epsilo
 
   x: float32 [..., width] of one token. linears: `CpuWeight`s of all blocks, the columns of one
   after those of another: queries, keys and values together; outputs; gates and ups together; downs.
-  vectors: float32, norms [layers, 2, width], biases [layers, columns of the first linear] and norms
-  of the heads of queries and of keys [layers, 2, size], both with 0 for the last where there are
+  vectors: float32, norms [layers, 2 width], biases [layers, columns of the first linear] and norms
+  of the heads of queries and of keys [layers, 2 size], the last two [layers, 0] where there are
   none. memory: key, value of STORED [layers, 1, places, kv_heads,
   size], scales [layers, 2, 1, places, kv_heads] where they are int8. turns: radians [size / 2].
   """
