@@ -2,9 +2,9 @@
 time of a product by rows of x, and where the lines cross.
 
 Expected: with one row W4A16 takes the least, since it reads the fewest bytes; with many rows
-whoever multiplies fastest. On a CPU with VNNI W8A8, XLA's, is level with W4A16 at 512 rows and
-faster from 1,024 on, and W4A8 is the fastest from 4 on. Measured:
-configs/bench/results/by_rows.jsonl.
+whoever multiplies fastest. On a CPU with VNNI W8A8, XLA's, passes W4A16 at 512 rows and is
+faster beyond, and W4A8 is the fastest at any number. Measured: configs/bench/results/by_rows.jsonl,
+by_rows-avx2.jsonl and by_rows-avx512.jsonl (REDUCTION_NATIVE=AVX2 and AVX-512).
 
     python -m launch.bench --config=configs/bench/by_rows.py [--out=rows.jsonl]
     python -m launch.report configs/bench/results/by_rows.jsonl --html=page.html

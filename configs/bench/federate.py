@@ -4,7 +4,7 @@ Wanted: at 64 small clients at least 20 times the rounds of Flower's simulation 
 never fewer than a compiled Python loop over clients, one compiled program whatever the clients,
 memory that grows little with clients that keep nothing (FedAvg's) and by their teachers and
 optimizers with FedKD's; three times the loop on an accelerator ('gpu', not measured). Found:
-results/federate.jsonl, of FedAvg; FedKD's rounds have no rows yet.
+results/federate.jsonl.
 
     python -m launch.bench --config=configs/bench/federate.py [--out=rows.jsonl]
 

@@ -13,7 +13,7 @@ from reduction.chat.sampling import Sampling, drawn
 from reduction.errors import require
 from reduction.kernels import int4
 from reduction.kernels.int4_cpu import CpuWeight
-from reduction.models import memory, stacked
+from reduction.models import memory, merged, stacked
 from reduction.models.decoder import checked
 from reduction.models.served import Served
 from reduction.net import Net
@@ -179,7 +179,8 @@ def clock() -> dict:
 
 
 def resident(net: Net, head: int | None = None) -> tuple:
-  """(module, params of one replicate on the device, packed ones in the order of its kernels).
+  """(module, params of one replicate on the device, packed ones in the order of its kernels and
+  those that read the same input as one).
 
   head: bits of the last layer, or None. Raises UsageError for others than 8.
   """
@@ -193,6 +194,8 @@ def resident(net: Net, head: int | None = None) -> tuple:
     if not is_packed(part[where[1]]):
       small = quantize(part[where[1]], Scheme(head, HEAD_GROUP, axis=axis), dtype=jnp.float16)
       params = params | {where[0]: part | {where[1]: small}}
+  if isinstance(module, Served) and module.activations == 'none':
+    params = merged.merged(params)
   own = lambda w: int4.prepacked(w) if is_packed(w) else w
   return module, jax.tree.map(own, params, is_leaf=is_packed)
 

@@ -21,16 +21,9 @@ from reduction.kernels.int4_tpu import TpuWeight
 from reduction.qtensor import QTensor, Scheme, dequantize, pack, packed, unpack
 
 FEW = 8  # rows of x; with more, weights become floats once and are multiplied as such
-# the same for the native kernel: with AVX2 it measures even at 256; with AVX-512 its products are
-# faster than those of floats
-NATIVE = 2_048 if native.has('avx512bw') else 128
 LOG = logging.getLogger(__name__)
 Weight = QTensor | CpuWeight | GpuWeight | TpuWeight
-OWN = {  # the file of a weight's kernel, and the most rows of x that it multiplies best
-  CpuWeight: (int4_cpu, NATIVE),
-  GpuWeight: (int4_gpu, int4_gpu.FEW),
-  TpuWeight: (int4_tpu, int4_tpu.FEW),
-}
+OWN = {CpuWeight: int4_cpu, GpuWeight: int4_gpu, TpuWeight: int4_tpu}  # the file of its kernel
 
 
 def prepacked(kernel: QTensor) -> Weight:
@@ -98,8 +91,8 @@ def is_weight(leaf) -> bool:
 
 def floats(kernel: Weight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] that kernel stands for."""
-  if type(kernel) in OWN:
-    return OWN[type(kernel)][0].dequantized(kernel, dtype)
+  if own := OWN.get(type(kernel)):
+    return own.dequantized(kernel, dtype)
   return dequantize(kernel, dtype)
 
 
@@ -116,9 +109,8 @@ def matmul(x, kernel: Weight) -> jax.Array:
 
 def form(rows: int, kernel: Weight):
   """What multiplies so many rows of x: `reference`, `grouped` or the platform's own kernel."""
-  if type(kernel) in OWN:
-    own, most = OWN[type(kernel)]
-    return own.matmul if rows <= most else reference
+  if own := OWN.get(type(kernel)):
+    return own.matmul if rows <= kernel.most else reference
   if rows <= FEW and jax.default_backend() == 'cpu' and _whole(kernel):
     return grouped
   return reference

@@ -21,7 +21,7 @@ from reduction.qtensor import QTensor, pack, unpack
 VIEWED = 64  # rows of a chunk: of fewer, a row of int4 is too short to lie swizzled
 WORDS, PIECES = 16, 8  # of a row in shared memory, of which each piece takes one code a word
 STEP = {3: 2 * PIECES * WORDS, 4: PIECES // 2 * WORDS}  # rows in words at a time
-__all__ = ['FEW', 'GpuWeight', 'dequantized', 'hopper', 'matmul', 'prepacked', 'takes']
+__all__ = ['GpuWeight', 'dequantized', 'hopper', 'matmul', 'prepacked', 'takes']
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
 SIDE = 64  # columns of the weight in one wgmma, which are those of a block
 TILE = 64  # rows of x at a time, each piece of a row for itself
@@ -42,6 +42,8 @@ class GpuWeight(Ordered):
     of row 256s + 128h + 16i + j at bit 2i of word 32s + 16h + j, and at bit 8h + i of word 16s + j.
   scales: int32 [rows / chunk, columns], `accelerator.words`.
   """
+
+  most = FEW
 
 
 def hopper() -> bool:

@@ -24,7 +24,7 @@ from reduction.kernels.accelerator import (
 )
 from reduction.qtensor import QTensor, unpack
 
-__all__ = ['FEW', 'TpuWeight', 'dequantized', 'filled', 'matmul', 'prepacked', 'takes', 'tiles']
+__all__ = ['TpuWeight', 'dequantized', 'filled', 'matmul', 'prepacked', 'takes', 'tiles']
 FEW = 64  # rows of x; with more, weights become floats once and are multiplied as such
 TILE = 128  # rows of x at a time, each piece of a row for itself, or fewer, whose block takes
 BLOCK = 2**22  # bytes at most: it is in VMEM twice, beside the weight's, in v5e's 16 MiB
@@ -42,6 +42,8 @@ class TpuWeight(Ordered):
     4i + 2h + t of word 8p + r.
   scales: int32 [rows / chunk, columns], `accelerator.words`.
   """
+
+  most = FEW
 
 
 # Reference

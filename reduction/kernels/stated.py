@@ -1,8 +1,8 @@
 """What is known of the kernels of packed weights, by hardware: no more may be said of them.
 
 A claim names the test that shows it, or the rows of what was measured; 'no' stands where there is
-none. What compiles was made into
-the machine's own code without the machine, which shows neither its results nor its speed.
+none. What compiles was made into the machine's own code without the machine, which shows neither
+its results nor its speed.
 """
 
 from typing import NamedTuple

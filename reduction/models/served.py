@@ -15,6 +15,7 @@ from reduction import tree
 from reduction.errors import UsageError, require
 from reduction.kernels import int4, table
 from reduction.models.embed import Embed
+from reduction.models.merged import Part, is_kept
 from reduction.net import Net
 from reduction.qtensor import WHOLE, QTensor, Scheme, dequantize, is_packed
 
@@ -118,8 +119,8 @@ class Served:
 
   def apply(self, variables, *args, **kwargs):
     """`module.apply` with packed kernels among the params."""
-    leaves = tree.named(variables['params'], int4.is_weight)
-    packed, read = {path for path, leaf in leaves if int4.is_weight(leaf)}, set()
+    packed = {path for path, leaf in tree.named(variables['params'], is_kept) if is_kept(leaf)}
+    read, wide = set(), {}  # wide: of merged linears, by path: (x, the product of all)
 
     def serve(path, dense, x):
       if path + KERNEL not in packed:
@@ -127,8 +128,15 @@ class Served:
       read.add(path + KERNEL)
       kernel = dense.get_variable('params', 'kernel')
       bias = dense.get_variable('params', 'bias') if dense.use_bias else None
-      x, bias = nn.dtypes.promote_dtype(x, bias, dtype=dense.dtype)
-      y = self._times(x, kernel, dense)
+      given, (x, bias) = x, nn.dtypes.promote_dtype(x, bias, dtype=dense.dtype)
+      if isinstance(kernel, Part):
+        first = '/'.join([*dense.path[:-1], kernel.of])
+        require(wide[first][0] is given, f'{path} and {first} read different inputs')
+        y = wide[first][1][..., kernel.start :]
+      else:
+        y = self._times(x, kernel, dense)
+        wide[path] = given, y
+      y = y[..., : dense.features].astype(x.dtype)
       return y if bias is None else y + bias
 
     def look(path, embed, x):

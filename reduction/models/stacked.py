@@ -1,30 +1,30 @@
 """The packed blocks of a Llama in one, so that a CPU takes a token through all of them at once.
 
 Where a token meets its blocks one operation after another, half of its time goes to calls and to
-operations of a few hundred numbers. Here the weights of all blocks lie in four arrays, those that
-read the same input side by side, and one native call does what is between the table of words and
-the last norm. Prompts go through the module's own blocks, which read their part of the arrays.
+operations of a few hundred numbers. Here the weights of all blocks lie in four arrays, one block's
+beside the next's, and one native call does what is between the table of words and the last norm.
+Prompts go through the module's own blocks, which read their part of the arrays.
 """
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jax import lax
 
 from reduction import tree
-from reduction.kernels import decoder_cpu, int4
-from reduction.kernels.int4_cpu import TILE, CpuWeight
+from reduction.kernels import decoder_cpu
+from reduction.kernels.int4_cpu import CpuWeight
 from reduction.models import memory
 from reduction.models.llama import Llama, frequencies
+from reduction.models.merged import Part, is_kept
 from reduction.models.served import Served, bare
 
 BLOCKS = 'layers'  # in params, in place of 'layer0', 'layer1'...
-TOGETHER = {  # the linears of a block in the order of their columns
-  'together': ('attention/query/kernel', 'attention/key/kernel', 'attention/value/kernel'),
-  'output': ('attention/output/kernel',),
-  'gates': ('mlp/gate/kernel', 'mlp/up/kernel'),
-  'down': ('mlp/down/kernel',),
+LINEARS = {  # of a block, `merged`
+  'together': 'attention/query/kernel',
+  'output': 'attention/output/kernel',
+  'gates': 'mlp/gate/kernel',
+  'down': 'mlp/down/kernel',
 }
 VECTORS = {  # of a block, which it may lack but for the first
   'norms': ('attention_norm/scale', 'mlp_norm/scale'),
@@ -35,7 +35,7 @@ VECTORS = {  # of a block, which it may lack but for the first
 
 class Blocks(struct.PyTreeNode):
   """All blocks: of VECTORS, float32 [layers, those of a block one after another], of 0 where there
-  are none; of TOGETHER, each the columns of the first block, then of the next.
+  are none; of LINEARS, each the columns of the first block, then of the next.
   """
 
   norms: jax.Array
@@ -45,6 +45,7 @@ class Blocks(struct.PyTreeNode):
   output: CpuWeight
   gates: CpuWeight
   down: CpuWeight
+  parts: dict[str, Part]  # the linears that have no kernel of their own, alike in each
 
   @property
   def layers(self) -> int:
@@ -62,19 +63,27 @@ def fits(module, params: dict, stored: str) -> bool:
   if whole.activation != 'silu':
     return False
   layers = [_leaves(params[f'layer{i}']) for i in range(whole.layers)]
-  kinds = [{_kind(one[n]) for one in layers for n in names} for names in TOGETHER.values()]
+  columns = _columns(whole)
+  kinds = [{_kind(one[name], columns[field]) for one in layers} for field, name in LINEARS.items()]
   rounded = {kind and kind[-1] for kind in set().union(*kinds)}
   alike = all(len(kind) == 1 for kind in kinds) and len(rounded) == 1 and None not in rounded
   return alike and stored in decoder_cpu.STORED
 
 
+def _columns(of: Llama) -> dict:
+  together = (of.heads + 2 * of.kv_heads) * of.size
+  return dict(together=together, output=of.width, gates=2 * of.inner, down=of.width)
+
+
 def _leaves(layer) -> dict:
-  return dict(tree.named(layer, int4.is_weight))
+  return dict(tree.named(layer, is_kept))
 
 
-def _kind(w):
-  """What weights side by side have in common; None for one of another order, or of part tiles."""
-  whole = isinstance(w, CpuWeight) and not w.fill
+def _kind(w, columns):
+  """What weights side by side have in common; None for one of another order, of part tiles, or of
+  other columns.
+  """
+  whole = isinstance(w, CpuWeight) and not w.fill and w.shape[1] == columns
   return (w.scheme, w.rows, str(w.scale.dtype), w.eight) if whole else None
 
 
@@ -83,13 +92,13 @@ def stacked(module, params: dict) -> dict:
   the given dict as it goes, so that they are not kept twice.
   """
   layers = [_leaves(params.pop(f'layer{i}')) for i in range(bare(module).layers)]
-  made = {}
+  made = dict(parts={path: w for path, w in layers[0].items() if isinstance(w, Part)})
   for field, names in VECTORS.items():
     parts = [[one.pop(name) for name in names if name in one] for one in layers]
     whole = [jnp.concatenate(part) if part else jnp.zeros(0) for part in parts]
     made[field] = jnp.stack(whole).astype(jnp.float32)
-  for field, names in TOGETHER.items():
-    parts = [one.pop(name) for one in layers for name in names]
+  for field, name in LINEARS.items():
+    parts = [one.pop(name) for one in layers]
     made[field] = jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
   return params | {BLOCKS: Blocks(**made)}
 
@@ -106,7 +115,7 @@ def remembered(kept: dict) -> dict:
 def token(module, blocks: Blocks, kept: dict, x, place) -> tuple:
   """(x, the memory) after all blocks. x: [1, 1, width] of the token at this place."""
   of = bare(module)
-  linears, vectors = ([getattr(blocks, name) for name in kind] for kind in (TOGETHER, VECTORS))
+  linears, vectors = ([getattr(blocks, name) for name in kind] for kind in (LINEARS, VECTORS))
   y, attention = decoder_cpu.token(
     x.astype(jnp.float32), linears, vectors, kept['attention'], place, heads=of.heads,
     turns=frequencies(of.size, of.theta, of.scaling), epsilon=of.epsilon,
@@ -126,20 +135,15 @@ def layer(module, blocks: Blocks, kept: dict, x, place, i) -> tuple:
 def unstacked(module, blocks: Blocks, i) -> dict:
   """The params of block i."""
   of = bare(module)
-  shared, inner = of.kv_heads * of.size, of.inner
-  columns = dict(
-    together=(of.heads * of.size, shared, shared), output=(of.width,), gates=(inner, inner),
-    down=(of.width,),
-  )  # fmt: skip
+  shared = of.kv_heads * of.size
+  ends = dict(biases=(of.heads * of.size, of.heads * of.size + shared))
   found = {}
   for field, names in VECTORS.items():
     own = getattr(blocks, field)[i]
-    ends = np.cumsum(columns['together'])[:-1] if field == 'biases' else len(names)
-    found |= dict(zip(names, jnp.split(own, ends))) if own.size else {}
-  for field, names in TOGETHER.items():
-    w, start = getattr(blocks, field), i * sum(columns[field]) // TILE
-    for name, count in zip(names, (n // TILE for n in columns[field])):
-      cut = lambda part, at=start, n=count: lax.dynamic_slice_in_dim(part, at, n)
-      found[name] = jax.tree.map(cut, w)
-      start = start + count
-  return tree.nest(found)
+    found |= dict(zip(names, jnp.split(own, ends.get(field, len(names))))) if own.size else {}
+  for field, name in LINEARS.items():
+    w = getattr(blocks, field)
+    count = len(w.data) // blocks.layers
+    cut = lambda part, n=count: lax.dynamic_slice_in_dim(part, i * n, n)
+    found[name] = jax.tree.map(cut, w)
+  return tree.nest(found | blocks.parts)

@@ -45,12 +45,17 @@ gpu_device_info {
 """
 
 
-def compiled(count, w):
-  """(the program, what Mosaic wrote down while it was compiled)"""
+def device():
+  """One that is not here."""
   topology = topologies.get_topology_desc(
     platform='cuda', topology_name='', topology='1x1x1', target_config=H100
   )
-  here = jax.sharding.SingleDeviceSharding(topology.devices[0])
+  return topology.devices[0]
+
+
+def compiled(count, w):
+  """(the program, what Mosaic wrote down while it was compiled)"""
+  here = jax.sharding.SingleDeviceSharding(device())
   put = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
   before = set(pathlib.Path(DUMP.name).iterdir())
   x = jax.ShapeDtypeStruct((count, w.rows), jnp.bfloat16)

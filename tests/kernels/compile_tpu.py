@@ -33,10 +33,14 @@ from tests.kernels.shapes import weight  # noqa: E402
 TOPOLOGY = {'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
 
 
+def device(chip):
+  """One that is not here."""
+  return topologies.get_topology_desc(platform='tpu', topology_name=TOPOLOGY[chip]).devices[0]
+
+
 def compiled(chip, count, w, dtype='bfloat16'):
   """(the program, its bundles)"""
-  device = topologies.get_topology_desc(platform='tpu', topology_name=TOPOLOGY[chip]).devices[0]
-  here = jax.sharding.SingleDeviceSharding(device)
+  here = jax.sharding.SingleDeviceSharding(device(chip))
   put = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
   x = jax.ShapeDtypeStruct((count, w.rows), dtype)
   before = set(glob.glob(f'{DUMP.name}/*-final_bundles.txt'))

@@ -250,8 +250,10 @@ def test_what_has_no_native_kernel_stays_as_it_is():
     _, kernel = made(128, 8, **scheme)
     assert int4.prepacked(kernel) is kernel
   weight = int4.prepacked(made(128, 8, bits=4, group=64)[1])
-  assert int4.form(int4.NATIVE, weight) is int4_cpu.matmul
-  assert int4.form(int4.NATIVE + 1, weight) is int4.reference
+  for eight in False, True:
+    own = weight.replace(eight=eight)
+    assert int4.form(own.most, own) is int4_cpu.matmul
+    assert int4.form(own.most + 1, own) is int4.reference
 
 
 @NATIVE

@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +14,9 @@ from hypothesis import strategies as st
 from reduction.kernels import int4, int4_gpu
 from reduction.qtensor import QTensor, Scheme, dequantize, pack
 from reduction.quantize.rtn import quantize
+from tests.kernels.children import check_step, child
 from tests.kernels.shapes import off_where_it_runs
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 TABLE = pathlib.Path(__file__).parent / 'gpu.jsonl'
 WHEELS = 'jax_cuda13_plugin', 'jax_plugins.xla_cuda13', 'nvidia.cu13'
 EMULATOR = jax.__version_info__ >= (0, 11)
@@ -41,17 +38,6 @@ def made(rows, columns, **scheme):
   random = np.random.default_rng(0)
   w = random.standard_normal((rows, columns), np.float32) + 0.3
   return quantize(jnp.asarray(w), Scheme(**scheme), dtype=jnp.float16)
-
-
-def child(module, lines, timeout):
-  """What tests.kernels.module prints for lines, both as dicts."""
-  environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
-  ended = subprocess.run(
-    [sys.executable, '-m', f'tests.kernels.{module}'], text=True, capture_output=True, cwd=ROOT,
-    input=''.join(json.dumps(line) + '\n' for line in lines), env=environment, timeout=timeout,
-  )  # fmt: skip
-  assert ended.returncode == 0, ended.stderr[-2000:]
-  return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith('{')]
 
 
 def missing():
@@ -188,3 +174,10 @@ def test_what_is_tuned_compiles_for_an_h100_that_is_not_here():
     assert now['spilled'] == 0 < now['wgmma'], now
     # so that a multiprocessor, which has 65,536, holds five blocks of 128 threads, or two at least
     assert now['registers'] <= (96 if now['count'] <= 16 else 232), now
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(missing() != '', reason=f'cannot compile for an H100 without {missing()}')
+def test_a_token_s_step_compiles_for_an_h100_that_is_not_here():
+  check_step('gpu')

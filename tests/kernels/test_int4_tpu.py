@@ -3,10 +3,7 @@
 import functools
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +16,13 @@ from jax.experimental.pallas import tpu as pltpu
 from reduction.kernels import accelerator, int4, int4_tpu
 from reduction.qtensor import QTensor, Scheme, dequantize, pack
 from reduction.quantize.rtn import quantize
+from tests.kernels.children import check_step, child
 from tests.kernels.shapes import off_where_it_runs, weight
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 TABLE = pathlib.Path(__file__).parent / 'tpu.jsonl'
+LIBTPU = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None, reason='no libtpu to compile with'
+)
 CHIPS = 'v5e', 'v5p', 'v6e'
 KEYS = 'bits', 'group', 'rows', 'columns', 'count'
 SCHEMES = [  # rows, columns, group, symmetric
@@ -257,18 +257,11 @@ def test_what_is_tuned_is_every_size_of_blocks():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='no libtpu to compile with')
+@LIBTPU
 @pytest.mark.parametrize('chip', CHIPS)
 def test_what_is_tuned_compiles_for_tpus_that_are_not_here(chip):
   wanted = [row for row in TUNED if row['chip'] == chip]
-  environment = {key: value for key, value in os.environ.items() if key != 'XLA_FLAGS'}
-  child = subprocess.run(
-    [sys.executable, '-m', 'tests.kernels.compile_tpu'], text=True, capture_output=True, cwd=ROOT,
-    input='\n'.join(map(json.dumps, wanted)), env=environment, timeout=580,
-  )  # fmt: skip
-  assert child.returncode == 0, child.stderr[-2000:]
-  found = [json.loads(line) for line in child.stdout.splitlines()]
-  for before, now in zip(wanted, found, strict=True):
+  for before, now in zip(wanted, child('compile_tpu', wanted, 580), strict=True):
     assert now['bytes'] == before['bytes'], now
     assert 0 < now['bundles'] <= 1.1 * before['bundles'], (before, now)  # better is welcome
     floats, narrow = 2 * before['rows'] * before['columns'], before['group'] < 128
@@ -278,3 +271,10 @@ def test_what_is_tuned_compiles_for_tpus_that_are_not_here(chip):
     # x and what fills its tiles are no small part of a narrow layer's arguments
     x = 2 * before['rows'] * before['count']
     assert narrow or now['bytes'] < 0.28 * (floats + x), now
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@LIBTPU
+def test_a_token_s_step_compiles_for_a_tpu_that_is_not_here():
+  check_step('tpu')

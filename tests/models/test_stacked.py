@@ -9,6 +9,7 @@ from reduction import tree
 from reduction.chat.runtime import Runtime, resident
 from reduction.chat.sampling import Sampling
 from reduction.kernels import native
+from reduction.kernels.int4 import is_weight
 from reduction.models import memory, stacked
 from reduction.models.gpt import gpt
 from reduction.models.llama import llama
@@ -83,7 +84,7 @@ def test_inputs_in_eight_bits_are_rounded_as_by_the_blocks_own():
   changes = [runtime.round_inputs(PROMPT[:1]) for runtime in (at_once, apart)]
   assert changes[0] > 0 and changes[0] == pytest.approx(changes[1], rel=0.05)
   assert all(w.eight for w in jax.tree.leaves(
-    at_once.params[stacked.BLOCKS], is_leaf=stacked.int4.is_weight
+    at_once.params[stacked.BLOCKS], is_leaf=is_weight
   ) if isinstance(w, stacked.CpuWeight))  # fmt: skip
 
 
