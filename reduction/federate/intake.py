@@ -17,7 +17,7 @@ HEAVIEST = 10**8  # examples that a client may say it has; see also `server.rule
 class Expected(NamedTuple):
   """What a round takes. clients: who may send; size: bytes of a message at most; longest: the norm
   of an update at most, 0 for any; like: {name: shape} of an update; nonce: what a message must
-  carry, '' for any that was not used before."""
+  carry, '' for any that was not used before; veiled: its numbers are any bits."""
 
   round: int
   clients: frozenset
@@ -25,6 +25,7 @@ class Expected(NamedTuple):
   longest: float
   like: dict
   nonce: str = ''
+  veiled: bool = False
 
 
 class Taken(NamedTuple):
@@ -62,13 +63,10 @@ def take(
     if sender not in (None, letter.client):
       raise DataError(f'client {sender} sends for client {letter.client}')
     check(letter, taken, expected)
-    if not all(np.isfinite(x).all() for parts in message.values() for x in parts.values()):
-      raise DataError('numbers that are not finite')
-    update = decoded(message, codec, expected.like)
-    length = math.sqrt(sum(float(np.sum(x.astype(np.float64) ** 2)) for x in update.values()))
-    most = expected.longest or LONGEST
-    if not length <= most:
-      raise DataError(f'an update of norm {length:.4g}, at most {most:g} is taken')
+    if expected.veiled:
+      update = decoded(message, codec, expected.like)
+    else:
+      update = measured(message, codec, expected)
   except UserError as error:
     reasons = (*taken.refused.get(client, ()), str(error))
     return taken._replace(refused={**taken.refused, client: reasons})
@@ -78,6 +76,19 @@ def take(
     counts={**taken.counts, client: {n: int(count) for n, count in codec.count(message).items()}},
     ranks={**taken.ranks, client: {n: x['rank'] for n, x in message.items() if 'rank' in x}},
   )  # fmt: skip
+
+
+def measured(message: dict, codec: Codec, expected: Expected) -> dict:
+  """The update that a message is. Raises DataError as `decoded`, before that for numbers that are
+  not finite, and for an update that is too long."""
+  if not all(np.isfinite(x).all() for parts in message.values() for x in parts.values()):
+    raise DataError('numbers that are not finite')
+  update = decoded(message, codec, expected.like)
+  length = math.sqrt(sum(float(np.sum(x.astype(np.float64) ** 2)) for x in update.values()))
+  most = expected.longest or LONGEST
+  if not length <= most:
+    raise DataError(f'an update of norm {length:.4g}, at most {most:g} is taken')
+  return update
 
 
 def decoded(message: dict, codec: Codec, like: dict) -> dict:

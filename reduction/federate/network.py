@@ -4,7 +4,8 @@ A frame is (head, body): a dict that JSON can hold, and a packed message. `servi
 `working.working` make functions in the place of `rounds.learn`; how frames travel is passed to
 them. In a round the server greets who takes part with what changed, or with the whole student where
 it cannot know that a client has the last one; each answers with its update, or where messages are
-averaged before they are decoded, in every exchange of the round with what the codec says next.
+averaged before they are decoded, in every exchange of the round with what the codec says next;
+`veiled` has exchanges of its own, so that the server learns a sum alone.
 Teachers, optimizers, losses and data never are in a frame. One seed.
 
 The head of a greeting: where and config, which client and server must agree in; round; exchange of
@@ -44,7 +45,10 @@ class Talk(NamedTuple):
 def check(plan, run):
   """Raises UsageError for what a network does not carry."""
   require(len(run.seeds) == 1, f'a network trains one seed, not seeds={run.seeds}')
-  require(not plan.rules.secure, 'secure aggregation has no packed messages: take rules.secure=0')
+  require(
+    not (plan.codec.answers and plan.rules.secure),
+    'over a network secure aggregation adds whole updates up: take the codec dense',
+  )
   require(
     not (plan.codec.answers and plan.rules.longest),
     'this codec shows a server no update by itself: take rules.longest=0',

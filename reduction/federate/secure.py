@@ -1,12 +1,14 @@
 """Secure aggregation (Bonawitz et al. 2017): the server learns the sum of updates, not one of them.
 
 Every pair of clients shares a seed; one adds what it generates to its update, the other takes it
-off, in integers modulo 2^32, so that all of it cancels in the sum. Each client also shares its
-seeds out among all, by Shamir's scheme: where it drops out, `threshold` others can tell what of the
-masks did not cancel. Here is the arithmetic; agreeing on seeds and telling shares to the right ones
-belongs to the network, and so does refusing a message that comes after its masks were told.
+off, in integers modulo 2^32, so that all of it cancels in the sum. Each adds a mask of its own
+besides, and shares out, by Shamir's scheme, what both are made of: `threshold` others tell the
+server either how the own mask of a client was made, which sent its update, or how those of its
+pairs were, where it dropped out; never both, so that an update that comes late stays hidden. Here
+is the arithmetic; `keys` agrees on seeds, `veiled` has clients and a server say all this.
 """
 
+import hashlib
 import secrets
 
 import numpy as np
@@ -26,12 +28,6 @@ def check(codec: Codec, clients: int, threshold: int):
     1 < threshold <= clients,
     f'{threshold=} must be above 1 and at most the {clients} clients of a round',
   )
-
-
-def seeds(clients: int) -> dict[tuple[int, int], int]:
-  """A secret of 128 bits for each pair (i, j), i < j."""
-  pairs = ((i, j) for j in range(clients) for i in range(j))
-  return {pair: secrets.randbits(128) for pair in pairs}
 
 
 def shares(secret: int, clients: int, threshold: int) -> list[tuple[int, int]]:
@@ -67,35 +63,34 @@ def fixed(x: np.ndarray, clients: int) -> np.ndarray:
 
 
 def mask(seed: int, size: int) -> np.ndarray:
-  """What a seed generates: uint32 [size]."""
-  generator = np.random.Generator(np.random.Philox(key=seed))
-  return generator.integers(2**BITS, size=size, dtype=np.uint32)
+  """What a seed of 128 bits generates: uint32 [size], of SHAKE-256."""
+  made = hashlib.shake_256(seed.to_bytes(16, 'little')).digest(4 * size)
+  return np.frombuffer(made, '<u4')
 
 
-def hidden(x: np.ndarray, client: int, pairs: dict, clients: int) -> np.ndarray:
-  """What a client sends for the vector x: fixed-point integers under the masks of all its pairs."""
-  found = fixed(x, clients)
-  for (i, j), seed in pairs.items():
-    if client in (i, j):
-      sign = mask(seed, len(x))
-      found = found + sign if client == i else found - sign
+def hidden(x: np.ndarray, client: int, own: int, pairs: dict[int, int], clients: int) -> np.ndarray:
+  """What a client sends for the vector x: fixed-point integers under its own mask and those of its
+  pairs, {other client: their seed}."""
+  found = fixed(x, clients) + mask(own, len(x))
+  for other, seed in pairs.items():
+    found = _added(found, client, other, mask(seed, len(x)))
   return found
 
 
-def total(sent: dict[int, np.ndarray], clients: int, shared: dict, threshold: int) -> np.ndarray:
+def total(sent: dict[int, np.ndarray], own: dict[int, int], gone: dict[int, dict]) -> np.ndarray:
   """The sum of the vectors of all who sent, float64: exact in steps of 1 / 65,536.
 
-  shared: (i, j) -> what clients tell of that pair's seed, (x, y) by client, needed where one of the
-  two dropped out. Raises DataError where fewer than threshold sent: the round is void.
+  own: the seeds of their own masks. gone: those of the pairs of each client that dropped out after
+  the others had masked for it, {client: {other: seed}}.
   """
-  if len(sent) < threshold:
-    raise DataError(f'{len(sent)} of {clients} clients sent, {threshold} are needed: void')
   found = np.zeros_like(next(iter(sent.values())))
-  for x in sent.values():
-    found = found + x
-  for (i, j), points in shared.items():
-    if (i in sent) != (j in sent):
-      known = [points[k] for k in sorted(sent)][:threshold]
-      one = mask(recovered(known), len(found))
-      found = found - one if i in sent else found + one
+  for client, x in sent.items():
+    found = found + x - mask(own[client], len(x))
+  for client, pairs in gone.items():
+    for other in sent:  # what it would have sent cancels what they added
+      found = _added(found, client, other, mask(pairs[other], len(found)))
   return found.view(np.int32).astype(np.float64) / SCALE
+
+
+def _added(found, client, other, made):
+  return found + made if client < other else found - made

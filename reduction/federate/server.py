@@ -46,11 +46,11 @@ def rules(
   with fewer updates than these a round is void. heaviest: no client weighs more than so many times
   the median of those that are there, whatever it says it has; 0: what it says. noise: differential
   privacy, the sum of clipped updates gets normal noise of noise * clip (McMahan et al. 2018); needs
-  clip, uniform weights and mean; delta: what its epsilon is told for. secure: what a server that
-  learns the sum alone would have, simulated: the sum is one of integers, in the fixed point of
-  `secure`, and a round in which fewer than so many updates arrive is void; needs mean, and refuses
-  no update by its length, which such a server cannot see: a client whose own is too long for sums
-  of integers sends none.
+  clip, uniform weights and mean; delta: what its epsilon is told for. secure: the server learns the
+  sum alone, which is one of integers, in the fixed point of `secure`, and a round in which fewer
+  than so many updates arrive is void; simulated, or over a network by `veiled`. Needs mean, and
+  refuses no update by its length, which such a server cannot see: a client whose own is too long
+  for sums of integers sends none.
   """
   require(combine in COMBINES, f'{combine=} must be one of {", ".join(COMBINES)}')
   require(weights in WEIGHTS, f'{weights=} must be one of {", ".join(WEIGHTS)}')

@@ -120,7 +120,7 @@ def report(run: Run, plan, carry, net: Net, **more):
   run.log(
     kind='federated', summary=True, seeds=run.seeds, rounds=plan.rounds, clients=plan.clients,
     up_bytes=carry['up'].mean(1), down_bytes=carry['down'].mean(1),
-    of_dense=(carry['up'] + carry['down']).sum(1) / carry['dense'].sum(1),
+    of_dense=(carry['up'] + carry['down']).sum(1) / np.maximum(carry['dense'].sum(1), 1),
     refused=carry['refused'].sum(1), epsilon=plan.epsilon,
     **tested(net, run), **more,
   )  # fmt: skip

@@ -159,7 +159,7 @@ def test_what_a_network_does_not_carry_is_refused(digits):
   serve = serving.serving(lambda greetings: iter(()), 'c')
   for settings, says in (
     (dict(codec=dict(name='power', rank=2), rules=dict(longest=1.0)), 'no update by itself'),
-    (dict(rules=dict(secure=2, weights='uniform')), 'secure aggregation has no packed'),
+    (dict(codec=dict(name='power', rank=2), rules=dict(secure=2)), 'adds whole updates up'),
   ):
     with pytest.raises(UsageError, match=says):
       done(fedavg(serve, **settings), digits)

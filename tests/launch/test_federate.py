@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import TryAgain, UsageError
-from reduction.federate import frames, serving, working
+from reduction.federate import frames, serving, veiled, working
 from reduction.federate.message import Letter, pack, unpack
 from tests.networks import done, fedkd, networked, rows
 
@@ -32,6 +32,15 @@ SETTINGS = dict(
   student=WIDE, codec=dict(name='low_rank', method='gram'), batch=64,
   partition=dict(name='iid', clients=3),
 )  # fmt: skip
+SECURE = """
+from configs.fedkd import digits
+
+def get_config():
+  c = digits.get_config('quick')
+  with c.unlocked():
+    c.fedavg.federation.rules.secure = 2
+  return c
+"""
 PATIENCE = 240  # long before that Flower says that a node is gone
 
 
@@ -188,8 +197,10 @@ def test_bytes_on_the_wire_are_those_that_are_counted(carried):
 @pytest.mark.timeout(900)
 def test_the_three_commands_make_the_federation_that_launch_run_makes(launch, tmp_path):
   pytest.importorskip('flwr')
+  """FedAvg by secure aggregation, in four exchanges a round, then FedKD."""
   keys, address = tmp_path / 'keys', f'--address={free()}'
-  chosen = ['--config=configs/fedkd/digits.py:quick']
+  (tmp_path / 'secure.py').write_text(SECURE)
+  chosen = [f'--config={tmp_path / "secure.py"}']
   chosen += [
     f'--config.{name}.federation.partition.clients=2' for name in ('fedavg', 'fedkd')
   ]
@@ -207,10 +218,17 @@ def test_the_three_commands_make_the_federation_that_launch_run_makes(launch, tm
 
   def told(name):
     lines = (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
-    row = next(r for r in map(json.loads, lines) if r['kind'] == 'federated')
-    return [row[key] for key in ('up_bytes', 'down_bytes', 'test_accuracy')]
+    found = [row for row in map(json.loads, lines) if row['kind'] == 'federated']
+    return [[row[key] for key in ('up_bytes', 'down_bytes', 'test_accuracy')] for row in found]
 
-  assert told('server') == told('alone')
+  (hidden, distilled), (plain, wanted) = told('server'), told('alone')
+  assert distilled == wanted
+  # of each of two clients in each of two rounds: keys, shares, what lifts the masks
+  size = lambda shapes: 4 * sum(x.size for x in shapes.values())
+  up = sum(size(veiled.says(exchange, {}, 2)) for exchange in (0, 1, 3))
+  down = sum(size(veiled.hears(exchange, 2)) for exchange in (1, 2, 3))
+  assert hidden[0][0] == plain[0][0] + 2 * up and hidden[1][0] == plain[1][0] + 2 * down
+  assert hidden[2] == pytest.approx(plain[2], abs=0.01)
 
 
 @pytest.mark.skipif(not shutil.which('setpriv'), reason='no setpriv')
