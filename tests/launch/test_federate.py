@@ -223,11 +223,11 @@ def test_the_three_commands_make_the_federation_that_launch_run_makes(launch, tm
 
   (hidden, distilled), (plain, wanted) = told('server'), told('alone')
   assert distilled == wanted
-  # of each of two clients in each of two rounds: keys, shares, what lifts the masks
+  # of each of two clients in each of three rounds: keys, shares, what lifts the masks
   size = lambda shapes: 4 * sum(x.size for x in shapes.values())
   up = sum(size(veiled.says(exchange, {}, 2)) for exchange in (0, 1, 3))
   down = sum(size(veiled.hears(exchange, 2)) for exchange in (1, 2, 3))
-  assert hidden[0][0] == plain[0][0] + 2 * up and hidden[1][0] == plain[1][0] + 2 * down
+  assert hidden[0][0] == plain[0][0] + 3 * up and hidden[1][0] == plain[1][0] + 3 * down
   assert hidden[2] == pytest.approx(plain[2], abs=0.01)
 
 
