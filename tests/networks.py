@@ -26,13 +26,11 @@ def fedkd(learn=None, student=STUDENT, **federation):
   )  # fmt: skip
 
 
-def fedavg(learn=None, thin=0.0, **federation):
-  """The same without teachers."""
-  given = dict(learn=learn) if learn else {}
+def fedavg(learn=None, thin=0.0, of=(), **federation):
+  """The same without teachers. of: other arguments of the stage."""
+  given = dict(optimizer=ADAM) | dict(of) | (dict(learn=learn) if learn else {})
   given |= dict(thin=thin) if thin else {}
-  return stages.fedavg(
-    federation=dict(FEDERATION, **federation), optimizer=ADAM, student=STUDENT, **given
-  )
+  return stages.fedavg(federation=dict(FEDERATION, **federation), student=STUDENT, **given)
 
 
 def done(stage, digits, workdir=None):

@@ -71,6 +71,18 @@ def test_other_settings_are_the_simulator_too(settings, digits, same):
   assert rows(run, 'federated')[0]['up_bytes'] == rows(there, 'federated')[0]['up_bytes']
 
 
+@pytest.mark.parametrize('of', [
+  dict(proximal=0.1), dict(server_optimizer=dict(name='adam', learning_rate=0.01)),
+  dict(method='scaffold', optimizer=dict(name='sgd', learning_rate=0.1)),
+], ids=['fedprox', 'fedopt', 'scaffold'])  # fmt: skip
+def test_other_algorithms_are_the_simulator_too(of, digits, same):
+  alone, run = done(fedavg(of=of), digits)
+  net, there, _, _ = networked(fedavg, digits, of=of)
+  plain, _ = done(fedavg(), digits)
+  assert same(net, alone) and not same(net, plain)
+  assert rows(run, 'federated')[0]['up_bytes'] == rows(there, 'federated')[0]['up_bytes']
+
+
 def lies(client, greeting, answer):
   """What a liar, numbered 2, and a man in the middle make of answers of three rounds."""
   head, number = greeting[0], greeting[0]['round']
