@@ -146,4 +146,7 @@ def say(talk, said):
 
 
 if __name__ == '__main__':
-  cli.run(main)
+  try:
+    cli.run(main)
+  except KeyboardInterrupt:  # while the model is read
+    sys.exit(130)

@@ -26,5 +26,6 @@ def get_config(variant: str = ''):
     group=128,
     bytes=100_000 if quick else 300_000_000,
     repeats=1 if quick else 9,
+    launches=12 if quick else 256,
   )
   return c

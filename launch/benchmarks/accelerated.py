@@ -15,19 +15,24 @@ from reduction.qtensor import Scheme
 from reduction.quantize.rtn import quantize
 
 KINDS = {'INT4': 4, 'INT3': 3}
-PEERS = {'bfloat16': 'INT4', 'INT4, floats first': 'INT4'}  # what each is compared with
-LAUNCHES = 12  # of a program, at least: what starts one is shared by all
+PEERS = {  # what each is compared with
+  'bfloat16': 'INT4', 'INT4, floats first': 'INT4', 'INT3, floats first': 'INT3',
+}  # fmt: skip
 
 
-def accelerated(*, shapes: tuple, rows_of_x: tuple[int, ...], group: int, bytes: int, repeats: int):
+def accelerated(
+  *, shapes: tuple, rows_of_x: tuple[int, ...], group: int, bytes: int, repeats: int, launches: int
+):  # fmt: skip
   """Times bfloat16 x [count, rows] times packed weights [rows, columns] on the device here.
 
   Programs of many products, each with inputs and a weight of its own, read from memory: bytes, of
-  all copies of a weight, are far beyond the caches. Reading: the same bytes, only summed. Rows
+  all copies of a weight, are far beyond the caches; launches: products of a program at least, which
+  share what starts it. Reading: the same bytes, only summed. Rows
   'packed' as of `launch.benchmarks.packed`, beside bfloat16 weights and beside packed ones that
   become floats first.
   """
-  require(min(*rows_of_x, bytes, repeats) > 0, f'{rows_of_x=}, {bytes=}, {repeats=}: all above 0')
+  numbers = dict(rows_of_x=min(rows_of_x), bytes=bytes, repeats=repeats, launches=launches)
+  require(min(numbers.values()) > 0, f'{numbers}: all above 0')
   settings = dict(group=group, bytes=bytes)
 
   def bench(session: Session):
@@ -35,7 +40,7 @@ def accelerated(*, shapes: tuple, rows_of_x: tuple[int, ...], group: int, bytes:
     for shape in shapes:
       weights = made(shape, group)
       for count in rows_of_x:
-        found = timed(programs(weights, shape, count, bytes), repeats)
+        found = timed(programs(weights, shape, count, bytes, launches), repeats)
         job = dict(rows=shape[0], columns=shape[1], count=count)
         rows += compare(job, found, kinds=KINDS, peers=PEERS)
         session.say(f'accelerated: {shape[0]} x {shape[1]}, {count} rows')
@@ -51,10 +56,10 @@ def made(shape: tuple, group: int) -> dict:
   return {name: pack(bits) for name, bits in KINDS.items()} | {'bfloat16': w.astype(jnp.bfloat16)}
 
 
-def programs(weights: dict, shape: tuple, count: int, bytes: int) -> dict:
+def programs(weights: dict, shape: tuple, count: int, bytes: int, least: int) -> dict:
   """Name -> (program, its arguments, products in it, bytes of a weight)."""
   random = np.random.default_rng(count)
-  launches = lambda copies: copies * -(-LAUNCHES // copies)
+  launches = lambda copies: copies * -(-least // copies)
   copies = {name: copied(w, bytes) for name, w in weights.items()}
   flat = [_flat(w) for w in copies['INT4']]
   most = max(launches(len(same)) for same in copies.values())
@@ -67,6 +72,7 @@ def programs(weights: dict, shape: tuple, count: int, bytes: int) -> dict:
     'INT3': (int4.matmul, copies['INT3']),
     'bfloat16': (plain, copies['bfloat16']),
     'INT4, floats first': (int4.reference, copies['INT4']),
+    'INT3, floats first': (int4.reference, copies['INT3']),
   }
 
   def compiled(name):

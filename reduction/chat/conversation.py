@@ -38,8 +38,9 @@ class Conversation:
   def answer(self, said: str, stop: Callable[[], bool] | None = None) -> Iterator[str]:
     """The answer, in pieces as they come, until stop() says True or the caller leaves.
 
-    What was given is kept; where that is nothing, the conversation is as it was before. So it is
-    where no answer can be given, which raises UsageError.
+    What was given is kept, a model's empty answer too; where nothing was given because it was
+    stopped, the conversation is as it was before. So it is where no answer can be given, which
+    raises UsageError.
     """
     require(said.strip(), 'there is nothing to answer: the prompt is empty')
     asked = [*self.messages, dict(role='user', content=said)]

@@ -144,12 +144,12 @@ class Runtime:
     return x
 
   def _written(self, logits, seen, how, key, most, ends):
-    *_, turn, _ = programs(self.module)
+    *_, step, turn, _ = programs(self.module)
     leaves, began = jax.tree.leaves(self.params), time.perf_counter()
     for i in range(most):
       place = len(self.tokens)
       more = place + 1 < self.context and i + 1 < most
-      if more:  # runs on while the token is fetched and shown
+      if more and i > 0:  # one program, whose draw is fetched with its step
         token, seen, logits, self.memory = turn(
           leaves, self.memory, logits, seen, key, i, place, how, like=self._like
         )
@@ -157,12 +157,15 @@ class Runtime:
         token, seen = _next(logits, seen, jax.random.fold_in(key, i), how)
       found = int(token[0])
       wrote_s = time.perf_counter() - began
+      if more and i == 0:  # the first token is shown while its step runs
+        filled = np.full((1, 1), found, np.int32)
+        logits, self.memory = step(self.params, self.memory, filled, place)
       self.times |= dict(wrote=i + 1, wrote_s=wrote_s)
       if i == 0:
         first_s = wrote_s
         self.times['first_s'] = self.times['read_s'] + wrote_s
       elif more:
-        self.times |= dict(steps=i, steps_s=wrote_s - first_s)
+        self.times |= dict(steps=i + 1, steps_s=wrote_s - first_s)
       if found in ends:
         return
       if more:

@@ -39,8 +39,10 @@ class CpuWeight(struct.PyTreeNode):
 
   @property
   def most(self) -> int:
-    """Rows of x that the kernel multiplies faster than XLA does with the weight in floats, measured
-    with AVX2 and AVX-512 (configs/bench, by_rows)."""
+    """Rows of x that the kernel multiplies faster than XLA does with the weight in floats; measured
+    with AVX2 and AVX-512 (configs/bench, by_rows), a guess elsewhere."""
+    if not native.has('avx2'):
+      return 64
     return 2_048 if native.has('avx512bw') else 1_024 if self.eight else 256
 
 

@@ -50,17 +50,25 @@ def ready(name: str = 'packed') -> bool:
   if _told() == '0':
     return False
   try:
-    library = ctypes.CDLL(str(_built(name)))
+    library = _loaded(name)
   except (OSError, subprocess.SubprocessError) as error:
-    reason = getattr(error, 'stderr', None) or str(error)
-    LOG.warning(
-      '%s products run without their native kernel, more slowly: %s', name, reason.splitlines()[0]
-    )
+    lines = (getattr(error, 'stderr', None) or str(error)).splitlines()
+    reason = next((line for line in lines if 'error' in line), lines[0])
+    LOG.warning('%s products run without their native kernel, more slowly: %s', name, reason)
     return False
   for target, symbol in LIBRARIES[name][1].items():
     call = jax.ffi.pycapsule(getattr(library, symbol))
     jax.ffi.register_ffi_target(target, call, platform='cpu')
   return True
+
+
+def _loaded(name):
+  path = _built(name)
+  try:
+    return ctypes.CDLL(str(path))
+  except OSError:  # a damaged file is made again
+    path.unlink(missing_ok=True)
+    return ctypes.CDLL(str(_built(name)))
 
 
 def _told() -> str:
@@ -72,7 +80,7 @@ def _told() -> str:
 
 
 def read(data: jax.Array) -> jax.Array:
-  """The sum [1] of the bytes of data, uint8, as words; so much as reading it takes."""
+  """The sum [1] of data, uint8, as words, in whole blocks of 4,096 bytes: what reading takes."""
   call = jax.ffi.ffi_call('reduction_read', jax.ShapeDtypeStruct((1,), jax.numpy.uint32))
   return call(data, threads=threads())
 

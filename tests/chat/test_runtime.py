@@ -121,10 +121,11 @@ def test_turns_compile_nothing_new(of):
   list(going.continued(PROMPT[:9], GREEDY, KEY, most=4))  # read as 8 and 1
   list(going.continued([3, *PROMPT], GREEDY, KEY, most=4))
   list(going.continued([3, *PROMPT[:-1], 3, 4, 5, 6], GREEDY, KEY, most=4))
-  programs = runtime.programs(going.module)
+  programs = *runtime.programs(going.module), runtime._next
   before = [program._cache_size() for program in programs]
   for length in 22, 30, 41, 57:
     list(going.continued(([*PROMPT] * 3)[:length], GREEDY, KEY, most=4))
+    list(going.continued(([*PROMPT] * 3)[:length], Sampling(0.7, 5, 0.9, 1.1), KEY, most=4))
   assert [program._cache_size() for program in programs] == before
 
 
@@ -218,11 +219,11 @@ def test_the_pace_is_that_of_the_steps_between_tokens(monkeypatch):
   list(going.continued(PROMPT, GREEDY, KEY, most=1))
   assert going.times['steps'] == 0 and ' 1 written; ' in told(going)
   list(going.continued(PROMPT, GREEDY, KEY, most=6))
-  # tokens 2 to 5 each came with a step, the sixth needs none after it
+  # after the first its step, then tokens 2 to 5 with a step each; the sixth needs none after it
   assert going.times == dict(
-    read=1, read_s=1, first_s=2, wrote=6, wrote_s=6, steps=4, steps_s=4
+    read=1, read_s=1, first_s=2, wrote=6, wrote_s=6, steps=5, steps_s=4
   )
-  assert ' 6 written at 1.0 a second, 1 % of what the memory allows' in told(going)
+  assert ' 6 written at 1.2 a second, 1 % of what the memory allows' in told(going)
 
 
 def test_a_conversation_goes_on_and_begins_anew():

@@ -311,3 +311,38 @@ def test_a_library_is_built_once(monkeypatch, tmp_path):
   monkeypatch.setattr(native, '_processor', lambda: 'another')
   monkeypatch.setattr(native.subprocess, 'run', made)
   assert native._built() != first
+
+
+@NATIVE
+@pytest.mark.parametrize('eight', [False, True])
+@pytest.mark.parametrize('place', [0, 63, 130])
+@pytest.mark.parametrize('wrong', [np.nan, np.inf])
+def test_what_is_not_finite_does_not_become_a_number(eight, place, wrong):
+  x, kernel = made(160, 24, bits=4, group=64)
+  weight = int4.prepacked(kernel).replace(eight=eight)
+  found = int4.matmul(x.at[1, place].set(wrong), weight)
+  assert not np.isfinite(found[1]).any()
+  np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(int4.matmul(x, weight), 1, 0))
+
+
+@NATIVE
+@pytest.mark.parametrize('size', [0, 8, 4096, 3 * 4096 + 8])
+def test_reading_sums_whole_blocks(size):
+  data = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+  words = data[: size // 4096 * 4096].view(np.uint64)
+  assert int(native.read(jnp.asarray(data))[0]) == int(words.sum(dtype=np.uint64) % 2**32)
+
+
+@NATIVE
+def test_a_damaged_library_is_built_again(tmp_path, monkeypatch):
+  whole, built = native._built('packed').read_bytes(), []
+
+  def build(name):
+    path = tmp_path / f'{name}.so'
+    if not path.exists():
+      built.append(name)
+      path.write_bytes(whole if len(built) > 1 else b'damaged')
+    return path
+
+  monkeypatch.setattr(native, '_built', build)
+  assert native._loaded('packed') and built == ['packed', 'packed']

@@ -48,7 +48,8 @@ ffi::Error Product(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> x, ffi::Buffer<ff
   return ffi::Error::Success();
 }
 
-// The sum of all bytes of data, as words: what reading takes where it asks ahead, as products do.
+// The sum of data, as words: what reading takes where it asks ahead, as products do. The last bytes
+// that fill no 4,096 are left out.
 ffi::Error Read(ffi::ThreadPool pool, ffi::Buffer<ffi::U8> data, ffi::ResultBuffer<ffi::U32> y,
                 int64_t threads) {
   const uint64_t* words = reinterpret_cast<const uint64_t*>(data.typed_data());

@@ -61,19 +61,21 @@ struct Weight {
   int64_t Stride(int bits) const { return Units() * 64 * bits; }  // bytes of a tile
 };
 
-// The largest |x|, 0 of none; in parts, which a compiler makes one vector of.
+// The largest |x|, 0 of none, NaN where one is not finite; in parts, which a compiler makes one
+// vector of.
 inline float Most(const float* x, int64_t size) {
-  float parts[16] = {}, most = 0;
+  float parts[16] = {}, wrong[16] = {}, most = 0, lost = 0;
   int64_t k = 0;
   for (; k + 16 <= size; k += 16) {
     for (int j = 0; j < 16; ++j) {
       float here = std::fabs(x[k + j]);
       parts[j] = parts[j] > here ? parts[j] : here;
+      wrong[j] += here * 0;  // a comparison forgets a NaN
     }
   }
-  for (; k < size; ++k) most = std::max(most, std::fabs(x[k]));
-  for (float part : parts) most = std::max(most, part);
-  return most;
+  for (; k < size; ++k) most = std::max(most, std::fabs(x[k])), lost += x[k] * 0;
+  for (int j = 0; j < 16; ++j) most = std::max(most, parts[j]), lost += wrong[j];
+  return most + lost;
 }
 
 // 64 integers, 256 high + low, as 64 low bytes and 64 high ones, all signed.
@@ -114,7 +116,7 @@ struct Rows {
  private:
   void Round(const float* x, int64_t size, int64_t group, X* codes) {
     constexpr float kMost = std::is_same_v<X, int8_t> ? 127 : 127 * 256 + 127;
-    float most = Most(x, size), step = most > 0 ? most / kMost : 1, inverse = 1 / step;
+    float most = Most(x, size), step = most == 0 ? 1 : most / kMost, inverse = 1 / step;
     int32_t sum = 0;
     for (int64_t k = 0; k < size; ++k) {
       float shifted = x[k] * inverse + 0x1.8p23f;  // its lowest bits are the nearest integer

@@ -25,7 +25,8 @@ inline void Look(int& spins) {
 class Team {
  public:
   Team(xla::ffi::ThreadPool& pool, int64_t threads) : state_(std::make_shared<State>()) {
-    threads_ = threads > 0 ? std::min(threads, pool.num_threads()) : pool.num_threads();
+    int64_t there = std::max<int64_t>(1, pool.num_threads());
+    threads_ = threads > 0 ? std::min(threads, there) : there;
     for (int64_t i = 1; i < threads_; ++i) pool.Schedule([state = state_] { Help(*state); });
   }
   ~Team() { state_->ended.store(true, std::memory_order_release); }
@@ -35,6 +36,7 @@ class Team {
   // multiples of `unit`. Returns when all are done.
   template <typename Work>
   void Run(int64_t count, int64_t unit, const Work& work) {
+    if (count <= 0) return;
     int64_t most = 4 * threads_ * unit, part = (count + most - 1) / most * unit;
     uint64_t parts = (count + part - 1) / part;
     if (threads_ == 1 || parts == 1) return work(int64_t{0}, count);
