@@ -24,10 +24,10 @@ and 8 e-4 for FedAvg, of 2, 4 and 8 e-4 for FedKD; SCAFFOLD's of 0.1 and 0.3);
 'random' begins with random models, embeddings too; 'codecs' is FedAvg that sends less, FedDropout,
 FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of the students that
 configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in runs/bert), the rows
-DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
-passes; 'paired', with 'small', compares the nets of its two seeds, runs/fedkd-ade-small-0 and -1,
-over seeds and sentences; 'quick' is a teacher of two layers and its student of one, two clients,
-two rounds of a few steps.
+DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD, adaptive and not,
+over four passes; 'paired', with 'small', compares the nets of its two seeds,
+runs/fedkd-ade-small-0 and -1, over seeds and sentences; 'quick' is a teacher of two layers and its
+student of one, two clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -44,6 +44,10 @@ PARTS = dict(  # FedKD without one each -> what
 SHOWN = ('large', 'fedavg', 'fedkd', 'whole', *PARTS)
 BASES = ('large', 'fedavg', *PARTS)  # what FedKD is compared with
 DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
+FIXED = dict(
+  claim='F of FedKD, not adaptive, against FedAvg of the same student', paper='not in the paper',
+  measure=dict(kind='versus', at='fixed_over_fedavg', key='f1_gain', how='bootstrap'),
+)  # fmt: skip
 VARIANTS = ('two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'paired', 'quick')
 
 
@@ -67,6 +71,7 @@ def get_config(variant: str = ''):
   parts = stages(federation, dict(SIZES, layers=layers), c.model.layers, 4e-4 if small else 5e-5)
   parts['pretrained'] = dict(path=MODEL)
   parts |= {f'over_{base}': dict(stage='versus', of='fedkd', base=base) for base in BASES}
+  parts['fixed_over_fedavg'] = dict(stage='versus', of='fixed', base='fedavg')
   last = tuple(f'over_{base}' for base in BASES)
   c.stages = ('pretrained', 'fedkd') if quick else ('pretrained', *SHOWN, *last)
   if 'methods' in chosen:
@@ -84,7 +89,7 @@ def get_config(variant: str = ''):
     given = dict(parts['fedavg'], student=dict(SIZES, layers=layers))
     parts |= {n: dict(given, inherits=dict(of=f'{came}:{n}', fresh=())) for n in DISTILLED}
   if 'longer' in chosen:
-    c.stages = 'pretrained', 'fedavg', 'fedkd', 'over_fedavg'
+    c.stages = 'pretrained', 'fedavg', 'fedkd', 'over_fedavg', 'fixed', 'fixed_over_fedavg'
   if 'paired' in chosen:
     c.seeds, c.stages = (0, 1), (*last, 'fixed_over_fedavg')
     parts |= paired(c.seeds)
@@ -93,14 +98,10 @@ def get_config(variant: str = ''):
   if not chosen & {'quick', 'methods', 'codecs', 'distilled'}:
     c.paper = paper(layers)
   if 'longer' in chosen:
-    c.paper = {'2': c.paper['2'].to_dict(), '4': c.paper['4'].to_dict()}
+    c.paper = {'2': c.paper['2'].to_dict(), '4': c.paper['4'].to_dict(), '10': FIXED}
   if 'paired' in chosen:
     c.paper = {n: claim.to_dict() for n, claim in c.paper.items() if claim.measure.kind == 'versus'}
-    c.paper['10'] = dict(
-      claim='F of FedKD, not adaptive, against FedAvg of the same student',
-      paper='not in the paper',
-      measure=dict(kind='versus', at='fixed_over_fedavg', key='f1_gain', how='bootstrap'),
-    )  # fmt: skip
+    c.paper['10'] = FIXED
   c.tables = setting.tables('test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1')
   return c
 
