@@ -24,10 +24,10 @@ and 8 e-4 for FedAvg, of 2, 4 and 8 e-4 for FedKD; SCAFFOLD's of 0.1 and 0.3);
 'random' begins with random models, embeddings too; 'codecs' is FedAvg that sends less, FedDropout,
 FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of the students that
 configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in runs/bert), the rows
-DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD, adaptive and not,
-over four passes; 'paired', with 'small', compares the nets of its two seeds,
-runs/fedkd-ade-small-0 and -1, over seeds and sentences; 'quick' is a teacher of two layers and its
-student of one, two clients, two rounds of a few steps.
+DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
+passes, with 'fixed' FedKD that is not adaptive; 'paired', with 'small', compares the nets of its
+two seeds, runs/fedkd-ade-small-0 and -1, over seeds and sentences; 'quick' is a teacher of two
+layers and its student of one, two clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -48,7 +48,9 @@ FIXED = dict(
   claim='F of FedKD, not adaptive, against FedAvg of the same student', paper='not in the paper',
   measure=dict(kind='versus', at='fixed_over_fedavg', key='f1_gain', how='bootstrap'),
 )  # fmt: skip
-VARIANTS = ('two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'paired', 'quick')
+VARIANTS = (
+  'two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'fixed', 'paired', 'quick',
+)  # fmt: skip
 
 
 def get_config(variant: str = ''):
@@ -89,7 +91,9 @@ def get_config(variant: str = ''):
     given = dict(parts['fedavg'], student=dict(SIZES, layers=layers))
     parts |= {n: dict(given, inherits=dict(of=f'{came}:{n}', fresh=())) for n in DISTILLED}
   if 'longer' in chosen:
-    c.stages = 'pretrained', 'fedavg', 'fedkd', 'over_fedavg', 'fixed', 'fixed_over_fedavg'
+    fixed = 'fixed' in chosen
+    pair = ('fixed', 'fixed_over_fedavg') if fixed else ('fedkd', 'over_fedavg')
+    c.stages = 'pretrained', 'fedavg', *pair
   if 'paired' in chosen:
     c.seeds, c.stages = (0, 1), (*last, 'fixed_over_fedavg')
     parts |= paired(c.seeds)
@@ -98,7 +102,7 @@ def get_config(variant: str = ''):
   if not chosen & {'quick', 'methods', 'codecs', 'distilled'}:
     c.paper = paper(layers)
   if 'longer' in chosen:
-    c.paper = {'2': c.paper['2'].to_dict(), '4': c.paper['4'].to_dict(), '10': FIXED}
+    c.paper = {'10': FIXED} if fixed else {n: c.paper[n].to_dict() for n in ('2', '4')}
   if 'paired' in chosen:
     c.paper = {n: claim.to_dict() for n, claim in c.paper.items() if claim.measure.kind == 'versus'}
     c.paper['10'] = FIXED
