@@ -23,7 +23,7 @@ def token(x, linears, vectors, memory: dict, place, *, heads: int, turns, epsilo
   kept = memory['key'], memory['value'], scales
   like = [jax.ShapeDtypeStruct(part.shape, part.dtype) for part in (x, *kept)]
   weights = [part for w in linears for part in (w.data, w.scale, w.zero)]
-  sizes = [(w.scheme.bits, w.scheme.size(w.rows)) for w in linears]
+  sizes = [(w.scheme.bits, w.size) for w in linears]
   call = jax.ffi.ffi_call('reduction_decoder', like, input_output_aliases={1: 1, 2: 2, 3: 3})
   y, key, value, scales = call(
     x, *kept, jnp.int32(place), *vectors, jnp.asarray(turns, jnp.float32), *weights,

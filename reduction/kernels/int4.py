@@ -29,10 +29,10 @@ OWN = {CpuWeight: int4_cpu, GpuWeight: int4_gpu, TpuWeight: int4_tpu}  # the fil
 def prepacked(kernel: QTensor) -> Weight:
   """The weight as this platform's kernel reads it: made once, in place of the other.
 
-  Of 3 and 4 bits: a CPU with a compiler has one for groups of 32 or a multiple of 64 rows, a TPU
-  and a Hopper GPU of 32. An accelerator's is tried once on a small weight before it is trusted.
-  Other weights stay as they are, which an accelerator says once: there they become floats in each
-  product.
+  Of 3 and 4 bits: a CPU with a compiler has one for one group and for groups of 32 or a multiple of
+  64 rows, a TPU and a Hopper GPU of 32. An accelerator's is tried once on a small weight before it
+  is trusted. Other weights stay as they are, which an accelerator says once: there they become
+  floats in each product.
   """
   platform = jax.default_backend()
   if platform == 'cpu':

@@ -38,6 +38,11 @@ class CpuWeight(struct.PyTreeNode):
     return self.rows, len(self.data) * TILE - self.fill
 
   @property
+  def size(self) -> int:
+    """Rows of a group, with those that fill up a lone one."""
+    return _size(self.scheme, self.rows)
+
+  @property
   def most(self) -> int:
     """Rows of x that the kernel multiplies faster than XLA does with the weight in floats; measured
     with AVX2 and AVX-512 (configs/bench, by_rows), a guess elsewhere."""
@@ -47,12 +52,17 @@ class CpuWeight(struct.PyTreeNode):
 
 
 def takes(kernel: QTensor) -> bool:
-  """Whether there is a kernel for such a weight."""
+  """Whether there is a kernel for such a weight: of one group of 64 rows or more, or of groups of
+  32 or a multiple of 64."""
   scheme = kernel.scheme
   good = scheme.bits in BITS and scheme.group != 'tensor' and kernel.data.ndim == 2
-  size = scheme.size(kernel.rows)
-  halves = size == UNIT // 2 < kernel.rows  # a lone half would be filled up
-  return good and (size % UNIT == 0 or halves)
+  size, small = _size(scheme, kernel.rows), kernel.rows < UNIT  # which would be filled up to twice
+  return good and not small and (size % UNIT == 0 or size == UNIT // 2)
+
+
+def _size(scheme, rows):
+  lone = scheme.groups(rows) == 1
+  return -(-rows // UNIT) * UNIT if lone else scheme.size(rows)
 
 
 def prepacked(kernel: QTensor) -> CpuWeight:
@@ -60,7 +70,7 @@ def prepacked(kernel: QTensor) -> CpuWeight:
   scheme, rows = dataclasses.replace(kernel.scheme, axis=-2), kernel.rows
   turned = (lambda part: part.T) if kernel.scheme.axis == -1 else (lambda part: part)
   data, scale = turned(kernel.data), turned(kernel.scale)
-  size, groups, columns = scheme.size(rows), scheme.groups(rows), data.shape[1]
+  size, groups, columns = _size(scheme, rows), scheme.groups(rows), data.shape[1]
   middle = kernel.zero is None
   zero = jnp.full(scale.shape, scheme.middle, jnp.uint8) if middle else turned(kernel.zero)
   codes = unpack(data, scheme.bits, rows)
@@ -82,7 +92,7 @@ def matmul(x, weight: CpuWeight) -> jax.Array:
   """x [..., rows] times the weight, of x's type; sums in float32."""
   flat = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
   like = jax.ShapeDtypeStruct((len(flat), weight.shape[1]), jnp.float32)
-  how = dict(bits=weight.scheme.bits, size=weight.scheme.size(weight.rows), eight=weight.eight)
+  how = dict(bits=weight.scheme.bits, size=weight.size, eight=weight.eight)
   call = jax.ffi.ffi_call('reduction_packed_product', like, vmap_method='sequential')
   y = call(flat, weight.data, weight.scale, weight.zero, threads=native.threads(), **how)
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
@@ -90,7 +100,7 @@ def matmul(x, weight: CpuWeight) -> jax.Array:
 
 def looked_up(weight: CpuWeight, words) -> jax.Array:
   """Columns of the weight, float32 [*words.shape, rows]: the words of a table."""
-  flat, bits, size = words.reshape(-1), weight.scheme.bits, weight.scheme.size(weight.rows)
+  flat, bits, size = words.reshape(-1), weight.scheme.bits, weight.size
   tile, place = flat // TILE, flat % TILE
   data = weight.data.reshape(len(weight.data), -1, bits, TILE, 8)[tile, ..., place, :]
   groups = weight.scale.shape[1]
@@ -108,7 +118,7 @@ def dequantized(weight: CpuWeight, dtype=jnp.float32) -> jax.Array:
   bits = weight.scheme.bits
   codes = _eights(weight.data.reshape(tiles, -1, bits, TILE, 8), bits)  # [tiles, units, 8, 8, 8]
   codes = codes.transpose(1, 2, 4, 0, 3).reshape(-1, tiles * TILE).astype(jnp.float32)
-  size = weight.scheme.size(weight.rows)
+  size = weight.size
   codes = codes[: groups * size].reshape(groups, size, -1)
   by_row = lambda part: part.transpose(1, 0, 2).reshape(groups, 1, -1).astype(jnp.float32)
   w = (codes - by_row(weight.zero)) * by_row(weight.scale)

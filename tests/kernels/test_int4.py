@@ -110,15 +110,15 @@ NATIVE = pytest.mark.skipif(not native.ready(), reason='no C++ compiler')
 @pytest.mark.parametrize(
   'rows, group, symmetric',
   [(256, 64, True), (300, 128, False), (384, 192, True), (256, 'channel', False), (256, 32, True),
-   (90, 32, False)],
+   (90, 32, False), (300, 'channel', True), (96, 128, False)],
 )  # fmt: skip
 def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group, symmetric):
   _, kernel = made(rows, 33, bits=bits, group=group, symmetric=symmetric)
   weight = jax.jit(int4_cpu.prepacked)(kernel)
   np.testing.assert_array_equal(jax.jit(int4_cpu.dequantized)(weight), dequantize(kernel))
-  groups = -(-rows // weight.scheme.size(rows))
+  groups = -(-rows // weight.size)
   assert weight.shape == (rows, 33)
-  filled = -(-groups * weight.scheme.size(rows) // 64) * 64
+  filled = -(-groups * weight.size // 64) * 64
   assert weight.data.nbytes == 40 * filled * bits // 8  # whole tiles, of whole units
   words = np.array([[5], [32]])
   found = jax.jit(int4_cpu.looked_up)(weight, words)
@@ -128,14 +128,15 @@ def test_the_order_of_the_native_kernel_holds_the_same_weight(bits, rows, group,
 @NATIVE
 @pytest.mark.parametrize('bits', [3, 4])
 @pytest.mark.parametrize('rows, group', [
-  (256, 64), (300, 128), (384, 192), (8_960, 'channel'), (256, 32), (90, 32),
+  (256, 64), (300, 128), (384, 192), (8_960, 'channel'), (256, 32), (90, 32), (300, 'channel'),
+  (96, 128),
 ])  # fmt: skip
 @pytest.mark.parametrize('count', [1, 7, 19])
 def test_the_native_kernel_gives_what_the_weights_give(bits, rows, group, count):
   _, kernel = made(rows, 77, bits=bits, group=group)
   x = jnp.asarray(np.random.default_rng(2).standard_normal((count, rows), np.float32))
   weight = int4.prepacked(kernel)
-  w, size = np.float64(dequantize(kernel)), weight.scheme.size(rows)
+  w, size = np.float64(dequantize(kernel)), weight.size
   for eight, near in (False, 5e-5), (True, 0.02):
     found = jax.jit(int4.matmul)(x, weight.replace(eight=eight))
     wanted = in_integers(np.asarray(x), size, 127 if eight else 127 * 257) @ w
