@@ -24,7 +24,8 @@ flags.DEFINE_float('repetition', 1.0, 'Divide the logits of tokens that were the
 flags.DEFINE_integer('seed', 0, 'Of the draws.')
 flags.DEFINE_integer('tokens', 512, 'The most tokens of an answer.')
 flags.DEFINE_integer('context', None, "The most tokens of a conversation; default: the model's.")
-flags.DEFINE_string('memory', 'float32', 'How keys and values are kept: int8 takes a quarter.')
+flags.DEFINE_string('floats', None, 'Of what is not packed: float32 (a CPU), bfloat16 (others).')
+flags.DEFINE_string('memory', None, 'How keys and values are kept: as --floats, or int8.')
 flags.DEFINE_integer('head', None, 'Bits of the last layer and of its table: 8, or as they are.')
 flags.DEFINE_integer('inputs', 16, 'Bits of what packed layers multiply on a CPU: 16 or 8.')
 flags.DEFINE_multi_string('stop', [], 'A string that ends an answer; may be given several times.')
@@ -52,8 +53,10 @@ def conversation():
   found = language_model(FLAGS.model, FLAGS.data_dir)
   speaks = manners(found.files(), found.config)
   require(FLAGS.inputs in (8, 16), f'--inputs={FLAGS.inputs} must be 16 or 8')
-  room(found.net, FLAGS.context, FLAGS.memory, preflight.memory())
-  runtime = Runtime(found.net, context=FLAGS.context, stored=FLAGS.memory, head=FLAGS.head)
+  room(found.net, FLAGS.context, FLAGS.memory or FLAGS.floats or 'float32', preflight.memory())
+  runtime = Runtime(
+    found.net, context=FLAGS.context, stored=FLAGS.memory, head=FLAGS.head, floats=FLAGS.floats
+  )
   if FLAGS.inputs == 8:
     change = runtime.round_inputs(found.encode(TRIED)[: runtime.context - 1])
     print(f'inputs in 8 bits change logits by {change:.1%}', file=sys.stderr)

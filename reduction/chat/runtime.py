@@ -21,27 +21,32 @@ from reduction.qtensor import Scheme, is_packed
 from reduction.quantize.rtn import quantize
 
 HEAD_GROUP = 64  # of the last layer in few bits: rows that share a scale
+FLOATS = 'float32', 'bfloat16', 'float16'
 LENGTHS = 512, 64, 8, 1  # of what is read at once: a program each
 
 
 class Runtime:
   """A net of one replicate with its memory; texts that begin alike are not read again.
 
-  context: tokens of the longest text, None for all that the model has places for. stored: how the
-  memory is kept, see `memory.empty`. head: bits of the last layer, and of the words where these are
-  the same; None leaves them as they are. at_once: a token goes through all blocks in one native
-  call where these are as `models.stacked` says. tokens: what it remembers. Raises UsageError for a
-  context that the model has not and for another head.
+  context: tokens of the longest text, None for all that the model has places for. floats: of
+  weights that are not packed and of what passes between layers, None for float32 on a CPU and
+  bfloat16 on an accelerator. stored: how the memory is kept, see `memory.empty`; None: as floats.
+  head: bits of the last layer, and of the words where these are the same; None leaves them as they
+  are. at_once: a token goes through all blocks in one native call where these are as
+  `models.stacked` says. tokens: what it remembers. Raises UsageError for a context that the model
+  has not, for another head and for other floats.
   """
 
   def __init__(
-    self, net: Net, *, context: int | None = None, stored: str = 'float32',
-    head: int | None = None, at_once: bool = True,
+    self, net: Net, *, context: int | None = None, stored: str | None = None,
+    head: int | None = None, at_once: bool = True, floats: str | None = None,
   ):  # fmt: skip
     most = net.module.positions
     self.context = most if context is None else context
     require(1 < self.context <= most, f'{context=} must be above 1 and at most {most}')
-    self.module, self.params = resident(net, head)
+    floats = floats or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16')
+    stored = stored or floats
+    self.module, self.params = resident(net, head, floats)
     empty = functools.partial(memory.empty, net.module, 1, self.context, stored)
     shapes = jax.eval_shape(empty)
     self.places = memory.places(shapes)
@@ -181,15 +186,17 @@ def clock() -> dict:
   return dict(read=0, read_s=0.0, first_s=0.0, wrote=0, wrote_s=0.0, steps=0, steps_s=0.0)
 
 
-def resident(net: Net, head: int | None = None) -> tuple:
+def resident(net: Net, head: int | None = None, floats: str = 'float32') -> tuple:
   """(module, params of one replicate on the device, packed ones in the order of its kernels and
-  those that read the same input as one).
+  those that read the same input as one, others as floats).
 
-  head: bits of the last layer, or None. Raises UsageError for others than 8.
+  head: bits of the last layer, or None. Raises UsageError for others than 8, and for other floats
+  than FLOATS.
   """
   require(head in (None, 8), f'{head=} must be 8, or None to leave the last layer as it is')
-  module, here = net.module, lambda w: tree.map(lambda x: jnp.asarray(x[0]), w)
-  params = jax.tree.map(here, net.params, is_leaf=is_packed)
+  require(floats in FLOATS, f'{floats=} must be one of {", ".join(FLOATS)}')
+  module = net.module
+  params = jax.tree.map(lambda w: _here(w, floats), net.params, is_leaf=is_packed)
   if head:
     module = module if isinstance(module, Served) else Served(module)
     where, axis = (('embed', 'embedding'), -1) if module.tied else (('out', 'kernel'), -2)
@@ -201,6 +208,12 @@ def resident(net: Net, head: int | None = None) -> tuple:
     params = merged.merged(params)
   own = lambda w: int4.prepacked(w) if is_packed(w) else w
   return module, jax.tree.map(own, params, is_leaf=is_packed)
+
+
+def _here(w, floats):
+  if is_packed(w):
+    return tree.map(lambda x: jnp.asarray(x[0]), w)
+  return jnp.asarray(w[0], floats)
 
 
 def in_eight_bits(params):

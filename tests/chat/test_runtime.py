@@ -17,6 +17,7 @@ from reduction.chat.speed import told
 from reduction.chat.template import plain
 from reduction.errors import DataError, UsageError
 from reduction.kernels import int4_cpu, native
+from reduction.kernels.int4 import is_weight
 from reduction.models.gpt import gpt
 from reduction.models.llama import llama
 from reduction.models.served import Served
@@ -281,3 +282,17 @@ def test_int8_memory_is_near():
   whole = of.module.apply({'params': tree.map(lambda w: w[0], of.params)}, jnp.asarray([PROMPT]))
   change = np.linalg.norm(logits[0] - whole[0, -1]) / np.linalg.norm(whole[0, -1])
   assert 0 < change < 0.03
+
+
+def test_floats_of_fewer_bits_are_near():
+  exact, small = Runtime(net('llama', True)), Runtime(net('llama', True), floats='bfloat16')
+  kinds = lambda r: {
+    str(x.dtype) for x in jax.tree.leaves((r.params, r.memory), is_leaf=is_weight)
+    if not is_weight(x)
+  }  # fmt: skip
+  assert kinds(exact) == {'float32', 'int32'} and kinds(small) == {'bfloat16', 'int32'}
+  one, other = (r._read(PROMPT, 0) for r in (exact, small))
+  assert other.dtype == one.dtype
+  assert 0 < abs(one - other).max() < 0.05 * abs(one).max()
+  with pytest.raises(UsageError, match="floats='int8' must be one of"):
+    Runtime(net('llama'), floats='int8')
