@@ -39,8 +39,9 @@ def chatting(
   sides. kinds: of KINDS; an A8 has its inputs in 8 bits, which llama.cpp always has. Rows
   'chatting': kind, tokens a second of both stages, bytes that a token of the answer reads, their
   share of what only reading takes (`of_read`), the peer's pace and the ratio of ours to it in the
-  same repeat, and how many characters of both answers are alike from the beginning. Kinds take
-  turns in each repeat.
+  same repeat, and how many characters of both answers are alike from the beginning. `same`: how
+  many tokens from the beginning are those of the same weights in floats. Kinds take turns in each
+  repeat.
   """
   for name in kinds:
     require(name in KINDS, f'{name!r} is not one of {", ".join(KINDS)}')
@@ -102,7 +103,8 @@ def compare(found: dict, settings: dict) -> list[dict]:
     size = found[kind][-1]['bytes']
     row = dict(
       kind='chatting', summary=True, product=kind, **{k: settings[k] for k in SHOWN},
-      bytes=size, read_gb_per_s=round(float(np.median(read)) / 1e9, 2),
+      bytes=size, same=found[kind][-1].get('same'),
+      read_gb_per_s=round(float(np.median(read)) / 1e9, 2),
       of_read=round(float(np.median(size * pace(kind, 'answer') / read)), 3),
     )  # fmt: skip
     for stage in 'prompt', 'answer':
@@ -120,8 +122,8 @@ def compare(found: dict, settings: dict) -> list[dict]:
 SHOWN = 'prompt', 'answer', 'group', 'threads'
 
 
-def alike(one: str, other: str) -> int:
-  """How many characters two texts begin with alike."""
+def alike(one, other) -> int:
+  """How many characters two texts, or tokens two answers begin with alike."""
   pairs = enumerate(zip(one, other))
   return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 

@@ -184,13 +184,15 @@ def run(model: str, session: Session, prompt: int, answer: int) -> tuple[list, l
 
 def timed(net, prompt: int, answer: int) -> tuple[dict, int]:
   """(seconds of a prompt and of an answer, the best of three after one that compiles, bytes of
-  weights that a token reads)"""
+  weights that a token reads); a packed net's words are in 8 bits"""
   import jax
 
   from reduction.chat.runtime import Runtime
   from reduction.chat.sampling import Sampling
+  from reduction.models.served import Served
 
-  runtime, tokens = Runtime(net, context=prompt + answer + 1), list(range(1, prompt + 1))
+  head = 8 if isinstance(net.module, Served) else None
+  runtime, tokens = Runtime(net, context=prompt + answer + 1, head=head), list(range(1, prompt + 1))
   found = []
   for _ in range(4):
     runtime.forget()
