@@ -6,8 +6,8 @@ ours has the blocks rounded again, in groups of 64, words in 8. Wanted: decode a
 on the same two threads. 'INT4, blocks apart' is what the native call for all blocks replaced. Two
 threads need a machine to themselves: beside other work llama.cpp's wait for each other in a loop
 and come to a stop, so compare there with --config.chatting.threads=1, where ours reads prompts on
-all of XLA's threads. Measured: configs/bench/results/chatting-vnni.jsonl, and chatting.jsonl (AVX2,
-llama.cpp's blocks in Q4_1).
+all of XLA's threads. Measured: configs/bench/results/chatting-vnni.jsonl, in groups of 32
+chatting-vnni-32.jsonl.
 
     python -m launch.bench --config=configs/bench/chatting.py [--out=rows.jsonl]
 

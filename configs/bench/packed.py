@@ -4,7 +4,7 @@ Wanted on two CPU cores, one row of x: at least 85 % of the speed at which the b
 % for 4,096 x 4,096), no slower than the best of PyTorch's INT4 linear and ONNX Runtime at accuracy
 level 0 with inputs in 16 bits, than the best of ONNX Runtime at level 4 and ggml's Q4_0 (groups of
 32, as llama.cpp multiplies) with inputs in 8; INT3 faster than INT4. Measured:
-configs/bench/results/packed-vnni.jsonl; of an older machine and kernel packed.jsonl (AVX2).
+configs/bench/results/packed-vnni.jsonl, packed-avx512.jsonl and packed-avx2.jsonl.
 
     python -m launch.bench --config=configs/bench/packed.py [--out=rows.jsonl]
 

@@ -195,19 +195,23 @@ def resident(net: Net, head: int | None = None, floats: str = 'float32') -> tupl
   """
   require(head in (None, 8), f'{head=} must be 8, or None to leave the last layer as it is')
   require(floats in FLOATS, f'{floats=} must be one of {", ".join(FLOATS)}')
-  module = net.module
-  params = jax.tree.map(lambda w: _here(w, floats), net.params, is_leaf=is_packed)
-  if head:
-    module = module if isinstance(module, Served) else Served(module)
-    where, axis = (('embed', 'embedding'), -1) if module.tied else (('out', 'kernel'), -2)
-    part = params[where[0]]
-    if not is_packed(part[where[1]]):
-      small = quantize(part[where[1]], Scheme(head, HEAD_GROUP, axis=axis), dtype=jnp.float16)
-      params = params | {where[0]: part | {where[1]: small}}
-  if isinstance(module, Served) and module.activations == 'none':
-    params = merged.merged(params)
-  own = lambda w: int4.prepacked(w) if is_packed(w) else w
-  return module, jax.tree.map(own, params, is_leaf=is_packed)
+  module, packed = net.module, isinstance(net.module, Served)
+  (name, leaf), axis = (('embed', 'embedding'), -1) if module.tied else (('out', 'kernel'), -2)
+  merges = not packed or module.activations == 'none'
+
+  def prepared(part):
+    part = jax.tree.map(lambda w: _here(w, floats), part, is_leaf=is_packed)
+    part = merged.merged(part) if merges else part
+    return jax.tree.map(lambda w: int4.prepacked(w) if is_packed(w) else w, part, is_leaf=is_packed)
+
+  params = dict(net.params)
+  if head and not is_packed(params[name][leaf]):
+    small = quantize(_here(params[name][leaf], 'float32'), Scheme(head, HEAD_GROUP, axis=axis),
+                     dtype=jnp.float16)  # fmt: skip
+    params[name] = params[name] | {leaf: tree.map(lambda x: x[None], small)}
+  # block by block: never the whole model in both orders
+  params = {name: prepared(part) for name, part in params.items()}
+  return module if packed or not head else Served(module), params
 
 
 def _here(w, floats):

@@ -296,3 +296,27 @@ def test_floats_of_fewer_bits_are_near():
   assert 0 < abs(one - other).max() < 0.05 * abs(one).max()
   with pytest.raises(UsageError, match="floats='int8' must be one of"):
     Runtime(net('llama'), floats='int8')
+
+
+@NATIVE
+def test_a_model_is_never_there_in_two_orders(monkeypatch):
+  module = llama(layers=8, width=128, heads=4, kv_heads=2, inner=256, vocabulary=64, positions=32)
+  params = module.init(jax.random.key(2), np.zeros((1, 4), np.int32))['params']
+  small = lambda path: path.startswith('layer') and path.endswith('kernel')
+  params = {
+    path: quantize(w[None], Scheme(4, 64)) if small(path) else w[None]
+    for path, w in tree.named(params)
+  }  # fmt: skip
+  of = Net(Served(module), jax.tree.map(np.asarray, tree.nest(params)))
+  there = lambda: sum(x.nbytes for x in jax.live_arrays())
+  before, seen = there(), []
+
+  def prepacked(kernel, own=runtime.int4.prepacked):
+    made = own(kernel)
+    seen.append(there() - before)
+    return made
+
+  monkeypatch.setattr(runtime.int4, 'prepacked', prepacked)
+  _, made = runtime.resident(of)
+  size = sum(x.nbytes for x in jax.tree.leaves(made))
+  assert len(seen) == 8 * 4 and max(seen) < 1.4 * size
