@@ -26,7 +26,7 @@ flags.DEFINE_integer('tokens', 512, 'The most tokens of an answer.')
 flags.DEFINE_integer('context', None, "The most tokens of a conversation; default: the model's.")
 flags.DEFINE_string('floats', None, 'Of what is not packed: float32 (a CPU), bfloat16 (others).')
 flags.DEFINE_string('memory', None, 'How keys and values are kept: as --floats, or int8.')
-flags.DEFINE_integer('head', None, 'Bits of words and the last layer: 8, which pays on a CPU, or as is.')
+flags.DEFINE_integer('head', None, 'Bits of words and last layer; 8 pays on a CPU. Default: as is.')
 flags.DEFINE_integer('inputs', 16, 'Bits of what packed layers multiply on a CPU: 16 or 8.')
 flags.DEFINE_multi_string('stop', [], 'A string that ends an answer; may be given several times.')
 TRIED = 'The quick brown fox jumps over the lazy dog, and then it goes home.'

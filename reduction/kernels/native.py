@@ -14,6 +14,7 @@ import pathlib
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 
 import jax
@@ -123,7 +124,15 @@ def has(flag: str) -> bool:
   """Whether the processor has this one of SETS and may use it."""
   names, told = list(SETS.values()), _told()
   kept = told in names and names.index(SETS[flag]) > names.index(told)
-  return flag in _processor().split() and not kept
+  there = flag in _processor().split() and not kept
+  return there and (flag != 'amx_int8' or _granted())
+
+
+@functools.cache
+def _granted() -> bool:
+  """Whether Linux lets this process use the tiles of AMX, as cpu/amx.h asks for them."""
+  arch_prctl, ask, tiles = 158, 0x1023, 18
+  return sys.platform == 'linux' and ctypes.CDLL(None).syscall(arch_prctl, ask, tiles) == 0
 
 
 def instructions() -> str:
