@@ -37,7 +37,7 @@ def _agreed(private, other, about: bytes, size: int) -> bytes:
       x25519.X25519PublicKey.from_public_bytes(other)
     )
   except ValueError as error:
-    raise DataError('a public key of another client is none') from error
+    raise DataError('a public key of a client is none') from error
   return hkdf.HKDF(hashes.SHA256(), size, None, about).derive(secret)
 
 

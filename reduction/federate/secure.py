@@ -18,7 +18,8 @@ from reduction.federate.codecs.codec import Codec
 
 PRIME = 2**521 - 1  # of Shamir's field; seeds have 128 bits
 BITS = 32
-SCALE = 2**16  # steps of a fixed-point number in 1
+SCALE = 2**20  # steps of a fixed-point number in 1
+LONGEST = 2**30 / SCALE  # of an update: means of such ones never overflow
 
 
 def check(codec: Codec, clients: int, threshold: int):
@@ -49,16 +50,12 @@ def recovered(points: list[tuple[int, int]]) -> int:
   return total % PRIME
 
 
-def largest(clients: int) -> float:
-  """Entries below this in size add up over so many clients without overflow."""
-  return 2 ** (BITS - 1) / SCALE / clients
-
-
-def fixed(x: np.ndarray, clients: int) -> np.ndarray:
-  """x as integers modulo 2^32 in steps of 1 / 65,536. DataError where a sum could overflow."""
-  below = largest(clients)
-  if not (np.isfinite(x).all() and np.abs(x, dtype=np.float64).max(initial=0) < below):
-    raise DataError(f'entries must be finite and below {below:g} in size to be added up; clip them')
+def fixed(x: np.ndarray) -> np.ndarray:
+  """x, a part of a mean, as integers modulo 2^32 in steps of 1 / SCALE. DataError where it is too
+  long for sums of such integers."""
+  if not np.linalg.norm(x.astype(np.float64)) <= LONGEST:
+    rule = f'finite and of a norm up to {LONGEST:g} to be added up'
+    raise DataError(f'an update must be {rule}; clip it')
   return np.round(x.astype(np.float64) * SCALE).astype(np.int64).astype(np.uint32)
 
 
@@ -68,17 +65,17 @@ def mask(seed: int, size: int) -> np.ndarray:
   return np.frombuffer(made, '<u4')
 
 
-def hidden(x: np.ndarray, client: int, own: int, pairs: dict[int, int], clients: int) -> np.ndarray:
+def hidden(x: np.ndarray, client: int, own: int, pairs: dict[int, int]) -> np.ndarray:
   """What a client sends for the vector x: fixed-point integers under its own mask and those of its
   pairs, {other client: their seed}."""
-  found = fixed(x, clients) + mask(own, len(x))
+  found = fixed(x) + mask(own, len(x))
   for other, seed in pairs.items():
     found = _added(found, client, other, mask(seed, len(x)))
   return found
 
 
 def total(sent: dict[int, np.ndarray], own: dict[int, int], gone: dict[int, dict]) -> np.ndarray:
-  """The sum of the vectors of all who sent, float64: exact in steps of 1 / 65,536.
+  """The sum of the vectors of all who sent, float64: exact in steps of 1 / SCALE.
 
   own: the seeds of their own masks. gone: those of the pairs of each client that dropped out after
   the others had masked for it, {client: {other: seed}}.

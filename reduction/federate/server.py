@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from reduction import tree
 from reduction.errors import require
+from reduction.federate import secure
 from reduction.federate.codecs.codec import Codec, joined
 from reduction.federate.codecs.factors import EXACT
-from reduction.federate.secure import SCALE, largest
+from reduction.federate.secure import SCALE
 
 COMBINES = 'mean', 'present', 'trimmed', 'median'
 WEIGHTS = 'examples', 'uniform'
@@ -167,7 +168,7 @@ def exchange(codec: Codec, how: Rules, step):
   travel = _together if codec.answers else _apart
 
   def run(shared, server, updates, senders, weights, arrives, progress, key):
-    longest = largest(len(weights)) if how.secure else how.longest
+    longest = secure.LONGEST if how.secure else how.longest
     fine = jax.vmap(lambda u, w: sound(u, w, longest))(updates, weights) & arrives
     change, new, wire, state, told = travel(
       codec, how, step, shared, server, _safe(updates, fine, how), senders, weights, fine, progress,

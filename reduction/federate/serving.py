@@ -125,8 +125,9 @@ def settled(table: Table, taken: intake.Taken, heard: dict, wire, step):
   counts = dict(up=up, down=down, dense=dense_bytes * (1 + fine), refused=bad)
   for name, count in counts.items():
     new[name][0, ids] += count
-  new['seen'][0, ids] = np.where(fine, number + 1, 0)  # who failed is sent the whole student
-  new['heard'][0, ids] = np.where(fine, number + 1, new['heard'][0, ids])
+  kept = table.kept(fine)
+  new['seen'][0, ids] = np.where(kept, number + 1, 0)  # who failed is sent the whole student
+  new['heard'][0, ids] = np.where(kept, number + 1, new['heard'][0, ids])
   count = plan.codec.count(joined(heard, tree.map(lambda x: x[0], change)))
   changed = np.array([[0 if void[0] else int(n)] for n in count.values()])
   carry = dict(

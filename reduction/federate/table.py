@@ -131,6 +131,10 @@ class Table:
       return dense(), flat_like(self.talk.says[exchange])
     return self.codec, self.like
 
+  def kept(self, fine):
+    """Whose round is over for them too, of those whose update was taken [m]."""
+    return fine
+
   def besides(self, taken: intake.Taken) -> np.ndarray:
     """Bytes up and down of each client that are of no tensor, [2, m]."""
     del taken

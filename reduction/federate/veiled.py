@@ -7,6 +7,7 @@ sum, who took part and how many examples each has. It is held to do as written, 
 is so: keys carry no signature but the network's, and a lie in one masked update cannot be seen.
 """
 
+import itertools
 import secrets
 
 import jax
@@ -24,6 +25,7 @@ from reduction.federate.table import Ask, Table, also, refused, whole
 
 SHARE = 68  # bytes of a share: 521 bits, in whole numbers of 32
 EXCHANGES = 4
+TRIED = 1_000  # choices of shares, where some are lies
 PAIR, SEALED = 2 * keys.PUBLIC, keys.SEALED + 2 * SHARE  # bytes: two public keys; two shares
 
 
@@ -112,7 +114,7 @@ class Veil:
       parts = text[:SHARE], text[SHARE:]
       self.held[row] = tuple(int.from_bytes(part, 'little') for part in parts)
       pairs[row] = keys.seed(self.masking, masking, self.about)
-    return secure.hidden(x, self.row, self.own, pairs, self.of)
+    return secure.hidden(x, self.row, self.own, pairs)
 
   def lifted(self, values) -> dict:
     """Of each client one share: of its own mask where it sent, else of the key of its pairs."""
@@ -155,10 +157,13 @@ class VeiledSeat(Seat):
   def _reply(self, exchange, values, sent):
     if exchange == 1:
       self.share = float(values['share'][0])
+      if not 0 < self.share <= 1:
+        raise DataError(f'the server would have my update {self.share:g} times in a mean')
       return self.veil.shared(values)
     if exchange == 3:
       return self.veil.lifted(values)
     flat = np.concatenate([np.asarray(sent[name]['dense'][0]).ravel() for name in self.like])
+    secure.fixed(flat)  # the whole update, as the simulator looks at it
     return split(self.veil.masked(values, self.share * flat.astype(np.float64)), self.like)
 
   def say(self, carry, letter) -> Frame:
@@ -194,6 +199,7 @@ class VeiledTable(Table):
     self.rules = self.plan.rules._replace(secure=0, weights='uniform', heaviest=0.0)
     self.down = np.zeros(len(self.ids), np.int64)
     self.mean: dict = {}
+    self.last: set = set()  # who said all
 
   def expects(self, exchange: int, client: int):
     """(what decodes a client's answer, its shapes)"""
@@ -202,7 +208,7 @@ class VeiledTable(Table):
   def exchanges(self, ask: Ask) -> tuple[intake.Taken, dict, dict]:
     """(the updates that are in the mean, under their masks, nothing, the server's wire)"""
     wire, least, said = self.carry['server']['wire'], self.plan.rules.secure, []
-    taken = self.taken(0, ask(self.greetings()))
+    taken = with_keys(self.taken(0, ask(self.greetings())))
     for exchange in range(1, EXCHANGES):
       said.append(taken.updates)
       if len(taken.updates) < least:
@@ -215,6 +221,7 @@ class VeiledTable(Table):
       self.mean = self.lifted(*said, taken.updates)
     except DataError as error:
       return refused(taken, None, str(error))._replace(updates={}), {}, wire
+    self.last = set(taken.updates)
     return taken._replace(updates=said[2]), {}, wire
 
   def told(self, exchange: int, said: list[dict], weights: dict) -> dict[int, Frame]:
@@ -254,19 +261,13 @@ class VeiledTable(Table):
     words = lambda values: np.concatenate([
       np.ascontiguousarray(values[name], '<f4').view('<u4').ravel() for name in self.like
     ])  # fmt: skip
-    telling = list(shares_)[:least]
-
-    def secret(client, most):
-      points = [(row(c) + 1, _number(shares_[c]['shares'][row(client)])) for c in telling]
-      found = secure.recovered(points)
-      if found >= 2**most:
-        raise DataError(f'the shares of a secret of client {client} do not fit together')
-      return found
-
-    own = {row(client): secret(client, 128) for client in updates}
+    told = lambda client: [
+      (row(c) + 1, _number(values['shares'][row(client)])) for c, values in shares_.items()
+    ]  # fmt: skip
+    own = {row(client): recovered(told(client), least, 128, client) for client in updates}
     about, gone = about_of(self.head(self.ids[0], 'heard')), {}
     for client in sealed.keys() - updates.keys():
-      key = secret(client, 256).to_bytes(32, 'little')
+      key = recovered(told(client), least, 256, client).to_bytes(32, 'little')
       if keys.public(key) != _bytes(said_keys[client]['keys'])[keys.PUBLIC :]:
         raise DataError(f'the shares of the key of client {client} do not fit together')
       gone[row(client)] = {
@@ -275,6 +276,10 @@ class VeiledTable(Table):
     sum_ = secure.total({row(c): words(update) for c, update in updates.items()}, own, gone)
     mean = sum_ / self.share[[row(c) for c in updates]].sum(dtype=np.float64)
     return split(mean.astype(np.float32), self.like)
+
+  def kept(self, fine):
+    """Whose round is over for them too, of those whose update is in the mean [m]."""
+    return fine & np.array([client in self.last for client in self.ids])
 
   def besides(self, taken: intake.Taken) -> np.ndarray:
     """Bytes up and down of each client that are of no tensor, [2, m]."""
@@ -293,3 +298,25 @@ class VeiledTable(Table):
       for name, x in self.like.items()
     }
     return {n: x[None] for n, x in each.items()}, there[None].astype(np.float32), there[None]
+
+
+def with_keys(taken: intake.Taken) -> intake.Taken:
+  """taken without those whose public keys are none: others could not answer them."""
+  for client, values in tuple(taken.updates.items()):
+    pair, mine = _bytes(values['keys']), secrets.token_bytes(32)
+    try:
+      for at in 0, keys.PUBLIC:
+        keys.seed(mine, pair[at : at + keys.PUBLIC], b'')
+    except DataError as error:
+      left = {c: update for c, update in taken.updates.items() if c != client}
+      taken = refused(taken, client, str(error))._replace(updates=left)
+  return taken
+
+
+def recovered(points: list, threshold: int, bits: int, client: int) -> int:
+  """A secret of so many bits, of those shares that fit together: others give 521. Raises DataError
+  where TRIED choices of them do not."""
+  for chosen in itertools.islice(itertools.combinations(points, threshold), TRIED):
+    if (found := secure.recovered(list(chosen))) < 2**bits:
+      return found
+  raise DataError(f'the shares of a secret of client {client} do not fit together')

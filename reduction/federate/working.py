@@ -43,21 +43,27 @@ def working(wait: Wait, client: int, config: str):
     line = Line(wait, dict(where=place(run), config=config), seat)
 
     def one(carry, number, run):
+      new = turn(carry, number, run)
+      while new is None and line.begins(number):  # a server that died greets for the round again
+        new = turn(carry, number, run)
+      return (carry if new is None else new), None
+
+    def turn(carry, number, run):
       found = line.next(number, carry)
       if found is None:  # not asked, or away
-        return carry, None
+        return None
       head, letter, message, size = found
       new, told = seat.trained(carry, head, message, size, run)
       for exchange in range(1, seat.exchanges):
         line.answer(lambda new=new: seat.say(new, letter))
         found = line.next(number, carry, exchange)
-        if found is None:  # the round went on without
-          return carry, None
+        if found is None:  # the round went on without, or began again
+          return None
         new = seat.replied(new, exchange, found[2])
       line.answer(lambda: seat.say(new, letter))
       bytes_ = {f'{way}_bytes': (new[way] - carry[way])[0] for way in ('up', 'down')}
       run.log(kind='round', step=number + 1, seeds=run.seeds, **told, **bytes_)
-      return new, None
+      return new
 
     carry, _ = run.fold('rounds', one, seat.first(shared), plan.rounds)
     head, _, message, size = line.next(plan.rounds, carry)
@@ -87,6 +93,10 @@ class Line:
       reply, say = self._open
       reply(say())
     self._open = None
+
+  def begins(self, number: int) -> bool:
+    """Whether a greeting was put aside that begins this round again."""
+    return bool(self._held) and self._held[0][0].get('round') == number
 
   def next(self, number: int, carry, exchange: int = 0):
     """(head, letter, message, its bytes) of the greeting for this exchange of a round; None: one of

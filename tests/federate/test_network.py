@@ -252,3 +252,30 @@ def test_a_client_and_a_server_that_die_go_on_where_they_were(digits, tmp_path):
     assert np.array_equal(a, b)
   told = lambda run: [row['up_bytes'] for row in rows(run, 'round')]
   assert told(run) == told(there)
+
+
+def test_a_server_that_dies_between_exchanges_begins_the_round_again(digits, tmp_path):
+  wire, died = Wire((0,)), []
+  one = dict(partition=dict(name='iid', clients=1), codec=dict(name='power', rank=2))
+
+  def ask(greetings):
+    head = greetings[0][0]
+    if (head['round'], head['exchange']) == (1, 1) and not died:
+      died.append(head)
+      raise RuntimeError('server')
+    return wire.ask(greetings)
+
+  def work():
+    done(fedavg(working.working(functools.partial(wire.wait, 0), 0, 'c'), **one), digits)
+
+  thread = threading.Thread(target=work, daemon=True)
+  thread.start()
+  learn = serving.serving(ask, 'c')
+  with pytest.raises(RuntimeError, match='server'):
+    done(fedavg(learn, **one), digits, tmp_path)
+  net, run = done(fedavg(learn, **one), digits, tmp_path)
+  thread.join(200)
+  assert died and not rows(run, 'refusal')
+  alone, _ = done(fedavg(**one), digits)
+  for a, b in zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-6)

@@ -22,7 +22,7 @@ def drawn():
 
 
 PAIRS = drawn()
-SENT = {i: secure.hidden(X[i], i, OWN[i], PAIRS[i], CLIENTS) for i in range(CLIENTS)}
+SENT = {i: secure.hidden(X[i], i, OWN[i], PAIRS[i]) for i in range(CLIENTS)}
 
 
 @pytest.mark.parametrize('gone', [(), (2,), (0, 4)])
@@ -35,8 +35,8 @@ def test_the_sum_of_who_stayed_is_exact(gone):
 
 
 def test_what_one_client_sends_says_nothing_of_its_update():
-  plain = secure.fixed(X[0], CLIENTS)
-  other = secure.hidden(X[0], 0, OWN[0], drawn()[0], CLIENTS)
+  plain = secure.fixed(X[0])
+  other = secure.hidden(X[0], 0, OWN[0], drawn()[0])
   assert not (SENT[0] == plain).any() and not (SENT[0] == other).any()
   # nor when all its pairs are known, while its own mask is not: of one that came late
   late = secure.total({0: SENT[0]}, {0: OWN[1]}, {j: {0: PAIRS[0][j]} for j in range(1, CLIENTS)})
@@ -54,10 +54,21 @@ def test_a_secret_needs_as_many_shares_as_the_threshold():
 
 
 def test_sums_that_could_overflow_are_refused():
-  assert secure.fixed(np.array([-1.0, 0.5]), 2).view(np.int32).tolist() == [-65536, 32768]
-  for wrong in 7000.0, np.inf, np.nan:
-    with pytest.raises(DataError, match='clip them'):
-      secure.fixed(np.array([0.0, wrong]), CLIENTS)
+  assert secure.fixed(np.array([-1.0, 0.5])).view(np.int32).tolist() == [-(2**20), 2**19]
+  for wrong in np.nextafter(secure.LONGEST, np.inf), np.inf, np.nan:
+    with pytest.raises(DataError, match='clip it'):
+      secure.fixed(np.array([0.0, wrong]))
+  # the mean of the longest is what it is, whatever its shares
+  share = np.float32([0.7, 0.2, 0.1])
+  sent = {i: secure.hidden(share[i] * np.array([secure.LONGEST]), i, i, {}) for i in range(3)}
+  mean = secure.total(sent, {i: i for i in range(3)}, {})
+  np.testing.assert_allclose(mean, secure.LONGEST, rtol=1e-6)
+
+
+def test_small_updates_of_many_clients_are_not_lost():
+  x = np.random.default_rng(0).normal(size=(256, 500)) * 1e-3
+  mean = sum(secure.fixed(one / 256).view(np.int32) for one in x) / secure.SCALE
+  assert np.linalg.norm(mean - x.mean(0)) < 0.15 * np.linalg.norm(x.mean(0))
 
 
 def test_only_codecs_that_add_up_are_taken():

@@ -83,7 +83,7 @@ def test_no_codec_lengthens_a_clipped_update():
 def test_a_secure_mean_is_what_secure_aggregation_gives():
   x, share = np.asarray(X['w'])[:4], np.array([0.4, 0.3, 0.2, 0.1], np.float32)
   own = dict(enumerate(range(4)))
-  sent = {i: secure.hidden(share[i] * x[i], i, own[i], {}, 4) for i in range(4)}
+  sent = {i: secure.hidden(share[i] * x[i], i, own[i], {}) for i in range(4)}
   counts = jnp.array([4.0, 3, 2, 1, 5])
   got = combined((1, 1, 1, 1, 0), counts, secure=3)
   np.testing.assert_allclose(got, secure.total(sent, own, {}), atol=1e-6)

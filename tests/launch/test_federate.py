@@ -196,8 +196,8 @@ def test_bytes_on_the_wire_are_those_that_are_counted(carried):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_three_commands_make_the_federation_that_launch_run_makes(launch, tmp_path):
-  pytest.importorskip('flwr')
   """FedAvg by secure aggregation, in four exchanges a round, then FedKD."""
+  pytest.importorskip('flwr')
   keys, address = tmp_path / 'keys', f'--address={free()}'
   (tmp_path / 'secure.py').write_text(SECURE)
   chosen = [f'--config={tmp_path / "secure.py"}']
