@@ -69,10 +69,14 @@ def check_clients(config: dict, keys: pathlib.Path, number: int | None):
 
 
 def agreed(config: dict) -> str:
-  """A digest of what all parties must have: model, stages and seeds, not data."""
+  """A digest of what all parties must have: model, stages and seeds, and data that are shared out
+  among them, not where each has its own."""
   from reduction.tree import digest_of
 
-  parts = {name: config[name] for name in ('model', 'stages', 'seeds', *config['stages'])}
+  federations = [config[name].get('federation', {}) for name in config['stages']]
+  own = all(one.get('partition', {}).get('name') == 'own' for one in federations if one)
+  names = 'model', 'stages', 'seeds', *config['stages'], *(() if own else ('data',))
+  parts = {name: config[name] for name in names}
   return digest_of({'config': json.dumps(parts, sort_keys=True)})
 
 

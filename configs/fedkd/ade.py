@@ -106,7 +106,8 @@ def get_config(variant: str = ''):
   if 'paired' in chosen:
     c.paper = {n: claim.to_dict() for n, claim in c.paper.items() if claim.measure.kind == 'versus'}
     c.paper['10'] = FIXED
-  c.tables = setting.tables('test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1')
+  scores = 'test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1', 'teacher_auc'
+  c.tables = setting.tables(*scores)
   return c
 
 

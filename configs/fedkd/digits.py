@@ -6,7 +6,7 @@ fixed ones; updates keep T = 0.95 to 0.98 of their energy at no loss; their rank
 Found on three seeds: none of the first three told from nothing, low-rank updates 0.9 points less.
 
     python -m launch.run --config=configs/fedkd/digits.py --workdir=runs/fedkd-digits
-    python -m launch.run --config=configs/fedkd/digits.py:skewed --workdir=runs/fedkd-skewed
+    python -m launch.run --config=configs/fedkd/digits.py:skewed --workdir=runs/fedkd-digits-skewed
 
 Variants: 'skewed' shares labels out by Dirichlet(0.3), where a teacher knows its own client's
 classes best; 'quick' runs three rounds of FedAvg and FedKD in seconds.

@@ -7,7 +7,7 @@ import struct
 from reduction.errors import DataError
 
 LENGTHS = struct.Struct('<IQ')
-MOST = 2**34  # bytes of a frame
+MOST, HEAD = 2**34, 2**20  # bytes of a frame, and of its head
 
 
 def joined(head: dict, body: bytes = b'') -> bytes:
@@ -21,6 +21,8 @@ def parted(data: bytes) -> tuple[dict, bytes]:
   if len(data) < LENGTHS.size:
     raise DataError(f'a frame of {len(data)} bytes')
   text, body = LENGTHS.unpack(data[: LENGTHS.size])
+  if text > HEAD:
+    raise DataError(f'a frame has a head of {text:,} bytes, at most {HEAD:,} are taken')
   if LENGTHS.size + text + body != len(data):
     raise DataError(f'a frame declares {text + body:,} bytes and has {len(data):,}')
   try:

@@ -248,7 +248,7 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
   down = up if plan.codec.part else down
   new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'dense', 'refused')}
-  new['seen'][rows, ids] = number + 1
+  new['seen'][rows, ids] = np.where(heard['fine'], number + 1, 0)  # others: the whole student
   both = dense * (1 + heard['fine'])
   for name, count in dict(up=up, down=down, dense=both, refused=refused).items():
     new[name][rows, ids] += count

@@ -34,6 +34,7 @@ class Seat:
     self.plan, self.codec, self.run = parts.plan, parts.plan.codec, run
     self.talk = talk(self.codec, like)
     self.exchanges = len(self.talk.says)  # of a round
+    self.error = ''  # why nothing can be said in this one
 
   def first(self, shared) -> dict:
     """What a client's fold carries. at: the round, from 1, at whose start shared is; said: the last
@@ -108,10 +109,11 @@ class Seat:
     update = tree.map(lambda x: x[:, 0], update)
     key = jax.random.split(run.key('noise', number)[0], head['of'] + 2)[2 + head['row']]
     encode = over_replicas(dispatch(plan.codec, plan.rules), (0, 0, None, 0))
+    row = {name: np.asarray(x).mean(1) for name, x in row.items()}
+    self.error = ''
     if not sound({name: x[0] for name, x in update.items()}, 1.0):  # or it would not be decomposed
-      raise DataError(
-        f'the update of round {number + 1} is not finite; try a smaller learning rate'
-      )
+      self.error = f'the update of round {number + 1} is not finite; try a smaller learning rate'
+      return dict(carry, shared=shared, own=own, down=carry['down'] + size), row
     sent, later = encode(update, sender, progress(plan, number), key[None])
     one = tree.map(lambda x: np.asarray(x[0]), sent)
     dense = FLOAT * sum(int(np.prod(x.shape)) for x in like.values())
@@ -123,7 +125,6 @@ class Seat:
       at=np.array([number + 1]), said=np.array([number + 1]),
       **{name: carry[name] + count for name, count in counts.items()},
     )  # fmt: skip
-    row = {name: np.asarray(x).mean(1) for name, x in row.items()}
     return carry, row | ranks
 
   def replied(self, carry, exchange: int, message) -> dict:
@@ -141,6 +142,8 @@ class Seat:
 
   def say(self, carry, letter) -> Frame:
     """The answer to a greeting."""
+    if self.error:
+      return dict(error=self.error), b''
     message = tree.map(lambda x: np.asarray(x[0]), carry['sent'])
     own = letter._replace(client=self.client, weight=self.weight)
     if self.codec.answers:

@@ -140,8 +140,10 @@ class VeiledSeat(Seat):
   def trained(self, carry, head, message, size: int, run) -> tuple[dict, dict]:
     """(carry, row) after a client's part of a round, of which it says its keys first."""
     carry, row = super().trained(carry, head, message, size, run)
+    if self.error:
+      return carry, row
     self.veil = Veil(head['row'], head['of'], self.plan.rules.secure, about_of(head))
-    self.message, self.error = self.veil.keys(), ''
+    self.message = self.veil.keys()
     return with_bytes(carry, up=self.message), row
 
   def replied(self, carry, exchange: int, message) -> dict:

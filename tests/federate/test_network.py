@@ -1,6 +1,7 @@
 """A server and clients that exchange bytes: the simulator's bits, and whatever may go wrong."""
 
 import functools
+import itertools
 import threading
 
 import numpy as np
@@ -279,3 +280,24 @@ def test_a_server_that_dies_between_exchanges_begins_the_round_again(digits, tmp
   alone, _ = done(fedavg(**one), digits)
   for a, b in zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize('rules', [{}, dict(rules=dict(secure=2))])
+def test_clients_whose_training_diverges_say_so_and_stay(rules, digits, same):
+  given = dict(of=dict(optimizer=dict(name='sgd', learning_rate=1e30)), rounds=2, **rules)
+  net, run, clients, _ = networked(fedavg, digits, **given)
+  alone, _ = done(fedavg(**given), digits)
+  assert same(net, alone) and set(clients) == {0, 1, 2}
+  assert [row['void'] for row in rows(run, 'round')] == [[1], [1]]
+  assert all('not finite' in row['reason'] for row in rows(run, 'refusal'))
+  assert len(rows(run, 'refusal')) == 6
+
+
+def test_who_failed_is_sent_the_whole_student_in_the_simulator_too(digits):
+  given = dict(codec=dict(name='quantized', bits=8), failing=0.5, rounds=5)
+  _, run = done(fedavg(**given), digits)
+  told = [(row['clients'][0], row['down_bytes'][0]) for row in rows(run, 'round')]
+  size = 64 * 16 + 16 + 16 * 10 + 10
+  assert len({fine for fine, _ in told}) > 1
+  for (fine, _), (_, down) in itertools.pairwise(told):
+    assert down == (3 - fine) * 4 * size + fine * (size + 4 * 4)  # a scale each of four tensors

@@ -96,6 +96,7 @@ def test_other_rules_are_the_simulator_s_too(more, rules, digits):
 
 
 def test_noise_is_added_to_a_sum_that_nobody_saw(digits):
+  pytest.importorskip('dp_accounting')
   rules = dict(secure=2, clip=1.0, weights='uniform', noise=0.1)
   net, _, _, _ = networked(fedavg, digits, rounds=1, rules=rules)
   other, _, _, _ = networked(fedavg, digits, rounds=1, rules=dict(rules, noise=0.0))

@@ -286,10 +286,13 @@ def test_parties_that_would_wait_for_each_other_in_vain_are_refused(tmp_path):
   federate.check_clients(config(kd=four), tmp_path, 3)
 
 
-def test_what_parties_must_agree_in_is_not_their_data():
+def test_what_parties_must_agree_in_is_not_data_of_their_own():
   one = federate.agreed(config())
   assert one == federate.agreed(config(data=dict(name='mnist'), title='other'))
   assert one != federate.agreed(config(seeds=(1,)))
+  dealt = dict(stage='fedkd', federation=dict(rounds=1, batch=8, partition=dict(name='iid')))
+  one = federate.agreed(config(kd=dealt))
+  assert one != federate.agreed(config(kd=dealt, data=dict(name='mnist')))
 
 
 def test_answers_that_are_no_frames_are_errors():

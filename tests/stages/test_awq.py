@@ -139,7 +139,7 @@ def test_a_checkpoint_holds_as_many_bits_a_weight_as_were_asked_for(tmp_path):
   kept = {}
   for bits, layers in itertools.product((3, 4), (1, 2)):
     root = tmp_path / f'{bits}-{layers}'
-    bounded.write(root, num_hidden_layers=layers, hidden_size=256, intermediate_size=1024)
+    bounded.write(root, num_hidden_layers=layers, hidden_size=384, intermediate_size=1536)
     large = opened.language_model('model', root)
     run = Run(texts(root, large), workdir=root / 'run')
     stages.awq(bits=bits, group='channel', scaling='none', clip=False)(large.net, run)
