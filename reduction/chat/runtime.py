@@ -206,9 +206,8 @@ def resident(net: Net, head: int | None = None, floats: str = 'float32') -> tupl
 
   params = dict(net.params)
   if head and not is_packed(params[name][leaf]):
-    small = quantize(_here(params[name][leaf], 'float32'), Scheme(head, HEAD_GROUP, axis=axis),
-                     dtype=jnp.float16)  # fmt: skip
-    params[name] = params[name] | {leaf: tree.map(lambda x: x[None], small)}
+    whole, scheme = jnp.asarray(params[name][leaf][:1]), Scheme(head, HEAD_GROUP, axis=axis)
+    params[name] = params[name] | {leaf: quantize(whole, scheme, dtype=jnp.float16)}
   # block by block: never the whole model in both orders
   params = {name: prepared(part) for name, part in params.items()}
   return module if packed or not head else Served(module), params

@@ -87,6 +87,11 @@ def talk(codec: Codec, like: dict) -> Talk:
   return Talk(*jax.eval_shape(once, like, jax.random.key(0)))
 
 
+def whole(values: dict) -> dict:
+  """The message of tensors as they are."""
+  return {name: dict(dense=x) for name, x in values.items()}
+
+
 def flat(message: dict) -> dict:
   """A message of named parts as one of whole tensors, which `message.pack` takes: 32 bits each."""
   return {

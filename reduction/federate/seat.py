@@ -21,6 +21,7 @@ from reduction.federate.network import (
   progress,
   spread,
   talk,
+  whole,
 )
 from reduction.federate.server import dispatch, moved, placed, sound
 from reduction.net import over_replicas
@@ -144,15 +145,16 @@ class Seat:
     """The answer to a greeting."""
     if self.error:
       return dict(error=self.error), b''
-    message = tree.map(lambda x: np.asarray(x[0]), carry['sent'])
     own = letter._replace(client=self.client, weight=self.weight)
-    if self.codec.answers:
-      message = flat(message)
+    return {}, pack(self.said(carry, letter.round), own, bits=self.codec.bits)
+
+  def said(self, carry, number: int) -> dict:
+    """The message of an answer of this round."""
+    message = tree.map(lambda x: np.asarray(x[0]), carry['sent'])
     if self.codec.part:
-      columns = self.columns(letter.round)
-      values = cut({name: parts['columns'] for name, parts in message.items()}, columns)
-      message = {name: dict(dense=x) for name, x in values.items()}
-    return {}, pack(message, own, bits=self.codec.bits)
+      values = {name: parts['columns'] for name, parts in message.items()}
+      return whole(cut(values, self.columns(number)))
+    return flat(message) if self.codec.answers else message
 
 
 def counted(plan, message) -> int:

@@ -12,7 +12,6 @@ from reduction.errors import require
 from reduction.federate import secure
 from reduction.federate.codecs.codec import Codec, joined
 from reduction.federate.codecs.factors import EXACT
-from reduction.federate.secure import SCALE
 
 COMBINES = 'mean', 'present', 'trimmed', 'median'
 WEIGHTS = 'examples', 'uniform'
@@ -122,7 +121,7 @@ def summed(values, share, how: Rules):
 
   def one(x):
     if how.secure:
-      return jnp.round(_like(share, x) * x * SCALE).sum(0) / SCALE
+      return jnp.round(_like(share, x) * x * secure.SCALE).sum(0) / secure.SCALE
     return jnp.tensordot(share, x, 1, precision=EXACT)
 
   return tree.map(one, values)

@@ -20,6 +20,7 @@ from reduction.federate.network import (
   parted,
   spread,
   talk,
+  whole,
 )
 from reduction.federate.server import answering, named
 from reduction.net import over_replicas
@@ -157,11 +158,6 @@ class Table:
       each.append(nothing if values is None else tree.map(np.asarray, read(values)))
     weights = np.array([[taken.weights.get(client, 0.0) for client in self.ids]], np.float32)
     return tree.map(lambda *x: np.stack(x)[None], *each), weights, fine[None]
-
-
-def whole(values: dict) -> dict:
-  """The message of tensors as they are."""
-  return {name: dict(dense=x) for name, x in values.items()}
 
 
 def refused(taken: intake.Taken, client: int, reason: str) -> intake.Taken:

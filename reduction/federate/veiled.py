@@ -18,10 +18,10 @@ from reduction.federate import intake, keys, secure
 from reduction.federate.codecs.codec import FLOAT
 from reduction.federate.codecs.dense import dense
 from reduction.federate.message import pack
-from reduction.federate.network import Frame
+from reduction.federate.network import Frame, whole
 from reduction.federate.seat import Seat
 from reduction.federate.server import shares
-from reduction.federate.table import Ask, Table, also, refused, whole
+from reduction.federate.table import Ask, Table, also, refused
 
 SHARE = 68  # bytes of a share: 521 bits, in whole numbers of 32
 EXCHANGES = 4
@@ -168,12 +168,10 @@ class VeiledSeat(Seat):
     secure.fixed(flat)  # the whole update, as the simulator looks at it
     return split(self.veil.masked(values, self.share * flat.astype(np.float64)), self.like)
 
-  def say(self, carry, letter) -> Frame:
-    """The answer to a greeting."""
-    if self.error:
-      return dict(error=self.error), b''
-    own = letter._replace(client=self.client, weight=self.weight)
-    return {}, pack(whole(self.message), own)
+  def said(self, carry, number: int) -> dict:
+    """The message of an answer of this round."""
+    del carry, number
+    return whole(self.message)
 
 
 def with_bytes(carry, up=(), down=()) -> dict:

@@ -135,7 +135,8 @@ class Served:
         y = wide[first][1][..., kernel.start :]
       else:
         y = self._times(x, kernel, dense)
-        wide[path] = given, y
+        if y.shape[-1] > dense.features:
+          wide[path] = given, y
       y = y[..., : dense.features].astype(x.dtype)
       return y if bias is None else y + bias
 
