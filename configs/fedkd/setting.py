@@ -54,6 +54,7 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
     'eight_bits': coded(name='quantized', bits=8),
     'fedkd': kd,
     'whole': dict(kd, federation=given),
+    'fresh': dict(kd, fresh=True),
     'still': dict(kd, federation=dict(given, codec=dict(FACTORS, end=0.95))),
     **{name: dict(kd, lesson=other) for name, other in lessons.items()},
   }
@@ -65,7 +66,8 @@ NAMES = dict(
   fedopt='FedOpt (Adam)', fedmd='FedMD', feddropout='FedDropout', fetchsgd='FetchSGD',
   powersgd='PowerSGD', eight_bits='FedAvg in 8 bits', fedkd='FedKD',
   distilbert='FedAvg of DistilBERT', pkd='FedAvg of BERT-PKD', tinybert='FedAvg of TinyBERT',
-  whole='FedKD, updates whole', still='FedKD, T = 0.95', without_hidden='FedKD, logits alone',
+  whole='FedKD, updates whole', fresh='FedKD, optimizers anew', still='FedKD, T = 0.95',
+  without_hidden='FedKD, logits alone',
   fixed='FedKD, not adaptive', alone='no distillation', authors="FedKD, authors' joint loss",
 )  # fmt: skip
 
@@ -79,6 +81,9 @@ ABLATIONS = dict(  # figure -> (claim, the stage, the one it is compared with, t
   f5=('T to 0.98 against T = 0.95 to the end', 'fedkd', 'still', 'test_accuracy'),
   f5b=('low-rank updates against whole ones', 'fedkd', 'whole', 'test_accuracy'),
   t2=('FedKD against FedAvg of the same student', 'fedkd', 'fedavg', 'test_accuracy'),
+  fresh=('optimizers anew each round, for the student', 'fresh', 'fedkd', 'test_accuracy'),
+  t2b=('FedKD, optimizers anew, against FedAvg of the same student', 'fresh', 'fedavg',
+       'test_accuracy'),
   joint=("the authors' joint loss against logits alone", 'authors', 'without_hidden',
          'test_accuracy'),
 )  # fmt: skip

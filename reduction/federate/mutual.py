@@ -171,12 +171,15 @@ def projections(how: Lesson, teacher, student, x, key, look) -> dict:
 
 
 @functools.lru_cache(maxsize=64)
-def method(teacher, student, tx, how: Lesson, look, *, frozen: str = '') -> Method:
+def method(
+  teacher, student, tx, how: Lesson, look, *, frozen: str = '', fresh: bool = False
+) -> Method:
   """FedKD's client. tx: an optimizer of dict(teacher=, student=, projections=), each apart.
 
   A client keeps own: dict(teacher=dict(params=, stats=), projections=, opt=); its student's
-  optimizer goes on from round to round beside the teacher's. frozen: weights of these names, in
-  both models, are neither trained nor sent.
+  optimizer goes on from round to round beside the teacher's, or where fresh, all begin anew each
+  round, as FedAvg's do, and opt is {}. frozen: weights of these names, in both models, are neither
+  trained nor sent.
   """
 
   def begin(shared, own, key):
@@ -187,13 +190,15 @@ def method(teacher, student, tx, how: Lesson, look, *, frozen: str = '') -> Meth
     masks = dict(all_kept(params), student=shared['masks'])
     masks = {n: trainable(m, frozen) for n, m in masks.items()}
     stats = dict(teacher=own['teacher']['stats'], student=shared['stats'])
-    return state_of(params, stats, masks, own['opt'], shared['step']), {}
+    opt = tx.init(params) if fresh else own['opt']
+    return state_of(params, stats, masks, opt, shared['step']), {}
 
   def end(shared, own, state, steps):
     del steps
+    opt = {} if fresh else state['opt']
     params, stats = state['params'], state['stats']
     update = difference(shared, params['student'], stats['student'], frozen)
     teacher = dict(params=params['teacher'], stats=stats['teacher'])
-    return update, dict(teacher=teacher, projections=params['projections'], opt=state['opt'])
+    return update, dict(teacher=teacher, projections=params['projections'], opt=opt)
 
   return Method(begin, sgd(loss(teacher, student, how, look), tx), end)

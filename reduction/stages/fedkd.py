@@ -38,6 +38,7 @@ class Course(NamedTuple):
   tx: object
   lesson: mutual.Lesson
   frozen: str
+  fresh: bool
   begins: str
   learn: Callable
 
@@ -45,7 +46,7 @@ class Course(NamedTuple):
 def fedkd(
   *, federation: dict, optimizer: dict, teachers: tuple[dict, ...] = (), begins: str = '',
   teacher_optimizer: dict | None = None, student: dict | None = None, inherits: dict | None = None,
-  lesson: dict | None = None, frozen: str = '', learn=rounds.learn,
+  lesson: dict | None = None, frozen: str = '', fresh: bool = False, learn=rounds.learn,
 ) -> Stage:  # fmt: skip
   """Trains a student that clients share, each with a teacher of its own; returns the student.
 
@@ -54,12 +55,13 @@ def fedkd(
   which teachers start from. All of a kind start alike: begins names an earlier stage or a workdir,
   as in `distill`, by default the net that comes, whose weights teachers of its module start with.
   optimizer: of students, and of teachers unless teacher_optimizer is given; both go on from round
-  to round. student: a model that starts afresh, or from what inherits names, as in `distill`; None
-  takes the net that comes, its masks kept. lesson: of `federate.mutual.lesson`, what the two learn
-  from each other. frozen: weights of these names, in both, are neither trained nor sent (the
-  authors freeze 'embeddings'). learn: the rounds, simulated here or of `federate.network`, where
-  teachers stay with their clients. Rows: a 'round' each, and a 'federated' with the scores of the
-  teachers that are here, which the paper uses, beside the student's.
+  to round, or where fresh, begin anew each round, as FedAvg's do. student: a model that starts
+  afresh, or from what inherits names, as in `distill`; None takes the net that comes, its masks
+  kept. lesson: of `federate.mutual.lesson`, what the two learn from each other. frozen: weights of
+  these names, in both, are neither trained nor sent (the authors freeze 'embeddings'). learn: the
+  rounds, simulated here or of `federate.network`, where teachers stay with their clients. Rows: a
+  'round' each, and a 'federated' with the scores of the teachers that are here, which the paper
+  uses, beside the student's.
   """
   tx = build_optimizer(**optimizer)
   ahead = build_optimizer(**teacher_optimizer) if teacher_optimizer else tx
@@ -69,7 +71,7 @@ def fedkd(
     tuple(call(models, teacher, f'teachers[{i}]') for i, teacher in enumerate(teachers)),
     module, heir(inherits, module),
     apart(teacher=ahead, student=tx, projections=tx), mutual.lesson(**(lesson or {})), frozen,
-    begins, learn,
+    fresh, begins, learn,
   ))  # fmt: skip
 
 
@@ -85,7 +87,8 @@ def teach(course: Course, net: Net, run: Run) -> Net:
   for i, module in enumerate(modules):
     teacher = known if module == known.module else create(module, run.key('init', 1, i), x)
     how = mutual.method(
-      module, student.module, course.tx, course.lesson, capture, frozen=course.frozen
+      module, student.module, course.tx, course.lesson, capture, frozen=course.frozen,
+      fresh=course.fresh,
     )
     ids = clients[clients % len(modules) == i]
     cohorts.append(rounds.Cohort(how, ids, own_state(course, teacher, student, x, run)))
@@ -108,7 +111,8 @@ def own_state(course: Course, teacher: Net, student: Net, x, run: Run) -> dict:
       course.lesson, (teacher.module, params, stats),
       (student.module, student_params, student_stats), x, key, capture,
     )  # fmt: skip
-    opt = course.tx.init(dict(teacher=params, student=student_params, projections=w))
+    trained = dict(teacher=params, student=student_params, projections=w)
+    opt = {} if course.fresh else course.tx.init(trained)
     return dict(teacher=dict(params=params, stats=stats), projections=w, opt=opt)
 
   return over_replicas(first)(

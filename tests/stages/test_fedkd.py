@@ -26,6 +26,15 @@ def kd(**federation):
   )  # fmt: skip
 
 
+def beside(digits, fresh):
+  """The student of two rounds of FedKD with whole updates in which nets do not learn together."""
+  stage = stages.fedkd(
+    federation=dict(FEDERATION, rounds=2, codec=dict(name='dense')), teachers=(TEACHER,),
+    student=STUDENT, optimizer=ADAM, lesson=dict(weight=0.0), fresh=fresh,
+  )  # fmt: skip
+  return done(stage, digits)[0]
+
+
 def average(optimizer=ADAM, **settings):
   federation = dict(FEDERATION, **settings.pop('federation', {}))
   return stages.fedavg(federation=federation, optimizer=optimizer, student=STUDENT, **settings)
@@ -41,6 +50,15 @@ def done(stage, digits, seeds=(0,), workdir=None, **settings):
 def summary(run):
   (row,) = (row for row in run.rows if row['kind'] == 'federated')
   return row
+
+
+def test_without_distillation_and_with_fresh_optimizers_fedkd_is_fedavg(digits):
+  alone, _ = done(average(federation=dict(rounds=2)), digits)
+  apart = lambda net: max(
+    float(abs(a - b).max())
+    for a, b in zip(tree.leaves(net.params), tree.leaves(alone.params), strict=True)
+  )
+  assert apart(beside(digits, True)) < 1e-5 < 1e-3 < apart(beside(digits, False))
 
 
 @pytest.fixture(scope='module')
