@@ -1,5 +1,7 @@
 """What the experiments of FedKD have in common: clients, methods and ablations, tables."""
 
+import itertools
+
 from configs.claims import lines
 
 FACTORS = dict(name='low_rank', start=0.95, end=0.98)
@@ -48,7 +50,7 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
     'scaffold': dict(small, optimizer=sgd, method='scaffold'),
     'fedopt': dict(small, server_optimizer=dict(name='adam', learning_rate=1e-2, b2=0.99)),
     'fedmd': dict(alone, public=256),
-    'feddropout': dict(small, thin=0.4),
+    'feddropout': dict(small, thin=0.4, feeds=feeds(student)),
     'fetchsgd': coded(name='sketch', rows=5, columns=400, top=100, momentum=0.0),
     'powersgd': coded(name='power', rank=4),
     'eight_bits': coded(name='quantized', bits=8),
@@ -58,6 +60,16 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
     'still': dict(kd, federation=dict(given, codec=dict(FACTORS, end=0.95))),
     **{name: dict(kd, lesson=other) for name, other in lessons.items()},
   }
+
+
+def feeds(model: dict) -> tuple:
+  """Pairs of layers of a model, of which one takes the units that FedDropout thins of the other."""
+  if model['name'] == 'mlp':
+    names = [f'fc{i + 1}' for i in range(len(model['widths']))]
+    return tuple(itertools.pairwise((*names, 'out')))
+  if model['name'] == 'bert':
+    return tuple((f'layer{i}/inner', f'layer{i}/outer') for i in range(model['layers']))
+  return ()
 
 
 NAMES = dict(

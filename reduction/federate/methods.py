@@ -45,13 +45,15 @@ def difference(shared, params, stats, frozen: str = '') -> dict:
 
 @functools.lru_cache(maxsize=64)
 def average(
-  module, tx, *, frozen: str = '', proximal: float = 0.0, thin: float = 0.0, layers: str = ''
-) -> Method:
+  module, tx, *, frozen: str = '', proximal: float = 0.0, thin: float = 0.0, layers: str = '',
+  feeds: tuple[tuple[str, str], ...] = (),
+) -> Method:  # fmt: skip
   """FedAvg (McMahan et al. 2017); with proximal mu, FedProx (Li et al. 2020).
 
   Clients keep nothing: each round's optimizer is fresh. FedProx adds mu / 2 |w - w_shared|^2 to the
   loss. frozen: weights of these names are neither trained nor sent. thin: FedDropout, the share of
-  units that each client leaves out of the layers, a pattern, each round anew.
+  units that each client leaves out of the layers, a pattern, each round anew; feeds: as of
+  `codecs.columns`.
   """
   require(proximal >= 0, f'{proximal=} must not be negative')
   require(0 <= thin < 1, f'{thin=} must lie in [0, 1)')
@@ -61,7 +63,7 @@ def average(
     del own
     params, masks = shared['params'], trainable(shared['masks'], frozen)
     if thin:
-      units = thinned(params, thin, layers, key)
+      units = thinned(params, thin, layers, feeds, key)
       params = tree.keep(params, units)
       masks = tree.map(lambda a, b: a & b, masks, units)
     state = state_of(params, shared['stats'], masks, tx.init(params), shared['step'])
@@ -78,12 +80,17 @@ def average(
   return Method(begin, sgd(loss, tx), end)
 
 
-def thinned(params, share: float, layers: str, key):
+def thinned(params, share: float, layers: str, feeds, key):
   """Masks that leave the same number of units out of each layer that matches the pattern.
 
-  A unit is a column of a kernel and its bias; see `codecs.columns.kept`.
+  A unit is a column of a kernel, its bias, and a row of what it feeds; see `codecs.columns.kept`.
   """
-  mask = lambda name, w: jnp.broadcast_to(kept(name, w.shape[-1], share, layers, key), w.shape)
+  of = kept({n: w for n, w in tree.named(params) if w.ndim}, share, layers, feeds, key)
+
+  def mask(name, w):
+    grid = functools.reduce(lambda rows, columns: rows[:, None] & columns, of.get(name, (True,)))
+    return jnp.broadcast_to(grid, w.shape)
+
   return tree.map_named(mask, params)
 
 

@@ -116,29 +116,34 @@ def parted(values: dict, shapes: dict) -> dict:
   }  # fmt: skip
 
 
-def columns_of(plan, like: dict, client: int, key) -> dict:
-  """{name: bool [columns]} of what a client trains in the round whose key it is."""
+def part_of(plan, like: dict, client: int, key) -> dict:
+  """{name: (bool [rows], bool [columns])} of what a client trains in the round whose key it is."""
   begins, _ = at_clients.keys(key, client)
-  return {name: np.asarray(x) for name, x in plan.codec.part(like, begins).items()}
+  return tree.map(np.asarray, plan.codec.part(like, begins))
 
 
-def cut(values: dict, columns: dict) -> dict:
-  """The columns of each tensor that a client trains."""
-  return {n: np.asarray(x)[..., columns[n]] if n in columns else x for n, x in values.items()}
+def grid(shape, axes) -> tuple:
+  """What indexes those entries of an array that flags of its last axes keep."""
+  return np.ix_(*(range(size) for size in shape[: len(shape) - len(axes)]), *axes)
 
 
-def cut_like(like: dict, columns: dict) -> dict:
+def cut(values: dict, part: dict) -> dict:
+  """What a client trains of each tensor."""
+  return {n: np.asarray(x)[grid(x.shape, part.get(n, ()))] for n, x in values.items()}
+
+
+def cut_like(like: dict, part: dict) -> dict:
   """The shapes of `cut`."""
-  shape = lambda n, x: (*x.shape[:-1], int(columns[n].sum())) if n in columns else x.shape
+  left = lambda n: tuple(int(flags.sum()) for flags in part.get(n, ()))
+  shape = lambda n, x: (*x.shape[: x.ndim - len(left(n))], *left(n))
   return {n: jax.ShapeDtypeStruct(shape(n, x), jnp.float32) for n, x in like.items()}
 
 
-def spread(values: dict, columns: dict, like: dict) -> dict:
+def spread(values: dict, part: dict, like: dict) -> dict:
   """Whole tensors of those that were `cut`, 0 elsewhere."""
-  found = dict(values)
-  for name in columns:
-    found[name] = np.zeros(like[name].shape, np.float32)
-    found[name][..., columns[name]] = values[name]
+  found = {name: np.zeros(x.shape, np.float32) for name, x in like.items()}
+  for name, x in values.items():
+    found[name][grid(found[name].shape, part.get(name, ()))] = x
   return found
 
 

@@ -12,11 +12,11 @@ from reduction.federate.message import pack
 from reduction.federate.network import (
   COUNTERS,
   Frame,
-  columns_of,
   cut,
   cut_like,
   flat,
   flat_like,
+  part_of,
   parted,
   progress,
   spread,
@@ -62,15 +62,15 @@ class Seat:
     if kind == 'heard':
       return flat_like(self.talk.hears[head['exchange'] - 1])
     if kind == 'part':
-      return cut_like(self.like, self.columns(head['round']))
+      return cut_like(self.like, self.part(head['round']))
     if kind == 'change' and codec.answers:
       return flat_like(self.talk.hears[-1])
     late = kind == 'whole' and head['round'] > 0 and codec.answers
     return self.like | (flat_like(self.public()) if late else {})
 
-  def columns(self, number: int) -> dict:
+  def part(self, number: int) -> dict:
     """What this client trains in a round."""
-    return columns_of(self.plan, self.like, self.client, self.run.key('dropout', number)[0])
+    return part_of(self.plan, self.like, self.client, self.run.key('dropout', number)[0])
 
   def public(self) -> dict:
     """The shapes of what goes with a whole student."""
@@ -90,7 +90,7 @@ class Seat:
         message = joined(tree.map(lambda x: x[0], carry['between']), told)
       values = codec.decode(message, self.like)
     elif kind == 'part':
-      values = spread(values, self.columns(head['round']), self.like)
+      values = spread(values, self.part(head['round']), self.like)
     elif kind == 'whole' and len(values) > len(self.like):
       told = parted(values, self.public())
     if kind != 'same':
@@ -153,7 +153,7 @@ class Seat:
     message = tree.map(lambda x: np.asarray(x[0]), carry['sent'])
     if self.codec.part:
       values = {name: parts['columns'] for name, parts in message.items()}
-      return whole(cut(values, self.columns(number)))
+      return whole(cut(values, self.part(number)))
     return flat(message) if self.codec.answers else message
 
 

@@ -12,11 +12,11 @@ from reduction.federate.codecs.dense import dense
 from reduction.federate.message import Letter, pack
 from reduction.federate.network import (
   Frame,
-  columns_of,
   cut,
   cut_like,
   flat,
   flat_like,
+  part_of,
   parted,
   spread,
   talk,
@@ -40,9 +40,9 @@ class Table:
     self.number, self.here, self.run, self.codec = number, here, run, plan.codec
     self.talk, self.rules = talk(plan.codec, like), plan.rules
     self.letters = {c: Letter(c, number, secrets.token_hex(8), 1.0) for c in self.ids}
-    self.columns, key = {}, run.key('dropout', number)[0]
+    self.part, key = {}, run.key('dropout', number)[0]
     if self.codec.part and number < plan.rounds:
-      self.columns = {c: columns_of(plan, like, c, key) for c in self.ids}
+      self.part = {c: part_of(plan, like, c, key) for c in self.ids}
 
   def head(self, client: int, kind: str, exchange: int = 0) -> dict:
     """That of a greeting."""
@@ -58,8 +58,8 @@ class Table:
     """What a client gets at the start of the round."""
     first = lambda t: tree.map(lambda x: np.asarray(x[0]), t)
     carry, codec = self.carry, self.codec
-    if client in self.columns:
-      kind, message = 'part', whole(cut(self.values(), self.columns[client]))
+    if client in self.part:
+      kind, message = 'part', whole(cut(self.values(), self.part[client]))
     elif self.number == 0 or carry['seen'][0, client] != self.number or codec.part:
       kind, message = 'whole', whole(self.values())
       if self.number and codec.answers:
@@ -126,8 +126,8 @@ class Table:
 
   def expects(self, exchange: int, client: int):
     """(what decodes a client's answer, its shapes)"""
-    if client in self.columns:
-      return dense(), cut_like(self.like, self.columns[client])
+    if client in self.part:
+      return dense(), cut_like(self.like, self.part[client])
     if self.codec.answers:
       return dense(), flat_like(self.talk.says[exchange])
     return self.codec, self.like
@@ -153,8 +153,8 @@ class Table:
     each = []
     for client in self.ids:
       values = taken.updates.get(client)
-      if values is not None and client in self.columns:
-        values = spread(values, self.columns[client], self.like)
+      if values is not None and client in self.part:
+        values = spread(values, self.part[client], self.like)
       each.append(nothing if values is None else tree.map(np.asarray, read(values)))
     weights = np.array([[taken.weights.get(client, 0.0) for client in self.ids]], np.float32)
     return tree.map(lambda *x: np.stack(x)[None], *each), weights, fine[None]

@@ -23,8 +23,8 @@ METHODS = 'average', 'scaffold'
 def fedavg(
   *, federation: dict, optimizer: dict, method: str = 'average', proximal: float = 0.0,
   student: dict | None = None, server_optimizer: dict | None = None, frozen: str = '',
-  thin: float = 0.0, layers: str = 'fc|conv|inner', inherits: dict | None = None,
-  learn=rounds.learn,
+  thin: float = 0.0, layers: str = 'fc|conv|inner', feeds: tuple[tuple[str, str], ...] = (),
+  inherits: dict | None = None, learn=rounds.learn,
 ) -> Stage:  # fmt: skip
   """Clients train the net on their own data; the server averages what changed.
 
@@ -34,7 +34,8 @@ def fedavg(
   a model that starts afresh; None trains the net that comes, its masks kept. server_optimizer:
   takes the average for a gradient, FedOpt (Reddi et al. 2021). frozen: weights of these names are
   neither trained nor sent. thin: FedDropout (Caldas et al. 2018), the share of units of these
-  layers that each client leaves out, drawn anew each round; only what it trains travels.
+  layers that each client leaves out, drawn anew each round; only what it trains travels. feeds:
+  pairs (layer, the one that takes its units), whose rows of units left out stay away too.
   inherits: whose weights a student starts from, as in `distill`; FedAvg of DistilBERT is that.
   learn: the rounds, simulated here or of `federate.network`.
   Rows: a 'round' each, and a 'federated'.
@@ -49,7 +50,7 @@ def fedavg(
   )
   module = call(models, student, 'student') if student else None
   if thin:
-    plan = of_parts(plan, thin, layers)
+    plan = of_parts(plan, thin, layers, feeds)
   ahead = build_optimizer(**server_optimizer) if server_optimizer else None
   heir_of = heir(inherits, module)
 
@@ -67,7 +68,8 @@ def fedavg(
       )
     else:
       how = methods.average(
-        net.module, tx, frozen=frozen, proximal=proximal, thin=thin, layers=layers
+        net.module, tx, frozen=frozen, proximal=proximal, thin=thin, layers=layers,
+        feeds=feeds,
       )
     cohort = rounds.Cohort(how, np.arange(plan.clients), first)
     step, state = server.plain, {}
@@ -82,7 +84,7 @@ def fedavg(
   return stage
 
 
-def of_parts(plan: setting.Plan, thin: float, layers: str) -> setting.Plan:
+def of_parts(plan: setting.Plan, thin: float, layers: str, feeds=()) -> setting.Plan:
   """plan for clients that train parts of the model."""
   require(
     plan.codec is dense() and plan.rules.combine == 'mean',
@@ -93,7 +95,7 @@ def of_parts(plan: setting.Plan, thin: float, layers: str) -> setting.Plan:
     'the mean of parts is neither noisy nor a plain sum: leave rules.noise and rules.secure out '
     'beside thin',
   )
-  parts = columns(share=thin, layers=layers)
+  parts = columns(share=thin, layers=layers, feeds=feeds)
   return plan._replace(codec=parts, rules=plan.rules._replace(combine='present'))
 
 

@@ -1,5 +1,6 @@
 """Clients of a round: at once, on a mesh or one by one the same; unequal ones by masks."""
 
+import functools
 import itertools
 
 import jax
@@ -127,15 +128,19 @@ def test_scaffold_corrects_the_direction_and_tells_how_it_moved(shared, data):
 
 
 def test_feddropout_trains_a_part_of_the_units(shared, data):
-  method = methods.average(MODULE, SGD, thin=0.5, layers='fc')
-  update, _, _ = train(shared, data, (16, 16), method=method)
+  thinned = functools.partial(methods.average, MODULE, SGD, thin=0.5, layers='fc')
+  update, _, _ = train(shared, data, (16, 16), method=thinned(feeds=(('fc1', 'out'),)))
+  other, _, _ = train(shared, data, (16, 16), method=thinned())
+  for name, x in update.items():  # what is fed by a unit left out does not change anyway
+    assert np.array_equal(x, other[name])
   moved = np.asarray(update['params/fc1/kernel'] != 0).any(1)
   assert (moved.sum(1) <= 6).all() and moved.any(1).all() and (moved[0] != moved[1]).any()
   still = ~(moved | np.asarray(update['params/fc1/bias'] != 0))
   out = np.asarray(update['params/out/kernel'])
   assert not out[still].any() and out[~still].any()  # what a missing unit feeds learns nothing
-  units = methods.thinned(shared['params'], 0.5, 'fc', KEY)
-  assert units['fc1']['bias'].sum() == 6 and units['out']['kernel'].all()
+  units = methods.thinned(shared['params'], 0.5, 'fc', (('fc1', 'out'),), KEY)
+  assert units['fc1']['bias'].sum() == 6 and units['out']['bias'].all()
+  assert (units['fc1']['bias'] == units['out']['kernel'].T).all()
   assert (units['fc1']['kernel'] == units['fc1']['bias']).all()
 
 

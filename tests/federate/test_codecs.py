@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reduction.errors import UsageError
-from reduction.federate import codecs, server
+from reduction.federate import codecs, network, server
 from reduction.federate.codecs.codec import joined
 from reduction.federate.codecs.columns import columns
 from reduction.federate.codecs.sketch import estimated, sketched
@@ -61,11 +61,12 @@ def test_few_bits_are_off_by_less_than_a_step_and_right_on_average(bits):
 
 def test_columns_count_the_part_that_is_trained():
   codec, x = columns(share=0.4, layers='fc'), jnp.asarray(LOW[0][:, :15])
-  update = dict(fc=x, out=x, fc_bias=x[0])
+  update = {'params/fc/kernel': x, 'params/out/kernel': x, 'params/fc/bias': x[0]}
   message, _ = codec.encode(update, {}, 0.0, jax.random.key(0))
   # 6 of 15 units are left out: 0.60 of the bytes, as in the paper's tables
-  assert codec.count(message) == dict(fc=4 * 24 * 9, out=4 * 24 * 15, fc_bias=4 * 9)
-  assert codec.part and np.array_equal(codec.decode(message, None)['fc'], x)
+  sizes = 4 * 24 * 9, 4 * 24 * 15, 4 * 9
+  assert codec.count(message) == dict(zip(update, sizes))
+  assert codec.part and np.array_equal(codec.decode(message, None)['params/fc/kernel'], x)
 
 
 def test_power_keeps_the_mean_of_what_has_its_rank_and_feeds_the_rest_back():
@@ -144,3 +145,31 @@ def test_wrong_settings_are_refused():
   ):  # fmt: skip
     with pytest.raises(UsageError, match=says):
       make()
+
+
+def test_rows_of_units_left_out_stay_away_too():
+  """A convolution feeds a dense layer at four places, which feeds the outputs: counted by hand."""
+  sizes = {'conv/kernel': (3, 3, 2, 10), 'conv/bias': (10,), 'fc/kernel': (40, 5), 'fc/bias': (5,),
+           'out/kernel': (5, 3)}  # fmt: skip
+  like = {f'params/{name}': jnp.ones(shape) for name, shape in sizes.items()}
+  feeds = ('conv', 'fc'), ('fc', 'out')
+  codec, key = columns(share=0.4, layers='conv|fc', feeds=feeds), jax.random.key(0)
+  message, _ = codec.encode(like, {}, 0.0, key)
+  assert codec.count(message) == {
+    'params/conv/kernel': 4 * 9 * 2 * 6, 'params/conv/bias': 4 * 6,
+    'params/fc/kernel': 4 * (4 * 6) * 3, 'params/fc/bias': 4 * 3, 'params/out/kernel': 4 * 3 * 3,
+  }  # fmt: skip
+  part = codec.part(like, key)
+  (rows, here), (after, _) = part['params/fc/kernel'], part['params/out/kernel']
+  assert rows.reshape(4, 10).tolist() == [part['params/conv/bias'][0].tolist()] * 4
+  assert here.tolist() == part['params/fc/bias'][0].tolist() == after.tolist()
+  left = network.cut(like, part)
+  assert {n: 4 * x.size for n, x in left.items()} == codec.count(message)
+  back = network.spread(left, part, like)
+  for name, of in part.items():
+    keeps = functools.reduce(lambda a, b: a[:, None] & b, of)
+    assert np.array_equal(back[name], np.broadcast_to(keeps, back[name].shape))
+  for wrong, says in ((('fc', 'conv'), 'feed'), (('fc', 'more'), 'both be layers'),
+                      (('out', 'fc'), 'must have the pattern')):  # fmt: skip
+    with pytest.raises(UsageError, match=says):
+      columns(share=0.4, layers='conv|fc', feeds=(wrong,)).part(like, key)

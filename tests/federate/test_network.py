@@ -184,7 +184,7 @@ def test_what_a_network_does_not_carry_is_refused(digits):
 
 AVERAGED = [  # codecs whose messages are averaged before they are decoded; parts of a model
   dict(codec=dict(name='power', rank=2)), dict(codec=dict(name='sketch', columns=200, top=50)),
-  dict(thin=0.4),
+  dict(thin=0.4, of=dict(feeds=(('fc1', 'out'),))),
 ]  # fmt: skip
 
 

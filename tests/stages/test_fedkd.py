@@ -275,9 +275,9 @@ def test_a_sketch_as_wide_as_the_model_learns_and_sends_down_what_it_chose(digit
 
 
 def test_feddropout_pays_for_what_it_trains(digits):
-  _, run = done(average(thin=0.5), digits)
+  _, run = done(average(thin=0.5, feeds=(('fc1', 'out'),)), digits)
   row = summary(run)
-  sent = 4 * (64 * 8 + 8 + 160 + 10)  # half of the units, whole outputs
+  sent = 4 * (64 * 8 + 8 + 8 * 10 + 10)  # half of the units, what they feed, all outputs
   assert row['up_bytes'] == row['down_bytes'] == [4 * sent]
   assert row['test_accuracy'][0] > 0.4
   with pytest.raises(UsageError, match='FedDropout has its own codec'):

@@ -34,8 +34,9 @@ class Codec(NamedTuple):
   keeps. replies: of each exchange but the first (all that was heard, state) -> (message, state),
   what a sender says next. decode is of all that was heard, `joined`. serve: like -> wire at first;
   by default as start. public: wire -> {name: dict}, which goes with a whole model after the first
-  round; told: (state, that) -> state. part: (like, key) -> {name: bool [columns]}, what of a
-  tensor's columns a client trains; it receives and sends these alone, key is its own of the round.
+  round; told: (state, that) -> state. part: (like, key) -> {name: (bool [rows], bool [columns])},
+  of a vector one, what of a tensor's last axes a client trains; it receives and sends these alone,
+  key is its own of the round.
   bits: of each integer of a message that has integers.
   """
 
