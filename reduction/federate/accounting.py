@@ -51,7 +51,7 @@ def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
   rounds: of each, arrays [tensors, R] in the order of shapes: up, bytes of all clients; change,
   bytes of what came out; rank, means over clients, NaN where there is none; and [R]: current,
   whole, how many received the change before or the whole student; announced [tensors], what went
-  with the latter. mirrored: down is what was up.
+  with the latter. mirrored: all who take part receive as much as change has.
   Rows: tensor; dense_bytes, once; up_bytes and down_bytes [R], a client, all rounds; first_rank and
   last_rank [R] where there are any. A codec that sends all as one, such as a sketch, has no bytes
   of a tensor, and no rows.
@@ -61,11 +61,11 @@ def by_tensor(rounds, shapes: dict, clients: int, mirrored: bool) -> list[dict]:
     return []
   for i, (name, shape) in enumerate(shapes.items()):
     size, up = FLOAT * math.prod(shape), sum(one['up'][i] for one in rounds)
-    before = [np.zeros_like(up), *(one['change'][i] for one in rounds)]
-    whole = [size + one['announced'][i] for one in rounds]
+    changes = [one['change'][i] for one in rounds]
+    before = changes if mirrored else [np.zeros_like(up), *changes]
+    whole = changes if mirrored else [size + one['announced'][i] for one in rounds]
     down = sum(one['whole'] * w + one['current'] * b for one, w, b in zip(rounds, whole, before))
-    row = dict(dense_bytes=size, up_bytes=up / clients,
-               down_bytes=(up if mirrored else down) / clients)  # fmt: skip
+    row = dict(dense_bytes=size, up_bytes=up / clients, down_bytes=down / clients)
     first, last = rounds[0]['rank'][i], rounds[-1]['rank'][i]
     if np.isfinite([first, last]).all():
       row |= dict(first_rank=first, last_rank=last)

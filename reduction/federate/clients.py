@@ -29,12 +29,14 @@ class Method(NamedTuple):
   shared: what the server sent, a dict with params, stats, masks and step. own: what the client
   keeps, a tree. begin: (shared, own, key) -> (the state that update trains, what its batches
   hold besides). end: (shared, own, state, steps taken) -> (the update that it sends, a dict
-  {name: array}, and its new own).
+  {name: array}, and its new own). settles: whether own goes back to what it was where that update
+  was lost or refused, or its round void.
   """
 
   begin: Callable
   update: Update
   end: Callable
+  settles: bool = False
 
 
 def generator(key, *salt: int) -> np.random.Generator:
@@ -198,3 +200,24 @@ def put(kept, ids, seeds, own):
     for row, client in enumerate(ids[r]):
       kept[f'{seed}.{client}'] = tree.map(lambda x, r=r, row=row: np.asarray(x[r, row]), own)
   return kept
+
+
+def settled(kept, before, first, ids, seeds, taken):
+  """kept with the own states from before of those of the clients ids [R, m] that are not taken.
+
+  taken: bool [R, m]. A `Store` shows until its round ends what was before, whoever wrote to it.
+  """
+  rows = np.arange(len(ids))[:, None]
+  if not isinstance(kept, Store):
+    back = lambda new, old: jnp.where(_wide(taken, new[rows, ids]), new[rows, ids], old[rows, ids])
+    return tree.map(lambda new, old: new.at[rows, ids].set(back(new, old)), kept, before)
+  for r, at in zip(*np.nonzero(~taken)):
+    one = ids[r : r + 1, at : at + 1]
+    old = take(kept, tree.map(lambda x, r=r: x[r : r + 1], first), one, seeds[r : r + 1])
+    kept = put(kept, one, seeds[r : r + 1], old)
+  return kept
+
+
+def _wide(flags, x):
+  """flags [R, m] with as many axes as x [R, m, ...]."""
+  return flags.reshape(flags.shape + (1,) * (x.ndim - 2))

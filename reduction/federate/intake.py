@@ -30,8 +30,9 @@ class Expected(NamedTuple):
 
 class Taken(NamedTuple):
   """What was taken in a round and why the rest was not. refused: client, or None where nobody
-  known sent it, -> reasons, in the order of arrival; nonces: of all rounds; counts: bytes of each
-  tensor's numbers; ranks: of matrices, where the message tells."""
+  known sent it, -> reasons, in the order of arrival; nonces: of all rounds; counts: client -> bytes
+  of each tensor's numbers, of all that it sent which is a message of this model, refused or not;
+  ranks: of matrices, where the message tells."""
 
   updates: dict[int, dict]
   weights: dict[int, float]
@@ -60,6 +61,8 @@ def take(
     letter, message = unpack(data, expected.like)
     if sender is None and letter.client in expected.clients:
       client = letter.client
+    if client in expected.clients:
+      taken = counted(taken, client, message, codec)
     if sender not in (None, letter.client):
       raise DataError(f'client {sender} sends for client {letter.client}')
     check(letter, taken, expected)
@@ -73,9 +76,19 @@ def take(
   return taken._replace(
     updates={**taken.updates, client: update}, nonces=taken.nonces | {letter.nonce},
     weights={**taken.weights, client: float(letter.weight)},
-    counts={**taken.counts, client: {n: int(count) for n, count in codec.count(message).items()}},
     ranks={**taken.ranks, client: {n: x['rank'] for n, x in message.items() if 'rank' in x}},
   )  # fmt: skip
+
+
+def counted(taken: Taken, client: int, message: dict, codec: Codec) -> Taken:
+  """taken with the bytes of one more message of a client."""
+  try:
+    more = {name: int(count) for name, count in codec.count(message).items()}
+  except (KeyError, TypeError):  # tensors of another codec, which `decoded` refuses
+    return taken
+  before = taken.counts.get(client, {})
+  total = before | {name: before.get(name, 0) + count for name, count in more.items()}
+  return taken._replace(counts={**taken.counts, client: total})
 
 
 def measured(message: dict, codec: Codec, expected: Expected) -> dict:

@@ -125,7 +125,8 @@ def scaffold(module, tx, *, rate: float, part: float = 1.0, frozen: str = '') ->
   tx: plain SGD of that constant rate. A client keeps control=c_i, like params and 0 at first; the
   server sends shared['control']=c. c_i becomes c_i - c + (w_shared - w_i) / (steps rate), and its
   change travels too, as 'control/...': twice the bytes of FedAvg. part: of the clients, who take
-  part in a round, by which the server's c moves less. The paper's means are uniform.
+  part in a round, by which the server's c moves less. The paper's means are uniform. Where an
+  update was not taken the server's c did not move for it, and c_i goes back.
   """
 
   def begin(shared, own, key):
@@ -146,7 +147,7 @@ def scaffold(module, tx, *, rate: float, part: float = 1.0, frozen: str = '') ->
     sent = [pair for pair in tree.named(change) if not frozen or not _found(frozen, pair[0])]
     return update | {f'control/{name}': part * x for name, x in sent}, dict(own, control=control)
 
-  return Method(begin, sgd(corrected(classification(module)), tx), end)
+  return Method(begin, sgd(corrected(classification(module)), tx), end, settles=True)
 
 
 @functools.lru_cache(maxsize=64)

@@ -178,8 +178,9 @@ def method(
 
   A client keeps own: dict(teacher=dict(params=, stats=), projections=, opt=); its student's
   optimizer goes on from round to round beside the teacher's, or where fresh, all begin anew each
-  round, as FedAvg's do, and opt is {}. frozen: weights of these names, in both models, are neither
-  trained nor sent.
+  round, as FedAvg's do, and opt is {}. All of it is the client's alone and goes on where an update
+  was lost or refused too: what its teacher learned of its data it knows. frozen: weights of these
+  names, in both models, are neither trained nor sent.
   """
 
   def begin(shared, own, key):

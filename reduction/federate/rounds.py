@@ -147,7 +147,7 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
     kept = parts.stores[i] or carry['own'][i]
     update, kept, losses = train(parts, cohort, carry['shared'], kept, rows, number, run)
     own.append({} if isinstance(kept, Store) else kept)
-    where.append(cohort.ids[rows])
+    where.append(rows)
     for values, new in (arrives, arrived), (updates, update), (told, losses):
       values.append(new)
   if parts.plan.spectra and number in (0, parts.plan.rounds - 1):
@@ -156,11 +156,26 @@ def one_round(parts: Parts, carry, number: int, run) -> tuple[dict, dict, dict]:
   names = set.intersection(*(set(losses) for losses in told))
   losses = joined([{name: one[name] for name in names} for one in told])
   row = {name: np.asarray(losses[name]).mean(1) for name in sorted(names)}
-  ids, arrives = np.concatenate(where, 1), np.concatenate(arrives, 1)
-  carry, heard, sent = _send(
-    parts, dict(carry, own=own), joined(updates), ids, arrives, number, run
+  ids = np.concatenate([cohort.ids[rows] for cohort, rows in zip(parts.cohorts, where)], 1)
+  new, taken, heard, sent = _send(
+    parts, dict(carry, own=own), joined(updates), ids, np.concatenate(arrives, 1), number, run
   )
-  return carry, row | heard, sent
+  return dict(new, own=_settled(parts, carry['own'], own, where, taken, run)), row | heard, sent
+
+
+def _settled(parts: Parts, before, own, where, taken, run) -> list:
+  """own of each cohort, as before for clients of methods that settle who are not taken [R, m].
+
+  where: rows of the cohort, [R, m] each.
+  """
+  found, at = list(own), 0
+  for i, (cohort, rows) in enumerate(zip(parts.cohorts, where)):
+    here, at = taken[:, at : at + rows.shape[1]], at + rows.shape[1]
+    if cohort.method.settles:
+      kept = parts.stores[i] or own[i]
+      kept = at_clients.settled(kept, before[i], cohort.first, rows, run.seeds, here)
+      found[i] = {} if parts.stores[i] else kept
+  return found
 
 
 def train(parts: Parts, cohort: Cohort, shared, kept, rows, number, run):
@@ -227,7 +242,7 @@ def joined(parts: list):
 
 
 def _send(parts: Parts, carry, updates, ids, arrives, number, run):
-  """(carry, row, what `accounting.by_tensor` takes) of the round on the wire."""
+  """(carry, taken [R, m], row, what `accounting.by_tensor` takes) of the round on the wire."""
   plan, rows = parts.plan, np.arange(len(ids))[:, None]
   program = over_replicas(
     exchange(plan.codec, plan.rules, parts.step), (0, 0, 0, 0, 0, 0, None, 0)
@@ -245,14 +260,14 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
   wire = tree.map(lambda x: x[0], carry['server']['wire'])
   more = accounting.announced(plan.codec, wire, heard['up'], number)
   down = accounting.received(known[rows, ids], number, carry['last'], dense + more.sum())
+  newest = sum(np.asarray(x, np.int64) for x in heard['down'].values())
+  down = np.broadcast_to(newest[:, None], down.shape) if plan.codec.part else down
   up, refused = sum(heard['up'].values()).astype(np.int64), arrives & ~heard['fine']
-  down = up if plan.codec.part else down
   new = {name: carry[name].copy() for name in ('seen', 'up', 'down', 'dense', 'refused')}
   new['seen'][rows, ids] = np.where(heard['fine'], number + 1, 0)  # others: the whole student
-  both = dense * (1 + heard['fine'])
+  both = dense * (1 + (up > 0))
   for name, count in dict(up=up, down=down, dense=both, refused=refused).items():
     new[name][rows, ids] += count
-  newest = sum(np.asarray(x, np.int64) for x in heard['down'].values())
   kept = at_clients.put(stored or carry['senders'], ids, run.seeds, senders)
   carry = dict(
     carry, **new, server=server, senders={} if stored else kept,
@@ -264,12 +279,13 @@ def _send(parts: Parts, carry, updates, ids, arrives, number, run):
     void=heard['void'].astype(int), refused=refused.sum(1),
   )  # fmt: skip
   current = (known[rows, ids] == number) & (number > 0)
+  nothing = heard['void'] & (plan.codec.part is None)
   ranks, none = heard['rank'], np.full(up.shape, np.nan)
   sent = dict(
     up=np.stack([x.sum(1) for x in heard['up'].values()]),
-    change=np.stack([np.where(heard['void'], 0, x) for x in heard['down'].values()]),
+    change=np.stack([np.where(nothing, 0, x) for x in heard['down'].values()]),
     rank=np.stack([ranks.get(name, none).mean(1) for name in heard['up']]),
     current=current.sum(1), whole=(~current).sum(1), announced=more,
   )  # fmt: skip
   told |= {f'rank {name.removeprefix("params/")}': r.mean(1) for name, r in ranks.items()}
-  return carry, told, sent
+  return carry, heard['fine'] & ~heard['void'][:, None], told, sent

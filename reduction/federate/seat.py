@@ -36,10 +36,12 @@ class Seat:
     self.talk = talk(self.codec, like)
     self.exchanges = len(self.talk.says)  # of a round
     self.error = ''  # why nothing can be said in this one
+    self.settles = parts.cohorts[0].method.settles
 
   def first(self, shared) -> dict:
     """What a client's fold carries. at: the round, from 1, at whose start shared is; said: the last
     one that it answered, with `sent`; sender: what the codec keeps, `later` if that was taken;
+    before: what the client kept before it, where its method settles;
     between: what was heard within the last round."""
     one = lambda t: tree.map(lambda x: jnp.asarray(x)[None], t)
     keeps = one(self.codec.start(self.like))
@@ -49,8 +51,8 @@ class Seat:
       between = joined(between, shapes)
     zeros = lambda t: tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), t)
     return dict(
-      shared=shared, own=own, sender=keeps, later=keeps, sent=zeros(self.talk.says[-1]),
-      between=zeros(between), at=number(), said=number(),
+      shared=shared, own=own, before=own if self.settles else {}, sender=keeps, later=keeps,
+      sent=zeros(self.talk.says[-1]), between=zeros(between), at=number(), said=number(),
       **{name: np.zeros((1, 1), np.int64) for name in COUNTERS},
     )  # fmt: skip
 
@@ -102,10 +104,12 @@ class Seat:
     """(carry, row) after a client's part of a round. size: bytes that it received."""
     plan, number, like = self.plan, head['round'], self.like
     shared, told = self.heard(carry, head, message)
-    sender = carry['later'] if carry['said'][0] == head['heard'] else carry['sender']
+    taken = carry['said'][0] == head['heard']
+    sender = carry['later'] if taken else carry['sender']
+    before = carry['own'] if taken or not self.settles else carry['before']
     sender = self.codec.told(sender, tree.map(lambda x: jnp.asarray(x)[None], told))
     update, own, row = rounds.train(
-      self.parts, self.parts.cohorts[0], shared, carry['own'], np.zeros((1, 1), int), number, run
+      self.parts, self.parts.cohorts[0], shared, before, np.zeros((1, 1), int), number, run
     )
     update = tree.map(lambda x: x[:, 0], update)
     key = jax.random.split(run.key('noise', number)[0], head['of'] + 2)[2 + head['row']]
@@ -114,6 +118,7 @@ class Seat:
     self.error = ''
     if not sound({name: x[0] for name, x in update.items()}, 1.0):  # or it would not be decomposed
       self.error = f'the update of round {number + 1} is not finite; try a smaller learning rate'
+      own = carry['own'] if self.settles else own
       return dict(carry, shared=shared, own=own, down=carry['down'] + size), row
     sent, later = encode(update, sender, progress(plan, number), key[None])
     one = tree.map(lambda x: np.asarray(x[0]), sent)
@@ -122,8 +127,8 @@ class Seat:
     ranks = {f'rank {n.removeprefix("params/")}': p['rank'][None] for n, p in one.items() if (
       'rank' in p)}  # fmt: skip
     carry = dict(
-      carry, shared=shared, own=own, sender=sender, later=later, sent=sent,
-      at=np.array([number + 1]), said=np.array([number + 1]),
+      carry, shared=shared, own=own, before=before if self.settles else {}, sender=sender,
+      later=later, sent=sent, at=np.array([number + 1]), said=np.array([number + 1]),
       **{name: carry[name] + count for name, count in counts.items()},
     )  # fmt: skip
     return carry, row | ranks

@@ -159,23 +159,25 @@ def exchange(codec: Codec, how: Rules, step):
   (shared, server, senders, told). server: dict(wire=, step=), what codec and step keep. step:
   (shared, update, state) -> (what shared is to change by, state), the server's optimizer. told:
   fine [m], void, up and down {name: bytes, [m] and scalar}, rank {name: [m]}.
-  An update that is not sound is replaced by zeros before it is decomposed, and has no part in the
-  result; what a void round would have changed stays as it was.
+  An update that is not sound is never sent: its client sees that, as over a network. One that is,
+  and arrives longer than how.longest, has travelled, and its bytes count. Neither has a part in the
+  result, and what a void round would have changed stays as it was.
   """
 
   check(codec, how, step)
   travel = _together if codec.answers else _apart
 
   def run(shared, server, updates, senders, weights, arrives, progress, key):
-    longest = secure.LONGEST if how.secure else how.longest
-    fine = jax.vmap(lambda u, w: sound(u, w, longest))(updates, weights) & arrives
+    most = secure.LONGEST if how.secure else 0.0
+    sent = jax.vmap(lambda u, w: sound(u, w, most))(updates, weights) & arrives
     change, new, wire, state, told = travel(
-      codec, how, step, shared, server, _safe(updates, fine, how), senders, weights, fine, progress,
+      codec, how, step, shared, server, _safe(updates, sent, how), senders, weights, sent, progress,
       key,
     )  # fmt: skip
+    fine = told['fine']
     new = tree.map(lambda a, b: jnp.where(_like(fine, a), a, b), new, senders)
     shared, server, void = concluded(shared, server, change, wire, state, fine, how)
-    return shared, server, tree.select(~void, new, senders), dict(told, fine=fine, void=void)
+    return shared, server, tree.select(~void, new, senders), dict(told, void=void)
 
   return run
 
@@ -266,25 +268,27 @@ def _safe(updates, fine, how):
   return jax.vmap(lambda u: clipped(u, how.clip))(updates)
 
 
-def _apart(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
+def _apart(codec, how, step, shared, server, updates, senders, weights, sent, progress, key):
   """Each message is decoded, then updates are combined; the result is encoded for the way back."""
   keys = jax.random.split(key, len(weights) + 2)
   like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in updates.items()}
 
   def send(args):
-    update, state, key, good = args
+    update, state, key, there = args
     message, new = codec.encode(update, state, progress, key)
     ranks = {name: parts['rank'] for name, parts in message.items() if 'rank' in parts}
-    sent = {name: jnp.where(good, n, 0) for name, n in codec.count(message).items()}
+    size = {name: jnp.where(there, n, 0) for name, n in codec.count(message).items()}
+    got = codec.decode(message, like)
+    short = length(got) <= (how.longest or LONGEST)
     # again: a codec may lengthen what it sends, and the noise is for this length
-    return clipped(codec.decode(message, like), how.clip), new, sent, ranks
+    return clipped(got, how.clip), new, size, ranks, short & there
 
   # one after another: a decomposition has no use for others beside it
-  got, new, up, ranks = jax.lax.map(send, (updates, senders, keys[2:], fine))
+  got, new, up, ranks, fine = jax.lax.map(send, (updates, senders, keys[2:], sent))
   change, wire, state, message = answered(
     codec, how, step, shared, server, got, weights, fine, progress, keys
   )
-  told = dict(up=up, down=codec.count(message), rank=ranks)
+  told = dict(fine=fine, up=up, down=codec.count(message), rank=ranks)
   return change, new, wire, state, told
 
 
@@ -303,9 +307,10 @@ def answered(codec, how, step, shared, server, got, weights, fine, progress, key
   return change, wire, state, message
 
 
-def _together(codec, how, step, shared, server, updates, senders, weights, fine, progress, key):
+def _together(codec, how, step, shared, server, updates, senders, weights, sent, progress, key):
   """Messages are averaged, then decoded."""
   del step, shared
+  fine = sent & jax.vmap(lambda u: length(u) <= (how.longest or LONGEST))(updates)
   share, wire, keys = shares(weights, fine, how), server['wire'], jax.random.split(key, len(fine))
   like = {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in updates.items()}
   heard, up, down = {}, {}, {}
@@ -324,8 +329,8 @@ def _together(codec, how, step, shared, server, updates, senders, weights, fine,
     heard = joined(heard, message)
     one = tree.map(lambda x: x[0], messages)
     up, down = (_added(so_far, codec.count(m)) for so_far, m in ((up, one), (down, message)))
-  up = {name: fine * n for name, n in up.items()}
-  told = dict(up=up, down=down, rank={})
+  up = {name: sent * n for name, n in up.items()}
+  told = dict(fine=fine, up=up, down=down, rank={})
   return codec.decode(heard, like), senders, wire, server['step'], told
 
 

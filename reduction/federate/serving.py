@@ -118,28 +118,30 @@ def settled(table: Table, taken: intake.Taken, heard: dict, wire, step):
   current = (carry['seen'][0, ids] == number) & (number > 0)
   came = np.array([[_sum(taken.counts.get(c, {}), name) for c in ids] for name in names])
   up = came.sum(0)
-  down = up if plan.codec.part else np.where(current, carry['last'][0], dense_bytes + more.sum())
+  count = plan.codec.count(joined(heard, tree.map(lambda x: x[0], change)))
+  sizes = np.array([int(n) for n in count.values()])
+  down = np.where(current, carry['last'][0], dense_bytes + more.sum())
+  down = np.full_like(down, sizes.sum()) if plan.codec.part else down
+  sent = up > 0
   up, down = (up, down) + table.besides(taken)
   bad = np.array([len(taken.refused.get(client, ())) for client in ids])
   new = {name: carry[name].copy() for name in ('seen', 'heard', *COUNTERS)}
-  counts = dict(up=up, down=down, dense=dense_bytes * (1 + fine), refused=bad)
+  counts = dict(up=up, down=down, dense=dense_bytes * (1 + sent), refused=bad)
   for name, count in counts.items():
     new[name][0, ids] += count
   kept = table.kept(fine)
   new['seen'][0, ids] = np.where(kept, number + 1, 0)  # who failed is sent the whole student
-  new['heard'][0, ids] = np.where(kept, number + 1, new['heard'][0, ids])
-  count = plan.codec.count(joined(heard, tree.map(lambda x: x[0], change)))
-  changed = np.array([[0 if void[0] else int(n)] for n in count.values()])
-  carry = dict(
-    carry, **new, shared=shared, server=server, change=change, last=changed.sum(0)
-  )
+  new['heard'][0, ids] = np.where(kept & ~void[0], number + 1, new['heard'][0, ids])
+  last = np.where(void, 0, sizes.sum())
+  carry = dict(carry, **new, shared=shared, server=server, change=change, last=last)
   told = dict(
     up_bytes=up.sum()[None], down_bytes=down.sum()[None], clients=fine.sum()[None],
     void=np.asarray(void).astype(int), refused=bad.sum()[None],
   )  # fmt: skip
+  changed = sizes if plan.codec.part else np.where(void, 0, sizes)
   ranks = [[found[n] for found in taken.ranks.values() if n in found] for n in names]
   sent = dict(
-    up=came.sum(1, keepdims=True), change=changed, current=current.sum()[None],
+    up=came.sum(1, keepdims=True), change=changed[:, None], current=current.sum()[None],
     whole=(~current).sum()[None], announced=more,
     rank=np.array([[np.mean(found) if found else np.nan] for found in ranks]),
   )  # fmt: skip

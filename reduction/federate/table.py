@@ -168,7 +168,8 @@ def refused(taken: intake.Taken, client: int, reason: str) -> intake.Taken:
 
 def also(before: intake.Taken, taken: intake.Taken) -> intake.Taken:
   """The later of two exchanges with the bytes and refusals of both."""
-  counts = {c: {**before.counts[c], **taken.counts.get(c, {})} for c in before.counts}
+  clients = before.counts.keys() | taken.counts.keys()
+  counts = {c: before.counts.get(c, {}) | taken.counts.get(c, {}) for c in clients}
   for client, reasons in before.refused.items():
     for reason in reasons:
       taken = refused(taken, client, reason)

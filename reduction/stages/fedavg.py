@@ -35,10 +35,9 @@ def fedavg(
   takes the average for a gradient, FedOpt (Reddi et al. 2021). frozen: weights of these names are
   neither trained nor sent. thin: FedDropout (Caldas et al. 2018), the share of units of these
   layers that each client leaves out, drawn anew each round; only what it trains travels. feeds:
-  pairs (layer, the one that takes its units), whose rows of units left out stay away too.
-  inherits: whose weights a student starts from, as in `distill`; FedAvg of DistilBERT is that.
-  learn: the rounds, simulated here or of `federate.network`.
-  Rows: a 'round' each, and a 'federated'.
+  pairs (layer, the one that takes its units), whose rows of units left out stay away too. inherits:
+  whose weights a student starts from, as in `distill`; FedAvg of DistilBERT is that. learn: the
+  rounds, simulated here or of `federate.network`. Rows: a 'round' each, and a 'federated'.
   """
   plan, tx = setting.read(federation), build_optimizer(**optimizer)
   require(method in METHODS, f'{method=} must be one of {", ".join(METHODS)}')
@@ -67,10 +66,8 @@ def fedavg(
         net.module, tx, rate=optimizer['learning_rate'], part=part, frozen=frozen
       )
     else:
-      how = methods.average(
-        net.module, tx, frozen=frozen, proximal=proximal, thin=thin, layers=layers,
-        feeds=feeds,
-      )
+      parts = dict(thin=thin, layers=layers, feeds=feeds)
+      how = methods.average(net.module, tx, frozen=frozen, proximal=proximal, **parts)
     cohort = rounds.Cohort(how, np.arange(plan.clients), first)
     step, state = server.plain, {}
     if ahead:

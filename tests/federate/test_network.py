@@ -9,7 +9,7 @@ import pytest
 
 from reduction import models, tree
 from reduction.errors import DataError, UsageError
-from reduction.federate import network, serving, working
+from reduction.federate import clients, network, serving, working
 from reduction.federate.message import Letter, body, pack, unpack
 from reduction.net import create
 from reduction.run import Run
@@ -107,6 +107,84 @@ def test_a_liar_is_refused_and_counted_and_the_round_goes_on(digits):
   assert [row['clients'] for row in rows(run, 'round')] == [[2], [2], [2]]
   assert [row['refused'] for row in rows(run, 'round')] == [[1], [1], [1]]
   assert all(np.isfinite(x).all() for x in tree.leaves(net.params))
+  sent = 3 * 4 * (64 * 16 + 16 + 16 * 10 + 10)  # what is refused has travelled
+  assert [row['up_bytes'] for row in rows(run, 'round')] == [[sent]] * 3
+
+
+@pytest.mark.parametrize('settings', [
+  dict(rules=dict(longest=1.2)), dict(rules=dict(longest=1.1, clip=1.15)),
+  dict(codec=dict(name='quantized', bits=8), rules=dict(longest=1.2)),
+])  # fmt: skip
+def test_what_is_refused_for_its_length_has_travelled(settings, digits, same):
+  alone, run = done(fedavg(**settings), digits)
+  net, there, _, _ = networked(fedavg, digits, **settings)
+  shown = 'up_bytes', 'down_bytes', 'clients', 'void', 'refused'
+  told = lambda run: [[row[name] for name in shown] for row in rows(run, 'round')]
+  assert same(net, alone) and told(there) == told(run)
+  assert 0 < sum(row['refused'][0] for row in rows(run, 'round')) < 9
+  (whole,) = {row['up_bytes'][0] for row in rows(run, 'round')}  # whoever was refused
+  assert whole > 0 and rows(run, 'sent') == rows(there, 'sent')
+  assert rows(run, 'federated')[0]['of_dense'] == rows(there, 'federated')[0]['of_dense']
+
+
+def lost(monkeypatch, when):
+  """Makes client 1's update of a round never arrive, here and over a network: its `change`."""
+  real = clients.choose
+
+  def choose(key, number, *given):
+    ids, arrives = real(key, number, *given)
+    return ids, arrives & ~((ids == 1) & (number == when))
+
+  monkeypatch.setattr(clients, 'choose', choose)
+  return lambda client, greeting, answer: (
+    None if client == 1 and greeting[0]['round'] == when else answer
+  )
+
+
+SCAFFOLD = dict(method='scaffold', optimizer=dict(name='sgd', learning_rate=0.1))
+
+
+@pytest.mark.parametrize('settings', [
+  dict(of=SCAFFOLD), dict(of=SCAFFOLD, rules=dict(least=3)), dict(of=SCAFFOLD, disk=True),
+  dict(codec=dict(name='low_rank', start=0.5, end=0.5, feedback=True), rules=dict(least=3)),
+], ids=['lost', 'void', 'disk', 'feedback'])  # fmt: skip
+def test_what_clients_keep_moves_where_their_update_was_taken(settings, digits, same, monkeypatch):
+  change = lost(monkeypatch, 1)
+  alone, run = done(fedavg(**settings), digits)
+  net, there, _, _ = networked(fedavg, digits, change=change, **settings)
+  assert same(net, alone)
+  void = int('rules' in settings)
+  for of in run, there:
+    assert [row['void'][0] for row in rows(of, 'round')] == [0, void, 0]
+
+
+def test_a_variate_of_a_client_that_was_refused_stays(digits, monkeypatch):
+  from reduction.federate import rounds
+
+  honest, kept = rounds.train, []
+
+  def broken(*args):
+    updates, own, told = honest(*args)
+    return {name: x.at[:, 2].set(np.inf) for name, x in updates.items()}, own, told
+
+  def learn(*given, **more):
+    carry, own = rounds.learn(*given, **more)
+    kept.append((carry['shared']['control'], own[0][1]['control']))
+    return carry, own
+
+  monkeypatch.setattr(rounds, 'train', broken)
+  done(fedavg(learn, of=SCAFFOLD, rules=dict(weights='uniform'), rounds=1), digits)
+  ((server, clients_),) = kept
+  for c, mine in zip(tree.leaves(server), tree.leaves(clients_), strict=True):
+    assert not np.asarray(mine[0, 2]).any() and np.asarray(mine[0, :2]).any()
+    np.testing.assert_allclose(c[0], mine[0, :2].mean(0), atol=1e-6)  # of those that were taken
+
+
+def test_a_teacher_goes_on_where_its_students_update_was_lost(digits):
+  taught = lambda **rules: rows(done(fedkd(rounds=1, rules=rules), digits)[1], 'federated')[0]
+  arrived, void = taught(), taught(least=4)
+  assert void['teacher_accuracy'] == arrived['teacher_accuracy'] > [0.2]  # untrained: 0.1
+  assert void['test_accuracy'] != arrived['test_accuracy']
 
 
 def test_who_does_not_answer_is_missed_and_gets_the_whole_student_again(digits):
