@@ -40,7 +40,7 @@ def test_what_one_client_sends_says_nothing_of_its_update():
   assert not (SENT[0] == plain).any() and not (SENT[0] == other).any()
   # nor when all its pairs are known, while its own mask is not: of one that came late
   late = secure.total({0: SENT[0]}, {0: OWN[1]}, {j: {0: PAIRS[0][j]} for j in range(1, CLIENTS)})
-  assert abs(late - FIXED[0]).min() > 0.01
+  assert np.median(abs(late - FIXED[0])) > 10  # of up to 2,048, whatever was drawn
 
 
 def test_masks_are_the_same_everywhere():
