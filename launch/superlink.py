@@ -162,15 +162,16 @@ def asking(line: socket.socket, nodes: dict[int, int], patience: float) -> Calla
   """ask for `serving.serving`, over the line to the run's app. patience: seconds for a round."""
   clients, asked = {node: client for client, node in nodes.items()}, []
 
-  def ask(greetings: dict[int, Frame]) -> Iterator[tuple[int, Frame]]:
+  def ask(greetings: dict[int, Frame], most: int) -> Iterator[tuple[int, Frame]]:
     bodies = {nodes[client]: frames.joined(*frame) for client, frame in greetings.items()
               if client in nodes}  # fmt: skip
     sizes = [(node, len(body)) for node, body in bodies.items()]
-    head = dict(nodes=sizes, seconds=patience, gather=not asked)
+    most = frames.longest(most)
+    head = dict(nodes=sizes, seconds=patience, gather=not asked, most=most)
     asked.append(True)
     try:
       frames.send(line, head, b''.join(bodies.values()))
-      while (data := heard(line)) is not None:
+      while (data := heard(line, most)) is not None:
         head, body = frames.parted(data)
         if head['node'] is None:
           return
@@ -182,11 +183,11 @@ def asking(line: socket.socket, nodes: dict[int, int], patience: float) -> Calla
   return ask
 
 
-def heard(line: socket.socket) -> bytes | None:
-  """The next frame; a signal ends the wait for it."""
+def heard(line: socket.socket, most: int) -> bytes | None:
+  """The next frame, with a body of at most so many bytes; a signal ends the wait for it."""
   while not select.select([line], [], [], 1)[0]:
     stop_if_told()
-  return frames.receive(line)
+  return frames.receive(line, most)
 
 
 def stop_if_told():
@@ -223,8 +224,8 @@ class Node:
     ], home, workdir / 'supernode.log')  # fmt: skip
     self.process, self.until = self._start(), time.monotonic() + patience
 
-  def wait(self) -> tuple[Frame, Callable[[Frame], None]]:
-    """The next greeting and what takes its answer, for `working.working`.
+  def wait(self, most: int = frames.MOST) -> tuple[Frame, Callable[[Frame], None]]:
+    """The next greeting and what takes its answer, for `working.working`. most: of its bytes.
 
     A SuperNode that ends is started again for `patience` seconds after it was last served: the
     server may not have started yet, or may start anew. Raises TryAgain after that.
@@ -239,7 +240,7 @@ class Node:
       with contextlib.suppress(TimeoutError, DataError):  # half a greeting of an app that died
         line, _ = self.listener.accept()
         line.settimeout(None)
-        data = frames.receive(line)
+        data = frames.receive(line, most)
         if data is not None:
           self.until = time.monotonic() + self.patience
           return frames.parted(data), lambda frame, line=line: self._reply(line, frame)

@@ -47,11 +47,12 @@ class Wire:
     self.boxes = {client: queue.Queue() for client in clients}
     self.frames, self.change = [], lambda client, greeting, answer: answer
 
-  def wait(self, client):
+  def wait(self, client, most):
     frame, answers = self.boxes[client].get(timeout=200)
+    assert len(frame[1]) <= most
     return frame, answers.put
 
-  def ask(self, greetings):
+  def ask(self, greetings, most):
     waiting = []
     for client, frame in greetings.items():
       answers = queue.Queue()
@@ -62,6 +63,7 @@ class Wire:
     for client, frame, answers in waiting:
       answer = answers.get(timeout=200)
       self.frames.append((client, answer))
+      assert len(answer[1]) <= most
       answer = self.change(client, frame, answer)
       if answer is not None:
         yield client, answer

@@ -57,8 +57,9 @@ def answer(message: Message, context: Context) -> Message:
 def serve(grid: Grid, context: Context):
   """Carries greetings to nodes and their answers back until the server closes its line.
 
-  A request: the head nodes=[(node, bytes)], seconds, gather; the greetings one after another. For
-  each answer a frame with the head node=, at the end one with node=None.
+  A request: the head nodes=[(node, bytes)], seconds, gather, most; the greetings one after another.
+  For each answer a frame with the head node=, at the end one with node=None; most: bytes of an
+  answer at most, a longer one goes no further.
   """
   with reach(context.run_config['socket']) as line:
     while (data := frames.receive(line)) is not None:
@@ -67,6 +68,8 @@ def serve(grid: Grid, context: Context):
       for node, size in head['nodes']:
         greetings[node], at = body[at : at + size], at + size
       for node, said in exchanged(grid, greetings, head['seconds'], head['gather']):
+        if len(said) > head['most']:
+          said = frames.joined(dict(error=f'{len(said):,} bytes, above {head["most"]:,}'))
         frames.send(line, dict(node=node), said)
       frames.send(line, dict(node=None))
 

@@ -7,13 +7,18 @@ import struct
 from reduction.errors import DataError
 
 LENGTHS = struct.Struct('<IQ')
-MOST, HEAD = 2**34, 2**20  # bytes of a frame, and of its head
+MOST, HEAD = 2**34, 2**20  # bytes of a body, where no one knows better, and of a head
 
 
 def joined(head: dict, body: bytes = b'') -> bytes:
   """A frame as bytes."""
   text = json.dumps(head).encode()
   return LENGTHS.pack(len(text), len(body)) + text + body
+
+
+def longest(body: int) -> int:
+  """Bytes of a frame whose body has so many at most."""
+  return LENGTHS.size + HEAD + body
 
 
 def parted(data: bytes) -> tuple[dict, bytes]:
@@ -39,15 +44,19 @@ def send(to: socket.socket, head: dict, body: bytes = b''):
   to.sendall(joined(head, body))
 
 
-def receive(of: socket.socket) -> bytes | None:
-  """The next frame, or None where the other side has closed. Raises DataError for half a one."""
+def receive(of: socket.socket, most: int = MOST) -> bytes | None:
+  """The next frame, or None where the other side has closed. most: bytes of its body at most.
+
+  Raises DataError for half a frame, and, before any of it is read, for one that declares more.
+  """
   begins = _exactly(of, LENGTHS.size)
   if not begins:
     return None
-  size = sum(LENGTHS.unpack(begins))
-  if size > MOST:
-    raise DataError(f'a frame declares {size:,} bytes, at most {MOST:,} are taken')
-  rest = _exactly(of, size)
+  text, body = LENGTHS.unpack(begins)
+  if text > HEAD or body > most:
+    raise DataError(f'a frame declares {text:,} and {body:,} bytes, at most {HEAD:,} and {most:,} '
+                    'are taken')  # fmt: skip
+  rest = _exactly(of, text + body)
   if rest is None:
     raise DataError('a frame ends before its end')
   return begins + rest

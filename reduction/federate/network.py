@@ -24,7 +24,7 @@ from reduction import tree
 from reduction.errors import DataError, require
 from reduction.federate import clients as at_clients
 from reduction.federate import server
-from reduction.federate.codecs.codec import Codec, joined
+from reduction.federate.codecs.codec import FLOAT, Codec, joined
 from reduction.federate.message import LONGEST
 
 Frame = tuple[dict, bytes]
@@ -32,6 +32,7 @@ KINDS = 'whole', 'part', 'change', 'same', 'heard'
 HEAD = dict(where=str, config=str, round=int, exchange=int, row=int, of=int, kind=str, step=int,
             heard=int)  # fmt: skip
 COUNTERS = 'up', 'down', 'dense', 'refused'
+MANIFEST = 1_000  # bytes of a tensor's part of a manifest at most
 
 
 class Talk(NamedTuple):
@@ -85,6 +86,11 @@ def talk(codec: Codec, like: dict) -> Talk:
     return tuple(says), tuple(hears)
 
   return Talk(*jax.eval_shape(once, like, jax.random.key(0)))
+
+
+def longest(shapes: dict) -> int:
+  """Bytes of a packed message of these tensors at most."""
+  return FLOAT * sum(int(np.prod(x.shape)) for x in shapes.values()) + MANIFEST * (len(shapes) + 1)
 
 
 def whole(values: dict) -> dict:

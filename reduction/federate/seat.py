@@ -16,6 +16,7 @@ from reduction.federate.network import (
   cut_like,
   flat,
   flat_like,
+  longest,
   part_of,
   parted,
   progress,
@@ -69,6 +70,11 @@ class Seat:
       return flat_like(self.talk.hears[-1])
     late = kind == 'whole' and head['round'] > 0 and codec.answers
     return self.like | (flat_like(self.public()) if late else {})
+
+  def most(self) -> int:
+    """Bytes of the message of a greeting at most."""
+    heard = [longest(flat_like(shapes)) for shapes in self.talk.hears]
+    return max(longest(self.like | flat_like(self.public())), *heard)
 
   def part(self, number: int) -> dict:
     """What this client trains in a round."""

@@ -23,10 +23,10 @@ from reduction.update import classified
 def serving(ask: Ask, config: str):
   """A function like `rounds.learn` for a server.
 
-  ask: greetings by client -> answers with the client whom the network says each comes from, as long
-  as it is worth waiting. config: a digest of what clients must have too. The plan's `failing` is
-  left to the network. Rows: a 'round' each, a 'refusal' for each answer that was not taken, those
-  of `rounds.log_sent`, and a 'closing'.
+  ask: (greetings by client, bytes of an answer's message at most) -> answers with the client whom
+  the network says each comes from, as long as it is worth waiting. config: a digest of what clients
+  must have too. The plan's `failing` is left to the network. Rows: a 'round' each, a 'refusal' for
+  each answer that was not taken, those of `rounds.log_sent`, and a 'closing'.
   """
 
   def learn(plan, cohorts, module, shared, run, *, step=plain, state=None):
@@ -78,7 +78,7 @@ def close(plan, like, carry, ask: Ask, here: dict, run):
   table = Table(plan, like, carry, range(carry['up'].shape[1]), plan.rounds, here, run)
   frames = table.greetings()
   gone = sum(body(data) for _, data in frames.values())
-  reached = [client for client, (head, _) in ask(frames) if not head.get('error')]
+  reached = [client for client, (head, _) in ask(frames, 0) if not head.get('error')]
   run.log(kind='closing', clients=len(set(reached)), down_bytes=gone)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from reduction import tree
 from reduction.federate import intake
-from reduction.federate.codecs.codec import FLOAT, joined
+from reduction.federate.codecs.codec import joined
 from reduction.federate.codecs.dense import dense
 from reduction.federate.message import Letter, pack
 from reduction.federate.network import (
@@ -16,6 +16,7 @@ from reduction.federate.network import (
   cut_like,
   flat,
   flat_like,
+  longest,
   part_of,
   parted,
   spread,
@@ -25,8 +26,7 @@ from reduction.federate.network import (
 from reduction.federate.server import answering, named
 from reduction.net import over_replicas
 
-Ask = Callable[[dict[int, Frame]], Iterator[tuple[int, Frame]]]
-MANIFEST = 1_000  # bytes of a tensor's part of a manifest at most
+Ask = Callable[[dict[int, Frame], int], Iterator[tuple[int, Frame]]]  # see `serving.serving`
 
 
 class Table:
@@ -81,7 +81,7 @@ class Table:
 
     Bytes and refusals are those of all exchanges; nothing is taken where too few answer.
     """
-    taken = self.taken(0, ask(self.greetings()))
+    taken = self.taken(0, ask(self.greetings(), self.most(0)))
     heard, wire = {}, self.carry['server']['wire']
     for exchange in range(1, len(self.talk.says)):
       there = list(taken.updates)
@@ -98,7 +98,7 @@ class Table:
         client: (self.head(client, 'heard', exchange), pack(flat(message), self.letters[client]))
         for client in there
       }
-      before, taken = taken, self.taken(exchange, ask(frames), frames)
+      before, taken = taken, self.taken(exchange, ask(frames, self.most(exchange)), frames)
       taken = also(before, taken)
     return taken, heard, wire
 
@@ -114,15 +114,18 @@ class Table:
         found = refused(found, client, f'client {client}: {said}')
         continue
       codec, like = self.expects(exchange, client)
-      size = FLOAT * sum(int(np.prod(x.shape)) for x in like.values()) + MANIFEST * (len(like) + 1)
       expected = intake.Expected(
-        letters[client].round, frozenset(letters), size, self.rules.longest, like,
+        letters[client].round, frozenset(letters), longest(like), self.rules.longest, like,
         letters[client].nonce, self.veiled,
       )  # fmt: skip
       found = intake.take(found, data, codec, expected, sender=client)
     for client in letters.keys() - answered:
       found = refused(found, client, f'client {client} did not answer in time')
     return found
+
+  def most(self, exchange: int) -> int:
+    """Bytes of any client's answer at most."""
+    return max(longest(self.expects(exchange, client)[1]) for client in self.ids)
 
   def expects(self, exchange: int, client: int):
     """(what decodes a client's answer, its shapes)"""

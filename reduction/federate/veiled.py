@@ -18,7 +18,7 @@ from reduction.federate import intake, keys, secure
 from reduction.federate.codecs.codec import FLOAT
 from reduction.federate.codecs.dense import dense
 from reduction.federate.message import pack
-from reduction.federate.network import Frame, whole
+from reduction.federate.network import Frame, longest, whole
 from reduction.federate.seat import Seat
 from reduction.federate.server import shares
 from reduction.federate.table import Ask, Table, also, refused
@@ -137,6 +137,11 @@ class VeiledSeat(Seat):
     heard = head['kind'] == 'heard'
     return hears(head['exchange'], head['of']) if heard else super().shapes(head)
 
+  def most(self) -> int:
+    """Bytes of the message of a greeting at most."""
+    heard = [longest(hears(i, self.plan.clients)) for i in range(1, EXCHANGES)]
+    return max(super().most(), *heard)
+
   def trained(self, carry, head, message, size: int, run) -> tuple[dict, dict]:
     """(carry, row) after a client's part of a round, of which it says its keys first."""
     carry, row = super().trained(carry, head, message, size, run)
@@ -208,13 +213,13 @@ class VeiledTable(Table):
   def exchanges(self, ask: Ask) -> tuple[intake.Taken, dict, dict]:
     """(the updates that are in the mean, under their masks, nothing, the server's wire)"""
     wire, least, said = self.carry['server']['wire'], self.plan.rules.secure, []
-    taken = with_keys(self.taken(0, ask(self.greetings())))
+    taken = with_keys(self.taken(0, ask(self.greetings(), self.most(0))))
     for exchange in range(1, EXCHANGES):
       said.append(taken.updates)
       if len(taken.updates) < least:
         return taken._replace(updates={}), {}, wire
       frames = self.told(exchange, said, taken.weights)
-      taken = also(taken, self.taken(exchange, ask(frames), frames))
+      taken = also(taken, self.taken(exchange, ask(frames, self.most(exchange)), frames))
     if len(taken.updates) < least:
       return taken._replace(updates={}), {}, wire
     try:

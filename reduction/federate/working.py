@@ -14,15 +14,16 @@ from reduction.federate.seat import Seat
 from reduction.federate.server import plain
 from reduction.federate.veiled import VeiledSeat
 
-Wait = Callable[[], tuple[Frame, Callable[[Frame], None]]]
+Wait = Callable[[int], tuple[Frame, Callable[[Frame], None]]]
 
 
 def working(wait: Wait, client: int, config: str):
   """A function like `rounds.learn` for the client of this number.
 
-  wait: () -> the next greeting and what takes its answer. A round is committed, with a run that
-  saves at every index, before its last exchange is answered: a client that is killed goes on where
-  it was, and one that the server asks again says the same again, where a round has one exchange.
+  wait: (bytes of its message at most) -> the next greeting and what takes its answer. A round is
+  committed, with a run that saves at every index, before its last exchange is answered: a client
+  that is killed goes on where it was, and one that the server asks again says the same again, where
+  a round has one exchange.
   Rows: a 'round' each, and a 'closed'.
   """
 
@@ -108,7 +109,7 @@ class Line:
     self.flush()
     seat, again = self._seat, self._seat.exchanges == 1
     while True:
-      frame, reply = self._held or self._wait()
+      frame, reply = self._held or self._wait(seat.most())
       self._held = None
       try:
         head = read(frame[0], self._agreed)

@@ -1,6 +1,7 @@
 """Messages as bytes: what is packed arrives, what is damaged or a lie is refused before use."""
 
 import json
+import socket
 import struct
 
 import jax
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from reduction.errors import DataError
-from reduction.federate import codecs, server
+from reduction.federate import codecs, frames, server
 from reduction.federate.intake import Expected, Taken, stacked, take
 from reduction.federate.message import MAGIC, Letter, pack, unpack
 
@@ -153,3 +154,19 @@ def test_every_lie_is_refused_counted_and_leaves_the_round_alone():
   fine = jnp.ones(2, bool)
   mean = server.combined(updates, weights, fine, server.rules(), jax.random.key(0))
   np.testing.assert_allclose(mean['b'], UPDATE['b'], rtol=1e-6)
+
+
+def test_a_frame_that_lies_of_its_length_is_refused_before_it_is_read():
+  """The other side still waits with its gigabytes: nothing but the lengths was taken of it."""
+  lies = ((2, 65), 'at most'), ((2, 2**33), '8,589,934,592'), ((2**20 + 1, 0), '1,048,577')
+  for lengths, says in lies:
+    here, there = socket.socketpair()
+    with here, there:
+      there.sendall(frames.LENGTHS.pack(*lengths) + b'{}')
+      with pytest.raises(DataError, match=says):
+        frames.receive(here, 64)
+      assert here.recv(64) == b'{}'
+  here, there = socket.socketpair()
+  with here, there:
+    frames.send(there, dict(a=1), bytes(64))
+    assert frames.parted(frames.receive(here, 64)) == (dict(a=1), bytes(64))

@@ -211,10 +211,10 @@ def test_a_server_that_asks_again_hears_the_same(digits):
   wire, heard = Wire((0,)), []
   one = dict(partition=dict(name='iid', clients=1), rounds=2)
 
-  def twice(greetings):
+  def twice(greetings, most):
     for client, frame in greetings.items():
       for _ in range(2 if frame[0]['round'] < 2 else 1):
-        heard.extend(answer for _, answer in wire.ask({client: frame}))
+        heard.extend(answer for _, answer in wire.ask({client: frame}, most))
       yield client, heard[-1]
 
   def work():
@@ -247,7 +247,7 @@ def test_a_greeting_that_is_none_is_refused(head, says):
 
 
 def test_what_a_network_does_not_carry_is_refused(digits):
-  serve = serving.serving(lambda greetings: iter(()), 'c')
+  serve = serving.serving(lambda greetings, most: iter(()), 'c')
   for settings, says in (
     (dict(codec=dict(name='power', rank=2), rules=dict(longest=1.0)), 'no update by itself'),
     (dict(codec=dict(name='power', rank=2), rules=dict(secure=2)), 'adds whole updates up'),
@@ -298,19 +298,19 @@ def test_a_client_and_a_server_that_die_go_on_where_they_were(digits, tmp_path):
   wire, one = Wire((0,)), dict(partition=dict(name='iid', clients=1))
   died = []
 
-  def wait():
-    frame, reply = wire.wait(0)
+  def wait(most):
+    frame, reply = wire.wait(0, most)
     if frame[0]['round'] == 1 and 'client' not in died:
       died.append('client')
       wire.boxes[0].put((frame, reply.__self__))  # Flower's node asks the next process
       raise RuntimeError('client')
     return frame, reply
 
-  def ask(greetings):
+  def ask(greetings, most):
     if greetings[0][0]['round'] == 2 and 'server' not in died:
       died.append('server')
       raise RuntimeError('server')
-    return wire.ask(greetings)
+    return wire.ask(greetings, most)
 
   def work():
     learn = working.working(wait, 0, 'c')
@@ -337,12 +337,12 @@ def test_a_server_that_dies_between_exchanges_begins_the_round_again(digits, tmp
   wire, died = Wire((0,)), []
   one = dict(partition=dict(name='iid', clients=1), codec=dict(name='power', rank=2))
 
-  def ask(greetings):
+  def ask(greetings, most):
     head = greetings[0][0]
     if (head['round'], head['exchange']) == (1, 1) and not died:
       died.append(head)
       raise RuntimeError('server')
-    return wire.ask(greetings)
+    return wire.ask(greetings, most)
 
   def work():
     done(fedavg(working.working(functools.partial(wire.wait, 0), 0, 'c'), **one), digits)
