@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reduction import tree
 from reduction.errors import DataError, UserError
 from reduction.federate.codecs.codec import Codec
 from reduction.federate.message import Letter, unpack
@@ -130,12 +129,3 @@ def check(letter: Letter, taken: Taken, expected: Expected):
     raise DataError(f'nonce {letter.nonce[:40]!r} is none of this round')
   if not (math.isfinite(letter.weight) and 0 < letter.weight <= HEAVIEST):
     raise DataError(f'weight {letter.weight:g} must be above 0 and at most {HEAVIEST:,}')
-
-
-def stacked(taken: Taken) -> tuple[dict, np.ndarray]:
-  """(updates [m, ...], weights [m]) of what was taken, by client, for `server.combined`."""
-  clients = sorted(taken.updates)
-  updates = [taken.updates[client] for client in clients]
-  return tree.map(lambda *x: np.stack(x), *updates), np.array(
-    [taken.weights[client] for client in clients], np.float32
-  )

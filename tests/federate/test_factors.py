@@ -118,12 +118,6 @@ def test_clients_at_once_are_clients_one_by_one():
   np.testing.assert_allclose(jax.vmap(encode)(x), np.stack([encode(w) for w in x]), atol=1e-5)
 
 
-def test_the_papers_count():
-  assert of.paper_numbers((768, 768), 10) == 768 * 10 + 100 + 10 * 768
-  assert of.paper_numbers((768, 768), 768) == 768 * 768
-  assert of.paper_numbers((3, 3, 4, 8), 1) == 36 + 1 + 8
-
-
 def test_wrong_settings_are_refused():
   for wrong, says in (
     (dict(start=0.0), 'start=0.0'), (dict(end=1.5), 'end=1.5'), (dict(method='qr'), "method='qr'"),

@@ -8,7 +8,6 @@ min(P, Q): the authors' code drops a matrix that needs all ranks.
 """
 
 import functools
-import math
 import zlib
 
 import jax
@@ -148,9 +147,3 @@ def count(message) -> dict:
     sent = parts['rank'] * (rows + columns)
     found[name] = FLOAT * jnp.where(parts['whole'], rows * columns, sent)
   return found
-
-
-def paper_numbers(shape, k: int) -> int:
-  """Numbers that the paper counts for a matrix at rank k: P K + K^2 + K Q, or P Q if fewer."""
-  rows, columns = math.prod(shape[:-1]), shape[-1]
-  return min(rows * k + k * k + k * columns, rows * columns)
