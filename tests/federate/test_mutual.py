@@ -78,6 +78,28 @@ def test_the_authors_joint_loss_has_gradients_through_everything():
   assert abs(float(got[0, 1] - plain[0, 1])) > 1e-3
 
 
+def test_the_authors_joint_loss_compares_layers_as_they_are():
+  """All of it written down: one sum, nothing held still, neither targets nor the divisor, no W."""
+  how = mutual.lesson(pairs=(dict(student='s', teacher='h'),), authors_code=True, epsilon=0.0)
+  seen = dict(teacher=SEEN['teacher'], student={'s': jnp.array([[0.0, 2.0, 1.0], [1.0, 1.0, 3.0]])})
+  assert mutual.projections(how, (), (), None, None, None) == {}
+
+  def joint(logits, seen):
+    logs = {n: x - jnp.log(jnp.exp(x).sum(1, keepdims=True)) for n, x in logits.items()}
+    one, two = (-(x[0, 0] + x[1, 2]) / 2 for x in logs.values())  # of labels 0 and 2
+    t, s = logs['teacher'], logs['student']
+    kls = (jnp.exp(s) * (s - t)).sum() + (jnp.exp(t) * (t - s)).sum()
+    apart = ((seen['teacher']['h'] - seen['student']['s']) ** 2).sum() / 6
+    return one + two + (kls / 2 / 3 + 2 * apart) / (one + two)  # a mean over examples and classes
+
+  found = jax.value_and_grad(lambda x, h: total(how, x, h, {}), (0, 1))(LOGITS, seen)
+  wanted = jax.value_and_grad(joint, (0, 1))(LOGITS, seen)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+  by_hand = 0.42272 + 1.20477 + (0.17834 + 0.22680 + 2 * 15 / 6) / 1.62750
+  assert found[0] == pytest.approx(by_hand, rel=1e-4)
+
+
 def test_a_task_that_is_learned_does_not_blow_up():
   sure = jnp.array([[60.0, 0, 0], [0, 0, 60.0]])
   logits = dict(teacher=sure, student=sure + jnp.array([[0, 50.0, 0], [0, 0, 0]]))
