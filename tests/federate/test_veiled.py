@@ -1,15 +1,17 @@
 """Secure aggregation between processes: the simulator's means, of updates that nobody sees."""
 
+import functools
 import secrets
+import threading
 
 import numpy as np
 import pytest
 
 from reduction import tree
 from reduction.errors import DataError
-from reduction.federate import keys, secure, veiled
+from reduction.federate import keys, secure, serving, veiled, working
 from reduction.federate.message import body, pack, unpack
-from tests.networks import done, fedavg, fedkd, networked, rows
+from tests.networks import Wire, done, fedavg, fedkd, networked, rows
 
 SECURE = dict(rules=dict(secure=2))
 LIKE = {'params/fc1/kernel': np.zeros((64, 16)), 'params/fc1/bias': np.zeros(16),
@@ -194,6 +196,36 @@ def test_shares_that_do_not_fit_make_the_round_void(digits):
   _, run, _, _ = networked(fedavg, digits, change=lies, rounds=1, rules=dict(secure=3))
   assert 'do not fit together' in rows(run, 'refusal')[0]['reason']
   assert rows(run, 'round')[0]['void'] == [1]
+
+
+@pytest.mark.parametrize('exchange', [2, 3])
+def test_a_client_that_is_there_says_nothing_twice(exchange, digits):
+  """Asked once more, with another set of clients, whose other secrets would unmask who sent."""
+  wire, one, said = Wire((0, 1, 2)), dict(SECURE, rounds=1), []
+
+  def ask(frames, most):
+    yield from wire.ask(frames, most)
+    head, data = frames[0]
+    if head['exchange'] == exchange:
+      letter, message = unpack(data, veiled.hears(exchange, 3))
+      others = dict(message, there=dict(dense=np.array([1, 1, 0], np.float32)))
+      for again in message, others:
+        said.extend(answer for _, answer in wire.ask({0: (head, pack(again, letter))}, most))
+
+  def work(client):
+    learn = working.working(functools.partial(wire.wait, client), client, 'c')
+    done(fedavg(learn, **one), digits)
+
+  threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(3)]
+  for thread in threads:
+    thread.start()
+  net, run = done(fedavg(serving.serving(ask, 'c'), **one), digits)
+  for thread in threads:
+    thread.join(200)
+  assert len(said) == 2 and not any(data for _, data in said)
+  assert all(f'not at exchange {exchange} of round 1' in head['error'] for head, _ in said)
+  plain, _ = done(fedavg(rounds=1, **SECURE), digits)
+  assert rows(run, 'round')[0]['clients'] == [3] and near(net, plain)
 
 
 # what a client lets itself be told
