@@ -25,7 +25,8 @@ and 8 e-4 for FedAvg, of 2, 4 and 8 e-4 for FedKD; SCAFFOLD's of 0.1 and 0.3);
 FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of the students that
 configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in runs/bert), the rows
 DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
-passes, with 'fixed' FedKD that is not adaptive; 'paired', with 'small', compares the nets of its
+passes, with 'fixed' FedKD that is not adaptive; 'fresh', with 'small', is FedAvg, FedKD, and FedKD
+whose clients' optimizers begin anew each round; 'paired', with 'small', compares the nets of its
 two seeds, runs/fedkd-ade-small-0 and -1, over seeds and sentences; 'quick' is a teacher of two
 layers and its student of one, two clients, two rounds of a few steps.
 """
@@ -44,12 +45,14 @@ PARTS = dict(  # FedKD without one each -> what
 SHOWN = ('large', 'fedavg', 'fedkd', 'whole', *PARTS)
 BASES = ('large', 'fedavg', *PARTS)  # what FedKD is compared with
 DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
-FIXED = dict(
-  claim='F of FedKD, not adaptive, against FedAvg of the same student', paper='not in the paper',
-  measure=dict(kind='versus', at='fixed_over_fedavg', key='f1_gain', how='bootstrap'),
-)  # fmt: skip
+OTHERS = {  # claim -> (what, the stage, the one it is compared with), not in the paper
+  '10': ('F of FedKD, not adaptive, against FedAvg of the same student', 'fixed', 'fedavg'),
+  '11': ('F of FedKD, optimizers anew each round, against on and on', 'fresh', 'fedkd'),
+  '12': ('F of FedKD, optimizers anew, against FedAvg of the same student', 'fresh', 'fedavg'),
+}
 VARIANTS = (
-  'two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'fixed', 'paired', 'quick',
+  'two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'fixed', 'fresh', 'paired',
+  'quick',
 )  # fmt: skip
 
 
@@ -73,7 +76,9 @@ def get_config(variant: str = ''):
   parts = stages(federation, dict(SIZES, layers=layers), c.model.layers, 4e-4 if small else 5e-5)
   parts['pretrained'] = dict(path=MODEL)
   parts |= {f'over_{base}': dict(stage='versus', of='fedkd', base=base) for base in BASES}
-  parts['fixed_over_fedavg'] = dict(stage='versus', of='fixed', base='fedavg')
+  parts |= {
+    f'{of}_over_{base}': dict(stage='versus', of=of, base=base) for _, of, base in OTHERS.values()
+  }
   last = tuple(f'over_{base}' for base in BASES)
   c.stages = ('pretrained', 'fedkd') if quick else ('pretrained', *SHOWN, *last)
   if 'methods' in chosen:
@@ -90,25 +95,32 @@ def get_config(variant: str = ''):
     c.seeds = (0, 1, 2)  # as the students have
     given = dict(parts['fedavg'], student=dict(SIZES, layers=layers))
     parts |= {n: dict(given, inherits=dict(of=f'{came}:{n}', fresh=())) for n in DISTILLED}
-  if 'longer' in chosen:
-    fixed = 'fixed' in chosen
-    pair = ('fixed', 'fixed_over_fedavg') if fixed else ('fedkd', 'over_fedavg')
-    c.stages = 'pretrained', 'fedavg', *pair
+  few = few_of(chosen)
+  if few:
+    c.stages = 'pretrained', 'fedavg', *few[0]
   if 'paired' in chosen:
     c.seeds, c.stages = (0, 1), (*last, 'fixed_over_fedavg')
     parts |= paired(c.seeds)
   for name in c.stages:
     c[name] = parts[name]
   if not chosen & {'quick', 'methods', 'codecs', 'distilled'}:
-    c.paper = paper(layers)
-  if 'longer' in chosen:
-    c.paper = {'10': FIXED} if fixed else {n: c.paper[n].to_dict() for n in ('2', '4')}
-  if 'paired' in chosen:
-    c.paper = {n: claim.to_dict() for n, claim in c.paper.items() if claim.measure.kind == 'versus'}
-    c.paper['10'] = FIXED
+    said = paper(layers)
+    known = tuple(n for n in said if n not in OTHERS)
+    if 'paired' in chosen:
+      known = *(n for n in known if said[n]['measure']['kind'] == 'versus'), '10'
+    c.paper = {n: said[n] for n in (few[1] if few else known)}
   scores = 'test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1', 'teacher_auc'
   c.tables = setting.tables(*scores)
   return c
+
+
+def few_of(chosen) -> tuple:
+  """(the stages after FedAvg, the claims) of 'longer' and 'fresh'; () for what runs all."""
+  if 'fresh' in chosen:
+    return ('fedkd', 'fresh', 'fresh_over_fedkd', 'fresh_over_fedavg'), ('11', '12')
+  if 'fixed' in chosen:
+    return ('fixed', 'fixed_over_fedavg'), ('10',)
+  return (('fedkd', 'over_fedavg'), ('2', '4', '4b')) if 'longer' in chosen else ()
 
 
 def stages(given: dict, student: dict, deep: int, rate: float) -> dict:
@@ -154,29 +166,36 @@ def begins(part: dict, first: str):
 
 def paper(layers: int) -> dict:
   """What table 3 says: F, and bytes = share of layers x share of low-rank updates x transfers."""
-  f1 = lambda base: dict(kind='versus', at=f'over_{base}', key='f1_gain', how='bootstrap')
+  f1 = lambda base, of='': dict(kind='versus', at=f'{of}over_{base}', key='f1_gain',
+                                how='bootstrap')  # fmt: skip
   sent = lambda key, of, to: dict(kind='federated', at=of, key=key, how='ratio',
                                   against=dict(at=to))  # fmt: skip
   four = layers == 4
   claim = lambda text, said, measure: dict(claim=text, paper=said, measure=measure,
                                            why='it takes hours')  # fmt: skip
+  saved = ('0.12 / 0.46 = 0.26' if four else '0.07 / 0.24 = 0.30') + ', both ways'
+  both, same = ('0.09' if four else '0.05') + ', both ways', ('fedkd', 'fedavg')
   large = '+0.1, 60.7 against 60.6' if four else '-0.8, 59.8 against 60.6'
   return {
     '1': claim('F of FedKD, against FedAvg of the large model', large, f1('large')),
     '2': claim('F of FedKD, against FedAvg of the same student', 'not in the paper', f1('fedavg')),
-    '3': claim('bytes of the student, of the large model', '0.46 / 1.37 = 0.34' if four else
-               '0.24 / 1.37 = 0.17', sent('up_bytes', 'fedavg', 'large')),
-    '4': claim('times low-rank updates, of whole ones', '0.12 / 0.46 = 0.26' if four else
-               '0.07 / 0.24 = 0.30', dict(kind='federated', at='fedkd', key='of_dense',
-                                          how='value')),
+    '3': claim('bytes of the student, of the large model, either way',
+               '0.46 / 1.37 = 0.34' if four else '0.24 / 1.37 = 0.17',
+               sent('up_bytes', 'fedavg', 'large')),
+    '4': claim('times low-rank updates up, of whole ones', saved, sent('up_bytes', *same)),
+    '4b': claim('times low-rank updates down, of whole ones', saved, sent('down_bytes', *same)),
     '5': claim('times rounds, of a transfer up and one down', '2',
                dict(kind='federated', at='fedkd', key='rounds', how='value')),
-    '6': claim('bytes of FedKD, of FedAvg of the large model', '0.09' if four else '0.05',
+    '6': claim('bytes up of FedKD, of FedAvg of the large model', both,
                sent('up_bytes', 'fedkd', 'large')),
+    '6b': claim('bytes down of FedKD, of FedAvg of the large model', both,
+                sent('down_bytes', 'fedkd', 'large')),
     **{
       str(7 + i): claim(f'F by {what}, against FedKD without', '+', f1(part))
       for i, (part, what) in enumerate(PARTS.items())
     },
+    **{n: claim(what, 'not in the paper', f1(base, f'{of}_')) for n, (what, of, base) in
+       OTHERS.items()},
   }  # fmt: skip
 
 
