@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -158,9 +160,10 @@ def test_flower_carries_what_frames_carry_bit_for_bit(carried, digits, same):
   for client, (student, _) in carried['clients'].items():
     assert same(student, net) and same(clients[client][0], net)
   assert set(carried['clients']) == {0, 1}
-  told = lambda run: [(row['up_bytes'], row['clients']) for row in rows(run, 'round')]
-  assert told(carried['run']) == told(run)
-  assert [clients for _, clients in told(run)] == [[2]] * 3
+  told = lambda run: [(row['up_bytes'][0], row['clients']) for row in rows(run, 'round')]
+  lies = 4 * sum(math.prod(shape) for shape in LIKE.values())  # of two rounds: they have travelled
+  sent = [(up + more, clients) for (up, clients), more in zip(told(run), (lies, lies, 0))]
+  assert told(carried['run']) == sent and [clients for _, clients in sent] == [[2]] * 3
 
 
 @pytest.mark.slow
@@ -307,3 +310,22 @@ def test_flower_tells_nobody_and_installs_nothing(tmp_path):
   found = superlink.environment(tmp_path)
   assert found['FLWR_TELEMETRY_ENABLED'] == '0' and found['FLWR_DISABLE_UPDATE_CHECK'] == '1'
   assert found['FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION'] == '1'
+
+
+def test_long_answers_stay_behind(tmp_path, monkeypatch):
+  """What a node says beyond the bytes that its round can have reaches no server."""
+  pytest.importorskip('flwr')
+  flower = importlib.import_module('reduction.federate.flower')
+  said = [(1, bytes(101)), (2, bytes(100))]
+  monkeypatch.setattr(flower, 'exchanged', lambda *given: iter(said))
+  listener, path = superlink.listening(tmp_path)
+  where = types.SimpleNamespace(run_config=dict(socket=str(path)))
+  thread = threading.Thread(target=flower.serve, args=(None, where), daemon=True)
+  with listener:
+    thread.start()
+    with listener.accept()[0] as line:
+      frames.send(line, dict(nodes=[], seconds=1, gather=False, most=100))
+      found = [frames.parted(frames.receive(line, 100)) for _ in range(3)]
+  thread.join(20)
+  assert [head['node'] for head, _ in found] == [1, 2, None] and found[1][1] == bytes(100)
+  assert superlink.opened(found[0][1])[0] == dict(error='101 bytes, above 100')
