@@ -40,6 +40,7 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
   alone = dict(stage='fedmd', federation=dict(given, disk=False), optimizer=optimizer,
                student=student)  # fmt: skip
   coded = lambda **codec: dict(small, federation=dict(given, codec=codec))
+  sketch = dict(name='sketch', rows=5, columns=400, top=100)
   one = dict(given, partition=dict(name='iid', clients=1))
   return {
     'large': dict(average, student=teacher),
@@ -51,7 +52,8 @@ def methods(given: dict, teacher: dict, student: dict, pairs: tuple, optimizer: 
     'fedopt': dict(small, server_optimizer=dict(name='adam', learning_rate=1e-2, b2=0.99)),
     'fedmd': dict(alone, public=256),
     'feddropout': dict(small, thin=0.4, feeds=feeds(student)),
-    'fetchsgd': coded(name='sketch', rows=5, columns=400, top=100, momentum=0.0),
+    'fetchsgd': coded(**sketch, momentum=0.0),
+    'momentum': coded(**sketch, momentum=0.9),
     'powersgd': coded(name='power', rank=4),
     'eight_bits': coded(name='quantized', bits=8),
     'fedkd': kd,
@@ -76,7 +78,8 @@ NAMES = dict(
   large='FedAvg of the large model', central='the student on all data',
   local='students alone', fedavg='FedAvg of the student', fedprox='FedProx', scaffold='SCAFFOLD',
   fedopt='FedOpt (Adam)', fedmd='FedMD', feddropout='FedDropout', fetchsgd='FetchSGD',
-  powersgd='PowerSGD', eight_bits='FedAvg in 8 bits', fedkd='FedKD',
+  momentum='FetchSGD, momentum 0.9', powersgd='PowerSGD', eight_bits='FedAvg in 8 bits',
+  fedkd='FedKD',
   distilbert='FedAvg of DistilBERT', pkd='FedAvg of BERT-PKD', tinybert='FedAvg of TinyBERT',
   whole='FedKD, updates whole', fresh='FedKD, optimizers anew', still='FedKD, T = 0.95',
   without_hidden='FedKD, logits alone',
