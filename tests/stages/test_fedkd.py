@@ -115,6 +115,18 @@ def test_bytes_of_tensors_where_clients_miss_rounds(digits, tmp_path):
       assert sum(row[way][0] for row in rows) == pytest.approx(summary(run)[way][0])
 
 
+def test_a_part_of_a_model_goes_down_to_clients_whose_update_is_lost_too(digits):
+  thin = dict(thin=0.5, feeds=(('fc1', 'out'),))
+  _, run = done(average(**thin, federation=dict(rounds=3, failing=0.4)), digits)
+  sent = 4 * (64 * 8 + 8 + 8 * 10 + 10)
+  told = [(r['clients'][0], r['up_bytes'][0], r['down_bytes'][0]) for r in run.rows if (
+    r['kind'] == 'round')]  # fmt: skip
+  assert told == [(n, n * sent, 4 * sent) for n, _, _ in told] and min(told)[0] < 4
+  for way in 'up_bytes', 'down_bytes':
+    total = sum(r[way][0] for r in run.rows if r['kind'] == 'sent')
+    assert total == pytest.approx(summary(run)[way][0])
+
+
 def test_two_seeds_are_two_runs(whole, digits):
   alone, _ = done(kd(), digits, (1,))
   for a, b in zip(tree.leaves(alone.params), tree.leaves(whole[0].params), strict=True):
