@@ -1,6 +1,7 @@
-"""What the packed kernels of TPUs and GPUs share: scales as words, x in exact bfloat16 pieces."""
+"""What kernels of TPUs and GPUs share: trust, scales as words, x in exact bfloat16 pieces."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,19 @@ from reduction.qtensor import QTensor, Scheme
 BITS = 3, 4
 LANES = 128  # the most rows of a weight that share a row of scales
 LEAST = 32
+UNSEEN = -1e9  # the score of a token that is not to be seen
 ZERO = 31  # of a scale's word, the zero point: 4-bit GPTQ folders may hold a 16
+
+
+def why_not(right: Callable[[], bool]) -> str:
+  """Why a kernel is not to be trusted here, '' where it is. right: whether a small trial succeeds.
+
+  The order of nibbles in a register, for one, is nothing that a compiler shows.
+  """
+  try:
+    return '' if right() else 'it does not give what it should'
+  except Exception as error:  # compilers raise what is plain Exception
+    return f'it does not compile: {(str(error).splitlines() or [type(error).__name__])[0]}'
 
 
 class Ordered(struct.PyTreeNode):

@@ -16,8 +16,8 @@ def token(x, linears, vectors, memory: dict, place, *, heads: int, turns, epsilo
   after those of another: queries, keys and values together; outputs; gates and ups together; downs.
   vectors: float32, norms [layers, 2 width], biases [layers, columns of the first linear] and norms
   of the heads of queries and of keys [layers, 2 size], the last two [layers, 0] where there are
-  none. memory: key, value of STORED [layers, 1, places, kv_heads,
-  size], scales [layers, 2, 1, places, kv_heads] where they are int8. turns: radians [size / 2].
+  none. memory: key, value of STORED [layers, 1, places, kv_heads * size], scales [layers, 2, 1,
+  kv_heads, places] where they are int8. turns: radians [size / 2].
   """
   scales = memory.get('scales', jnp.zeros(0, jnp.float32))
   kept = memory['key'], memory['value'], scales

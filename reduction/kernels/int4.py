@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from reduction.kernels import int4_cpu, int4_gpu, int4_tpu, native
-from reduction.kernels.accelerator import LANES, chunk
+from reduction.kernels.accelerator import LANES, chunk, why_not
 from reduction.kernels.int4_cpu import CpuWeight
 from reduction.kernels.int4_gpu import GpuWeight
 from reduction.kernels.int4_tpu import TpuWeight
@@ -55,18 +55,13 @@ def _accelerated(platform, kernel):
 
 @functools.cache
 def _fit(platform: str, own, scheme: Scheme) -> bool:
-  """Whether a kernel, if any, gives here what the weights give. Says once why not.
+  """Whether a kernel, if any, gives here what the weights give. Says once why not."""
 
-  The order of nibbles in a register, for one, is nothing that a compiler shows.
-  """
-  why = 'there is none'
-  if own is not None:
-    try:
-      x, kernel = _small(scheme)
-      right = (jax.jit(own.matmul)(x, own.prepacked(kernel)) == reference(x, kernel)).all()
-      why = '' if right else 'its products are not those of the weights'
-    except Exception as error:  # compilers raise what is plain Exception
-      why = f'it does not compile: {(str(error).splitlines() or [type(error).__name__])[0]}'
+  def right():
+    x, kernel = _small(scheme)
+    return bool((jax.jit(own.matmul)(x, own.prepacked(kernel)) == reference(x, kernel)).all())
+
+  why = 'there is none' if own is None else why_not(right)
   if why:
     told = 'no kernel on %s for %s, %s: such weights become floats in each product'
     LOG.warning(told, platform, scheme, why)

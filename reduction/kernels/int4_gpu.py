@@ -57,7 +57,7 @@ def hopper() -> bool:
 def dequantized(weight: GpuWeight, dtype=jnp.float32) -> jax.Array:
   """The weight [rows, columns] in floats."""
   columns, (h, i) = len(weight.planes[0]), _hi()
-  if _viewed(weight.scheme, weight.rows):
+  if is_viewed(weight.scheme, weight.rows):
     codes = (unpack(weight.planes[0], 4, 2 * weight.planes[0].shape[1], axis=-1) ^ 8).T
   elif weight.scheme.bits == 4:
     codes = weight.planes[0].reshape(columns, -1, 1, WORDS) >> 4 * i[:4] & 15
@@ -142,7 +142,7 @@ def _kernel(
     return y
 
   at = lambda k: part * steps + k
-  spec = lambda shape, index, swizzle: plgpu.BlockSpec(shape, index, transforms=_swizzled(*swizzle))
+  spec = lambda shape, index, swizzle: plgpu.BlockSpec(shape, index, transforms=swizzled(*swizzle))
   x_spec = spec((block_m, step), lambda k: (i, at(k)), (16, 64 if viewed else WORDS))
   if viewed:
     specs = [spec((SIDE, step), lambda k: (j, at(k)), (4, step))]
@@ -169,7 +169,7 @@ def _kernel(
   plgpu.wait_smem_to_gmem(0)
 
 
-def _swizzled(bits, width):
+def swizzled(bits, width):
   """How rows of so many values lie in shared memory, without conflicts of its banks."""
   swizzle = plgpu.find_swizzle(width * bits)
   return plgpu.TilingTransform((8, swizzle * 8 // bits)), plgpu.SwizzleTransform(swizzle)
@@ -181,10 +181,10 @@ def _swizzled(bits, width):
 def prepacked(kernel: QTensor) -> GpuWeight:
   """The weight in the order of the kernel."""
   scheme, (rows, columns) = kernel.scheme, kernel.shape
-  deep, wide = filled(rows, columns, _step(scheme, rows))
+  deep, wide = filled(rows, columns, step_of(scheme, rows))
   codes = unpack(kernel.data, scheme.bits, rows)
   codes, (h, i) = jnp.pad(codes, ((0, deep - rows), (0, wide - columns))).T, _hi()
-  if _viewed(scheme, rows):
+  if is_viewed(scheme, rows):
     planes = (pack(codes ^ 8, 4, axis=-1),)
   elif scheme.bits == 4:
     codes = codes.astype(jnp.uint16).reshape(wide, -1, 4, WORDS)  # s, i, j
@@ -197,14 +197,14 @@ def prepacked(kernel: QTensor) -> GpuWeight:
   return GpuWeight(planes, words(kernel, deep, wide), scheme, rows, columns)
 
 
-def _viewed(scheme, rows):
+def is_viewed(scheme, rows):
   """Whether codes are seen as int4, or else unpacked from words."""
   return scheme.bits == 4 and chunk(scheme, rows) >= VIEWED
 
 
-def _step(scheme, rows):
+def step_of(scheme, rows):
   """Rows of a weight in a block."""
-  return chunk(scheme, rows) if _viewed(scheme, rows) else STEP[scheme.bits]
+  return chunk(scheme, rows) if is_viewed(scheme, rows) else STEP[scheme.bits]
 
 
 @functools.partial(jax.jit, static_argnames='interpret')  # traced once for layers of one size
@@ -214,7 +214,7 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   A float32 x is three bfloat16 of which it is the sum, a float16 two: more rows, nothing lost.
   interpret: of `plgpu.kernel`.
   """
-  size, step = chunk(weight.scheme, weight.rows), _step(weight.scheme, weight.rows)
+  size, step = chunk(weight.scheme, weight.rows), step_of(weight.scheme, weight.rows)
   flat = x.reshape(-1, x.shape[-1])
   stacked = jnp.concatenate(exact := pieces(flat))
   count, (deep, wide) = len(stacked), filled(*weight.shape, step)
@@ -225,7 +225,7 @@ def matmul(x, weight: GpuWeight, *, interpret=None) -> jax.Array:
   sums = sums.reshape(-1, deep // size).T
   parts = split(count, deep // step, wide)
   planes, width = weight.planes, WORDS
-  if viewed := _viewed(weight.scheme, weight.rows):
+  if viewed := is_viewed(weight.scheme, weight.rows):
     planes, width = (lax.bitcast_convert_type(planes[0], jnp.int4).reshape(wide, deep),), step
   body = functools.partial(
     _kernel, bits=weight.scheme.bits, viewed=viewed, size=size, step=step,

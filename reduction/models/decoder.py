@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from reduction.errors import DataError, require
+from reduction.kernels.accelerator import UNSEEN
 
-UNSEEN = -1e9  # the score of a key that comes later
 CACHED = 2**20  # scores at once
 NORMAL = nn.initializers.normal(0.02)
 MOST = dict(

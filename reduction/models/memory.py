@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from reduction import tree
 from reduction.errors import require
-from reduction.models.decoder import UNSEEN, attended
+from reduction.kernels import attention
+from reduction.models.decoder import attended
 from reduction.models.served import alike, bare
 
-BLOCK = 128  # places that are read at once
 STORED = 'float32', 'bfloat16', 'float16', 'int8'
 PLACE = 'place'  # of the first token to come
 
@@ -22,21 +22,22 @@ PLACE = 'place'  # of the first token to come
 def empty(module: nn.Module, n: int, places: int, stored: str = 'float32') -> dict:
   """The memory of a decoder for n texts of up to so many tokens, rounded up to whole blocks.
 
-  Of each layer's attention: key and value [n, places, kv_heads, size], floats, or int8 with a scale
-  for each token and head, scales [2, n, places, kv_heads]. stored: how they are kept; 'int8' takes
-  a quarter of the bytes of 'float32'. Raises UsageError for another.
+  Of each layer's attention: key and value [n, places, kv_heads * size], floats, or int8 with a
+  scale for each token and head, scales [2, n, kv_heads, places]: accelerators keep arrays in tiles,
+  which long last axes fill. stored: how they are kept; 'int8' takes a quarter of the bytes of
+  'float32'. Raises UsageError for another.
   """
   require(stored in STORED, f'{stored=} must be one of {", ".join(STORED)}')
   heads, size = module.remembered
-  places = -(-places // BLOCK) * BLOCK
+  places = -(-places // attention.BLOCK) * attention.BLOCK
 
-  def attention():
-    zeros = lambda: jnp.zeros((n, places, heads, size), stored)
-    scales = jnp.zeros((2, n, places, heads), jnp.float32)
+  def remembered():
+    zeros = lambda: jnp.zeros((n, places, heads * size), stored)
+    scales = jnp.zeros((2, n, heads, places), jnp.float32)
     kept = dict(scales=scales) if stored == 'int8' else {}
     return dict(key=zeros(), value=zeros(), **kept, **{PLACE: jnp.int32(0)})
 
-  layers = {f'layer{i}': dict(attention=attention()) for i in range(module.layers)}
+  layers = {f'layer{i}': dict(attention=remembered()) for i in range(module.layers)}
   return {**layers, PLACE: jnp.int32(0)}
 
 
@@ -68,12 +69,12 @@ def recalled(module: nn.Module, query, key, value) -> jax.Array:
   for name, new in dict(key=key, value=value).items():
     if module.has_variable('memory', 'scales'):
       new, scale = _integers(new)
-      scales.append(scale)
-    _put(module, name, new, start, 1)
+      scales.append(scale.swapaxes(1, 2))
+    _put(module, name, new.reshape(*new.shape[:2], -1), start, 1)
   if scales:
-    _put(module, 'scales', jnp.stack(scales), start, 2)
+    _put(module, 'scales', jnp.stack(scales), start, 3)
   stored = [module.get_variable('memory', name) for name in ('key', 'value', 'scales')]
-  return _read(query, *stored, start).astype(value.dtype)
+  return attention.read(query, *stored, start).astype(value.dtype)
 
 
 def _put(module, name, new, start, axis):
@@ -86,35 +87,6 @@ def _integers(x):
   """(x in int8, the scale of each token and head): the largest of a head is 127."""
   scale = jnp.maximum(abs(x).max(-1).astype(jnp.float32), 1e-30) / 127
   return jnp.round(x / scale[..., None]).astype(jnp.int8), scale
-
-
-def _read(query, key, value, scales, start):
-  """Attention to the filled part, block after block, with a running softmax (Dao et al. 2022)."""
-  n, length, heads, size = query.shape
-  kv_heads = key.shape[2]
-  query = query.reshape(n, length, kv_heads, -1, size).astype(jnp.float32) * size**-0.5
-  own = start + jnp.arange(length)
-
-  def block(b, state):
-    top, total, sums = state
-    cut = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, b * BLOCK, BLOCK, axis)
-    by = None if scales is None else cut(scales, 2).transpose(0, 1, 3, 2)[:, :, :, None, None]
-    scores = jnp.einsum('nqgrd,nkgd->ngrqk', query, cut(key, 1).astype(jnp.float32))
-    scores = scores if by is None else scores * by[0]
-    later = b * BLOCK + jnp.arange(BLOCK) > own[:, None]
-    scores = jnp.where(later, UNSEEN, scores)
-    new = jnp.maximum(top, scores.max(-1))
-    weights, before = jnp.exp(scores - new[..., None]), jnp.exp(top - new)
-    total = total * before + weights.sum(-1)
-    weights = weights if by is None else weights * by[1]
-    seen = jnp.einsum('ngrqk,nkgd->ngrqd', weights, cut(value, 1).astype(jnp.float32))
-    return new, total, sums * before[..., None] + seen
-
-  shape = n, kv_heads, heads // kv_heads, length
-  first = jnp.full(shape, UNSEEN), jnp.zeros(shape), jnp.zeros((*shape, size))
-  _, total, sums = jax.lax.fori_loop(0, (start + length - 1) // BLOCK + 1, block, first)
-  read = (sums / total[..., None]).transpose(0, 3, 1, 2, 4)
-  return read.reshape(n, length, -1)
 
 
 def parts(module) -> tuple:

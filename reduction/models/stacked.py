@@ -104,7 +104,7 @@ def stacked(module, params: dict) -> dict:
 
 
 def remembered(kept: dict) -> dict:
-  """An empty memory with the layers in one: key [layers, n, places, kv_heads, size].
+  """An empty memory with the layers in one: key [layers, n, places, kv_heads * size].
 
   kept: one of `memory.empty`; its shapes are enough, so that it need never be made.
   """

@@ -1,9 +1,10 @@
 """Compiles the GPU kernel to machine code where there is no GPU. A child of test_int4_gpu.py.
 
-Needs the wheels jax-cuda13-plugin and jax-cuda13-pjrt of JAX's version, nvidia-cuda-nvcc and
-nvidia-nvvm, all without their dependencies. stdin: lines of `bits`, `group`, `count` (rows of x),
-`rows`, `columns`. stdout: the same with the bytes of the arguments, the registers of a thread,
-the bytes that these spill and the number of wgmma instructions, as ptxas and its input tell.
+Needs the wheels jax-cuda13-plugin and jax-cuda13-pjrt of JAX's version, nvidia-cuda-nvcc,
+nvidia-cuda-nvdisasm and nvidia-nvvm, all without their dependencies. stdin: lines of `bits`,
+`group`, `count` (rows of x), `rows`, `columns` and, where x is not bfloat16, its type `x`. stdout:
+the same with the bytes of the arguments, the registers of a thread and the bytes that these spill,
+as ptxas tells, and the number of wgmma instructions in the machine code.
 `python -m tests.kernels.compile_gpu < tests/kernels/gpu.jsonl` makes the committed table again.
 """
 
@@ -20,7 +21,6 @@ os.environ |= dict(
 )  # fmt: skip
 
 import jax  # noqa: E402 (after the environment is set)
-import jax.numpy as jnp  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 
 from reduction.kernels import int4_gpu  # noqa: E402
@@ -53,26 +53,31 @@ def device():
   return topology.devices[0]
 
 
-def compiled(count, w):
+def compiled(count, w, dtype='bfloat16'):
   """(the program, what Mosaic wrote down while it was compiled)"""
   here = jax.sharding.SingleDeviceSharding(device())
   put = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here)
   before = set(pathlib.Path(DUMP.name).iterdir())
-  x = jax.ShapeDtypeStruct((count, w.rows), jnp.bfloat16)
+  x = jax.ShapeDtypeStruct((count, w.rows), dtype)
   traced = jax.jit(int4_gpu.matmul).trace(*jax.tree.map(put, (x, w)))
   program = traced.lower(lowering_platforms=('cuda',)).compile()
   new = set(pathlib.Path(DUMP.name).iterdir()) - before
   return program, {path.suffix: path.read_text(errors='replace') for path in sorted(new)}
 
 
+def told(texts) -> dict:
+  """What the machine code of a kernel needs and has, of what Mosaic wrote down."""
+  return dict(
+    registers=int(re.search(r'Used (\d+) registers', texts['.ptxas'])[1]),
+    spilled=sum(map(int, re.findall(r'(\d+) bytes spill', texts['.ptxas']))),
+    wgmma=texts['.sass_ctrl'].count('HGMMA'),
+  )
+
+
 if __name__ == '__main__':
   for line in sys.stdin:
     case = json.loads(line)
     w = weight(int4_gpu.prepacked, *(case[key] for key in ('bits', 'group', 'rows', 'columns')))
-    program, texts = compiled(case['count'], w)
+    program, texts = compiled(case['count'], w, case.get('x', 'bfloat16'))
     case['bytes'] = program.memory_analysis().argument_size_in_bytes
-    told = texts['.ptxas']
-    case['registers'] = int(re.search(r'Used (\d+) registers', told)[1])
-    case['spilled'] = sum(map(int, re.findall(r'(\d+) bytes spill', told)))
-    case['wgmma'] = texts['.ptx'].count('wgmma.mma_async')
-    print(json.dumps(case), flush=True)
+    print(json.dumps(case | told(texts)), flush=True)

@@ -1,6 +1,5 @@
 """The GPU's kernel in the emulator against the weights as floats; compiled for an absent H100."""
 
-import importlib.util
 import json
 import pathlib
 
@@ -12,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reduction.kernels import int4, int4_gpu
+from reduction.kernels.accelerator import chunk
 from reduction.qtensor import QTensor, Scheme, dequantize, pack
 from reduction.quantize.rtn import quantize
-from tests.kernels.children import check_step, child
+from tests.kernels.children import EMULATOR, NVIDIA, check_step, child
 from tests.kernels.shapes import off_where_it_runs
 
 TABLE = pathlib.Path(__file__).parent / 'gpu.jsonl'
-WHEELS = 'jax_cuda13_plugin', 'jax_plugins.xla_cuda13', 'nvidia.cu13'
-EMULATOR = jax.__version_info__ >= (0, 11)
 CASES = [
   dict(bits=4, group=128, symmetric=False, count=1, rows=512, columns=128, dtype='bfloat16'),
   dict(bits=4, group=64, symmetric=True, count=3, rows=300, columns=77, dtype='float32'),
@@ -38,18 +36,6 @@ def made(rows, columns, **scheme):
   random = np.random.default_rng(0)
   w = random.standard_normal((rows, columns), np.float32) + 0.3
   return quantize(jnp.asarray(w), Scheme(**scheme), dtype=jnp.float16)
-
-
-def missing():
-  """The wheels that compile for an H100 and are not installed."""
-
-  def there(name):
-    try:
-      return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-      return False
-
-  return ', '.join(name for name in WHEELS if not there(name))
 
 
 @pytest.mark.parametrize('bits', [3, 4])
@@ -152,7 +138,7 @@ def test_a_gpu_itself_gives_what_the_weights_give(bits):
   assert max(error for _, error in found) < 0.01
 
 
-@pytest.mark.skipif(not EMULATOR, reason='the emulator of GPU kernels needs JAX 0.11')
+@EMULATOR
 def test_the_kernel_gives_what_the_weights_give():
   rounding = dict(float32=1e-6, float16=2**-11, bfloat16=2**-8)
   unseen = dict(CASES[3], columns=256, unfenced=True)
@@ -166,18 +152,40 @@ def test_the_kernel_gives_what_the_weights_give():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(missing() != '', reason=f'cannot compile for an H100 without {missing()}')
+@NVIDIA
 def test_what_is_tuned_compiles_for_an_h100_that_is_not_here():
   wanted = [json.loads(line) for line in TABLE.read_text().splitlines()]
   for before, now in zip(wanted, child('compile_gpu', wanted, 580), strict=True):
     assert now['bytes'] == before['bytes'], now
     assert now['spilled'] == 0 < now['wgmma'], now
     # so that a multiprocessor, which has 65,536, holds five blocks of 128 threads, or two at least
-    assert now['registers'] <= (96 if now['count'] <= 16 else 232), now
+    assert now['registers'] <= (96 if rows_of(now) <= 16 else 232), now
+
+
+def rows_of(case):
+  """Rows that the kernel multiplies, in pieces of x."""
+  return case['count'] * dict(bfloat16=1, float16=2, float32=3)[case.get('x', 'bfloat16')]
+
+
+def test_what_is_tuned_is_every_size_of_blocks_and_number_of_parts():
+  cases = [json.loads(line) for line in TABLE.read_text().splitlines()]
+  assert {case.get('x', 'bfloat16') for case in cases} == {'bfloat16', 'float16', 'float32'}
+  blocks, parts = set(), set()
+  for case in cases:
+    bits, rows, count = case['bits'], case['rows'], rows_of(case)
+    scheme = Scheme(bits, case['group'])
+    step, most = int4_gpu.step_of(scheme, rows), int4_gpu.most_rows(bits, chunk(scheme, rows))
+    deep, wide = int4_gpu.filled(rows, case['columns'], step)
+    whole = 'many' if count > most else 'full' if count == most else 'few'
+    blocks.add((bits, int4_gpu.is_viewed(scheme, rows), most, whole))
+    parts.add((bits, int4_gpu.split(count, deep // step, wide)))
+  kinds = [(4, True, 64), (4, False, 64), (3, False, 64), (3, False, 32)]
+  assert blocks >= {(*kind, whole) for kind in kinds for whole in ('few', 'full', 'many')}
+  assert parts >= {(bits, part) for bits in (3, 4) for part in (2, int4_gpu.PARTS)}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(missing() != '', reason=f'cannot compile for an H100 without {missing()}')
+@NVIDIA
 def test_a_token_s_step_compiles_for_an_h100_that_is_not_here():
   check_step('gpu')

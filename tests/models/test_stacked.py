@@ -98,7 +98,7 @@ def test_a_long_memory_is_read_to_its_end_by_any_number_of_threads(monkeypatch):
     x, apart[f'layer{i}'] = block(params[f'layer{i}'], kept[f'layer{i}'], x, 0)
   both = jax.tree.map(lambda *parts: jnp.stack(parts), apart['layer0'], apart['layer1'])
   last = embed(params, tokens[:, -1:], 199)
-  wrong = jax.tree.map(lambda part: part.at[:, :, 199:].set(9) if part.ndim == 5 else part, both)
+  wrong = jax.tree.map(lambda part: part.at[:, :, 199:].set(9) if part.ndim == 4 else part, both)
   blocks = stacked.stacked(module, dict(params))[stacked.BLOCKS]
   y, new = stacked.token(module, blocks, wrong, last, 199)
   np.testing.assert_allclose(y[0, 0], x[0, -1], atol=5e-4 * float(abs(x).max()))

@@ -37,7 +37,7 @@ bool Fits(const Given& given, int64_t layers, int64_t bits, int64_t size, bool e
          of_scale[2] == packed::kTile;
 }
 
-// See decoder.h; keys, values [layers, 1, places, heads, size] and their scales are also results,
+// See decoder.h; keys, values [layers, 1, places, heads * size] and their scales are also results,
 // in the same memory. biases, head_norms: empty where there are none. sizes: bits and rows of a
 // group of each linear in the order of arguments.
 ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyBuffer values,
@@ -50,7 +50,7 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
                   int64_t heads, int64_t inner, float epsilon, ffi::Span<const int64_t> sizes,
                   bool eight, int64_t threads) {
   auto shape = keys.dimensions();
-  int64_t layers = shape[0], places = shape[2], shared = shape[3], size = shape[4];
+  int64_t layers = shape[0], places = shape[2], size = 2 * turns.element_count(), shared = shape[3] / size;
   int64_t width = x.element_count();
   Given given[4] = {{data_0, scale_0, zero_0, (heads + 2 * shared) * size, width},
                     {data_1, scale_1, zero_1, width, heads * size},
@@ -65,7 +65,7 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
   };
   bool fits = sizes.size() == 8 && shape[1] == 1 && holds(norms, layers * 2 * width) &&
               may_hold(biases, layers * given[0].columns) &&
-              may_hold(head_norms, layers * 2 * size) && holds(turns, size / 2) &&
+              may_hold(head_norms, layers * 2 * size) && shared * size == shape[3] &&
               heads % shared == 0;
   for (int i = 0; i < 4 && fits; ++i) {
     fits = Fits(given[i], layers, sizes[2 * i], sizes[2 * i + 1], eight, &linears[i]);

@@ -36,12 +36,12 @@ struct Linear {
   }
 };
 
-// Keys or values [layers, places, heads, size] as T: float, bfloat16 in uint16, or int8 with a
+// Keys or values [layers, places, heads * size] as T: float, bfloat16 in uint16, or int8 with a
 // scale for each token and head.
 template <typename T>
 struct Memory {
   T *keys, *values;
-  float* scales;  // [layers, 2, places, heads] of keys and values in int8
+  float* scales;  // [layers, 2, heads, places] of keys and values in int8
   int64_t places, heads, size;
 };
 
@@ -130,14 +130,14 @@ inline void Turn(float* x, const float* cos, const float* sin, int64_t half) {
 }
 
 // What a query [size] reads of a head's memory up to `place`. by: nullptr, or scales of keys and of
-// values [places, heads] from this head on. scores: scratch [place + 1].
+// values [places] of this head. scores: scratch [place + 1].
 template <typename T>
 void Attend(const float* query, const Memory<T>& memory, const T* keys, const T* values,
             const float* const by[2], int64_t place, float* scores, float* to) {
   int64_t step = memory.heads * memory.size;
   float root = 1 / std::sqrt(float(memory.size)), top = -1e30f, total = 0;
   for (int64_t p = 0; p <= place; ++p) {
-    float scale = by ? root * by[0][p * memory.heads] : root;
+    float scale = by ? root * by[0][p] : root;
     scores[p] = scale * Dot(query, keys + p * step, memory.size);
     top = std::max(top, scores[p]);
   }
@@ -145,7 +145,7 @@ void Attend(const float* query, const Memory<T>& memory, const T* keys, const T*
   for (int64_t p = 0; p <= place; ++p) total += scores[p];
   std::fill(to, to + memory.size, 0.0f);
   for (int64_t p = 0; p <= place; ++p) {
-    float weight = scores[p] / total * (by ? by[1][p * memory.heads] : 1);
+    float weight = scores[p] / total * (by ? by[1][p] : 1);
     for (int64_t i = 0; i < memory.size; ++i) to[i] += weight * AsFloat(values[p * step + i]);
   }
 }
@@ -200,15 +200,16 @@ void Token(const Sizes& of, const Linear& together, const Linear& output, const 
       Turn(one_head, cos.data(), sin.data(), half);
     }
     for (int64_t head = 0; head < shared; ++head) {
-      int64_t at = place * shared + head;
-      float by_key = Store(keys + head * size, size, rows[0] + at * size);
-      float by_value = Store(values + head * size, size, rows[1] + at * size);
+      int64_t to = (place * shared + head) * size, at = head * memory.places + place;
+      float by_key = Store(keys + head * size, size, rows[0] + to);
+      float by_value = Store(values + head * size, size, rows[1] + to);
       if constexpr (sizeof(T) == 1) scales[at] = by_key, scales[one + at] = by_value;
     }
     run(of.heads, 1, [&](int64_t begin, int64_t end) {
       for (int64_t head = begin; head < end; ++head) {
         int64_t of_memory = head / each;
-        const float* by[2] = {scales + of_memory, scales + one + of_memory};
+        const float* by[2] = {scales + of_memory * memory.places,
+                              scales + one + of_memory * memory.places};
         Attend(all.data() + head * size, memory, rows[0] + of_memory * size,
                rows[1] + of_memory * size, sizeof(T) == 1 ? by : nullptr, place,
                scores.data() + head * (place + 1), read.data() + head * size);
