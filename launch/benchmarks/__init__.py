@@ -10,6 +10,7 @@ from launch.benchmarks.imports import imports
 from launch.benchmarks.packed import packed
 from launch.benchmarks.pictures import pictures
 from launch.benchmarks.quantizing import quantized_layers, quantized_model
+from launch.benchmarks.remembering import remembering
 from launch.benchmarks.roofline import roofline
 from launch.benchmarks.searching import predicting, searching, timing
 from launch.benchmarks.stepping import stepping
@@ -20,6 +21,6 @@ from launch.benchmarks.twin import twin
 __all__ = [
   'ablated', 'accelerated', 'accounted', 'architectures', 'by_rows', 'chatting', 'encoding',
   'federating', 'filterlets', 'imports', 'packed', 'patched', 'pictures', 'predicting',
-  'quantized_layers', 'quantized_model', 'roofline', 'searching', 'shipped', 'stepping', 'teaching',
-  'timing', 'training', 'twin',
+  'quantized_layers', 'quantized_model', 'remembering', 'roofline', 'searching', 'shipped',
+  'stepping', 'teaching', 'timing', 'training', 'twin',
 ]  # fmt: skip

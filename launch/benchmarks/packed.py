@@ -76,22 +76,24 @@ def measured(job, ours, others, peers, repeats, session) -> dict:
   return {name: replies for name, replies in found.items() if replies}
 
 
-def compare(job: dict, found: dict, kinds=tuple(KINDS), peers=PEERS) -> list[dict]:
-  """Rows from what `measured` gave; see `packed`."""
+def compare(
+  job: dict, found: dict, kinds=tuple(KINDS), peers=PEERS, kind: str = 'packed'
+) -> list[dict]:
+  """Rows of this kind from what `measured` gave; see `packed`."""
   seconds = lambda name: np.array([reply['seconds'] for reply in found[name]])
   pace = found[READ][0]['bytes'] / seconds(READ)  # by repeat: it comes and goes on a shared machine
   rows = []
-  for kind in kinds:
-    size = found[kind][0]['bytes']
+  for product in kinds:
+    size = found[product][0]['bytes']
     row = dict(
-      kind='packed', summary=True, product=kind, **job, **spread(seconds(kind)).fields('s'),
+      kind=kind, summary=True, product=product, **job, **spread(seconds(product)).fields('s'),
       bytes=size, **spread(pace / 1e9).fields('read_gb_per_s'),
-      **spread(size / pace / seconds(kind)).fields('of_read'),
+      **spread(size / pace / seconds(product)).fields('of_read'),
     )  # fmt: skip
     beside = [
       dict(peer=name, **spread(seconds(name)).fields('peer_s'),
-           **spread(seconds(name) / seconds(kind)).fields('ratio'))
-      for name, of in peers.items() if of == kind and name in found
+           **spread(seconds(name) / seconds(product)).fields('ratio'))
+      for name, of in peers.items() if of == product and name in found
     ]  # fmt: skip
     rows += [row | peer for peer in beside or [{}]]
   return rows
