@@ -31,7 +31,8 @@ def quantized(launch, folder, sizes, layers, stage, *flags):
 @pytest.mark.slow
 @LINUX
 @pytest.mark.parametrize('stage, sizes, layers', [
-  (RTN, dict(hidden_size=1024, intermediate_size=4096), 16), (dict(group=64), SIZES, 40),
+  (RTN, dict(hidden_size=1024, intermediate_size=4096), 16),
+  (dict(group=64), dict(hidden_size=256, intermediate_size=1024), 96),
 ], ids=['rtn', 'awq'])  # fmt: skip
 def test_a_model_is_quantized_in_less_memory_than_its_file_takes(
   launch, tmp_path, stage, sizes, layers

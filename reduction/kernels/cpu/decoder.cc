@@ -50,7 +50,8 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
                   int64_t heads, int64_t inner, float epsilon, ffi::Span<const int64_t> sizes,
                   bool eight, int64_t threads) {
   auto shape = keys.dimensions();
-  int64_t layers = shape[0], places = shape[2], size = 2 * turns.element_count(), shared = shape[3] / size;
+  int64_t layers = shape[0], places = shape[2], size = 2 * turns.element_count(),
+          shared = shape[3] / size;
   int64_t width = x.element_count();
   Given given[4] = {{data_0, scale_0, zero_0, (heads + 2 * shared) * size, width},
                     {data_1, scale_1, zero_1, width, heads * size},
