@@ -46,7 +46,9 @@ def get_config(variant: str = ''):
     inner=128 if quick else 3072,
     methods=('svd', 'gram', 'randomized'),
     energy=0.95,
-    most=16 if quick else 64,
+    # (k^-falls, directions of randomized); ranks of the second, 0.3 to 0.4 of all, are those of
+    # updates of sentences (fedkd/ade)
+    spectra=((1.0, 16),) if quick else ((1.0, 64), (0.65, 384)),
     repeats=1 if quick else 3,
   )
   return c

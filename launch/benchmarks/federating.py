@@ -114,31 +114,35 @@ def table(rows: list[dict], settings: dict) -> Table:
 
 
 def encoding(
-  *, width: int, inner: int, methods: tuple[str, ...], energy: float, most: int, repeats: int
-):
+  *, width: int, inner: int, methods: tuple[str, ...], energy: float,
+  spectra: tuple[tuple[float, int], ...], repeats: int,
+):  # fmt: skip
   """Times the low-rank encoding of an update of one BERT layer, by method.
 
-  width, inner: of the layer. The update is random with singular values 1 / k, so that a rank far
-  below the width holds `energy`. most: directions of randomized. Rows 'encoding': seconds of the
-  six matrices, share of the dense bytes, speed over svd's, the energy that the decoded update lost
-  at most.
+  width, inner: of the layer. spectra: (falls, most) each: the update is random with singular values
+  k^-falls, of which randomized has so many directions at most. Rows 'encoding': seconds of the six
+  matrices, share of the dense bytes, the rank of the first one, speed over svd's, the energy that
+  the decoded update lost at most.
   """
   for name in methods:
     require(name in METHODS, f'{name!r} is not one of {", ".join(METHODS)}')
-  require(min(width, inner, most, repeats) > 0, 'width, inner, most and repeats must be above 0')
+  least = min(width, inner, repeats, *(number for one in spectra for number in one))
+  require(least > 0, 'width, inner, spectra and repeats must be above 0')
   require(0 < energy < 1, f'{energy=} must lie in (0, 1)')
 
   def bench(session: Session):
-    job = dict(width=width, inner=inner, energy=energy, most=most)
-    found = {name: [] for name in methods}
+    rows = []
     with process(OURS, COMMAND, {}, **on_platform()) as side:
-      for repeat in range(repeats + 1):
-        for name in list(methods)[:: -1 if repeat % 2 else 1]:
-          reply = side.ask(kind='encode', method=name, **job)
-          if repeat:
-            found[name].append(reply)
-      session.say('encoded')
-    rows = encodings(found, dict(width=width, inner=inner, energy=energy))
+      for falls, most in spectra:
+        job = dict(width=width, inner=inner, energy=energy, falls=falls, most=most)
+        found = {name: [] for name in methods}
+        for repeat in range(repeats + 1):
+          for name in list(methods)[:: -1 if repeat % 2 else 1]:
+            reply = side.ask(kind='encode', method=name, **job)
+            if repeat:
+              found[name].append(reply)
+        rows += encodings(found, job)
+        session.say(f'encoded singular values k^-{falls}')
     return rows, [table_of_encodings(rows)]
 
   return bench
@@ -151,7 +155,8 @@ def encodings(found: dict, settings: dict) -> list[dict]:
   return [
     dict(
       kind='encoding', summary=True, method=name, **settings, **spread(seconds[name]).fields('s'),
-      of_dense=round(found[name][0]['of_dense'], 4), lost=float(f'{found[name][0]["lost"]:.3g}'),
+      of_dense=round(found[name][0]['of_dense'], 4), rank=found[name][0]['rank'],
+      lost=float(f'{found[name][0]["lost"]:.3g}'),
       base=base, **spread(seconds[base] / seconds[name]).fields('ratio'),
     )
     for name in found
@@ -161,15 +166,17 @@ def encodings(found: dict, settings: dict) -> list[dict]:
 def table_of_encodings(rows: list[dict]) -> Table:
   """A line a method."""
   cells = tuple(
-    (row['method'], cell(row, 's', '.3g'), f'{row["of_dense"]:.1%}', f'{row["lost"]:.2%}',
-     cell(row, 'ratio', '.3g'))
+    (f'k^-{row["falls"]}', row['method'], cell(row, 's', '.3g'), str(row['rank']),
+     f'{row["of_dense"]:.1%}', f'{row["lost"]:.2%}', cell(row, 'ratio', '.3g'))
     for row in rows
   )  # fmt: skip
   first = rows[0]
   note = (
-    f'The six matrices of a BERT layer of {first["width"]} and {first["inner"]}, singular values '
-    f'1 / k, {first["energy"]:.0%} of the energy. Lost: of the energy, by the worst matrix. Speed '
-    f'over {first["base"]}. Medians and ranges.'
+    f'The six matrices of a BERT layer of {first["width"]} and {first["inner"]}, '
+    f'{first["energy"]:.0%} of the energy. Rank: of the first. Lost: of the energy, by the worst '
+    f'matrix. Speed over {first["base"]}. Medians and ranges.'
   )
-  columns = ('method', 's a layer', 'of the dense bytes', 'lost', 'speed')
+  columns = (
+    'singular values', 'method', 's a layer', 'rank', 'of the dense bytes', 'lost', 'speed'
+  )  # fmt: skip
   return Table("Low-rank encoding of a layer's update", columns, cells, note)

@@ -105,10 +105,10 @@ class Federation:
     )  # fmt: skip
 
 
-def encode(method: str, width: int, inner: int, energy: float, most: int) -> dict:
-  """seconds, of_dense and lost of the matrices of a layer."""
+def encode(method: str, width: int, inner: int, energy: float, falls: float, most: int) -> dict:
+  """seconds, of_dense, rank and lost of the matrices of a layer."""
   rng, shapes = np.random.default_rng(0), ((width, width), (width, inner), (inner, width))
-  made = [falling(rng, shape) for shape, n in zip(shapes, LAYERS) for _ in range(n)]
+  made = [falling(rng, shape, falls) for shape, n in zip(shapes, LAYERS) for _ in range(n)]
   size = most if method == 'randomized' else 0
   program = jax.jit(lambda g, key: factors(g, energy, method=method, most=size, key=key))
   keys = jax.random.split(jax.random.key(0), len(made))
@@ -121,13 +121,14 @@ def encode(method: str, width: int, inner: int, energy: float, most: int) -> dic
   lost = max(
     float(jnp.sum((product(parts) - g) ** 2) / jnp.sum(g**2)) for parts, g in zip(found, made)
   )
-  return dict(seconds=seconds, of_dense=sent / sum(g.nbytes for g in made), lost=lost)
+  of_dense = sent / sum(g.nbytes for g in made)
+  return dict(seconds=seconds, of_dense=of_dense, rank=int(found[0]['rank']), lost=lost)
 
 
-def falling(rng, shape) -> jax.Array:
-  """A random matrix with singular values 1 / k."""
+def falling(rng, shape, falls: float) -> jax.Array:
+  """A random matrix with singular values k^-falls."""
   ends = [np.linalg.qr(rng.standard_normal((n, min(shape))))[0] for n in shape]
-  return jnp.asarray((ends[0] / np.arange(1, min(shape) + 1)) @ ends[1].T, jnp.float32)
+  return jnp.asarray((ends[0] * np.arange(1, min(shape) + 1.0) ** -falls) @ ends[1].T, jnp.float32)
 
 
 def side(settings: dict):

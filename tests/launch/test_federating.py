@@ -29,11 +29,11 @@ def test_rows_by_hand():
 
 
 def test_rows_of_methods_by_hand():
-  reply = lambda *seconds: [dict(seconds=s, of_dense=0.25, lost=0.01) for s in seconds]
-  settings = dict(width=4, inner=8, energy=0.9)
+  reply = lambda *seconds: [dict(seconds=s, of_dense=0.25, lost=0.01, rank=1) for s in seconds]
+  settings = dict(width=4, inner=8, energy=0.9, falls=0.5, most=2)
   svd, gram = federating.encodings(dict(svd=reply(4.0, 2.0), gram=reply(1.0, 1.0)), settings)
   assert svd['ratio'] == 1 and gram['ratio'] == 3 and gram['base'] == 'svd' and svd['s'] == 3
-  assert federating.table_of_encodings([svd, gram]).rows[1][2] == '25.0%'
+  assert federating.table_of_encodings([svd, gram]).rows[1][3:5] == ('1', '25.0%')
 
 
 @pytest.mark.parametrize('changes, says', [
@@ -44,7 +44,20 @@ def test_wrong_settings_are_refused(changes, says):
   with pytest.raises(UsageError, match=says):
     federating.federating(**{**NUMBERS, 'clients': (2,), 'widths': (3,), 'peers': (), **changes})
   with pytest.raises(UsageError, match="'qr' is not one of svd"):
-    federating.encoding(width=2, inner=2, methods=('qr',), energy=0.9, most=1, repeats=1)
+    federating.encoding(width=2, inner=2, methods=('qr',), energy=0.9, spectra=(), repeats=1)
+
+
+def test_what_is_encoded_has_the_singular_values_that_are_said():
+  ours = importlib.import_module('launch.benchmarks.federating_ours')
+  made = ours.falling(np.random.default_rng(0), (6, 4), 0.5)
+  np.testing.assert_allclose(
+    np.linalg.svd(made, compute_uv=False), [1, 2**-0.5, 3**-0.5, 0.5], rtol=1e-5
+  )
+  # energies 1, 1/2, 1/3, 1/4 of 25/12: the first is 48 %
+  job = dict(width=4, inner=8, energy=0.45, falls=0.5, most=4)
+  found = [ours.encode(method, **job) for method in ('svd', 'gram', 'randomized')]
+  assert [one['rank'] for one in found] == [1] * 3
+  assert all(abs(one['lost'] - 0.52) < 1e-3 for one in found)
 
 
 @pytest.mark.parametrize('teacher', [[], [5]])
