@@ -46,8 +46,8 @@ def get_config(variant: str = ''):
     inner=128 if quick else 3072,
     methods=('svd', 'gram', 'randomized'),
     energy=0.95,
-    # (k^-falls, directions of randomized); ranks of the second, 0.3 to 0.4 of all, are those of
-    # updates of sentences (fedkd/ade)
+    # (k^-falls, directions of randomized); those of the second keep half of the dense bytes, as
+    # updates of sentences do (fedkd/ade)
     spectra=((1.0, 16),) if quick else ((1.0, 64), (0.65, 384)),
     repeats=1 if quick else 3,
   )

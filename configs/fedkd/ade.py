@@ -27,8 +27,9 @@ configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in run
 DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
 passes, with 'fixed' FedKD that is not adaptive; 'fresh', with 'small', is FedAvg, FedKD, and FedKD
 whose clients' optimizers begin anew each round; 'paired', with 'small', compares the nets of its
-two seeds, runs/fedkd-ade-small-0 and -1, over seeds and sentences; 'quick' is a teacher of two
-layers and its student of one, two clients, two rounds of a few steps.
+two seeds, runs/fedkd-ade-small-0 and -1, over seeds and sentences, with 'fixed' those of three new
+seeds of 'small,fixed', runs/fedkd-ade-small-2 to -4; 'quick' is a teacher of two layers and its
+student of one, two clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -100,13 +101,15 @@ def get_config(variant: str = ''):
     c.stages = 'pretrained', 'fedavg', *few[0]
   if 'paired' in chosen:
     c.seeds, c.stages = (0, 1), (*last, 'fixed_over_fedavg')
+    if 'fixed' in chosen:
+      c.seeds, c.stages = (2, 3, 4), ('fixed_over_fedavg',)
     parts |= paired(c.seeds)
   for name in c.stages:
     c[name] = parts[name]
   if not chosen & {'quick', 'methods', 'codecs', 'distilled'}:
     said = paper(layers)
     known = tuple(n for n in said if n not in OTHERS)
-    if 'paired' in chosen:
+    if 'paired' in chosen and not few:
       known = *(n for n in known if said[n]['measure']['kind'] == 'versus'), '10'
     c.paper = {n: said[n] for n in (few[1] if few else known)}
   scores = 'test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1', 'teacher_auc'
@@ -200,7 +203,7 @@ def paper(layers: int) -> dict:
 
 
 def sweep():
-  """Students of four and of two layers, and what sends less, a line a seed."""
-  for variant in '', 'methods', 'two', 'codecs':
+  """Students of four and of two layers, what sends less, and random models, a line a seed."""
+  for variant in '', 'methods', 'two', 'codecs', 'random':
     for seed in range(3):
       yield {'variant': variant, 'seeds': (seed,)}

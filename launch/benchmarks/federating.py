@@ -126,7 +126,7 @@ def encoding(
   """
   for name in methods:
     require(name in METHODS, f'{name!r} is not one of {", ".join(METHODS)}')
-  least = min(width, inner, repeats, *(number for one in spectra for number in one))
+  least = min(width, inner, repeats, len(spectra), *(n for one in spectra for n in one))
   require(least > 0, 'width, inner, spectra and repeats must be above 0')
   require(0 < energy < 1, f'{energy=} must lie in (0, 1)')
 

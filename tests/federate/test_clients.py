@@ -100,6 +100,21 @@ def test_fedprox_stays_nearer(shared, data):
   assert held < 0.8 * free
 
 
+def test_fedprox_pulls_by_mu_from_the_second_step_on(shared, data):
+  """The first begins at the shared weights; then the gradient of mu / 2 |w - w_shared|^2 joins."""
+  one, two = (train(shared, data, (size,))[0] for size in (8, 16))
+  held, _, _ = train(shared, data, (16,), method=methods.average(MODULE, SGD, proximal=2.0))
+  ids, indices, _ = drawn((16,))
+  step, state = sgd(classification(MODULE), SGD), dict(shared, opt=SGD.init(shared['params']))
+  state = dict(state, skipped=jnp.int32(0))
+  first, _ = step(state, (data[0][indices[0, 0]], data[1][indices[0, 0]]), KEY)
+  for name, w in tree.named(first['params']):
+    moved = w - dict(tree.named(shared['params']))[name]
+    wanted = two[f'params/{name}'][0] - 0.1 * 2.0 * moved  # SGD's rate
+    np.testing.assert_allclose(held[f'params/{name}'][0], wanted, atol=1e-6)
+  assert len(ids) == 1 and set(one) == set(two)
+
+
 def test_scaffold_corrects_the_direction_and_tells_how_it_moved(shared, data):
   rate, nothing = 0.1, tree.map(jnp.zeros_like, shared['params'])
   method = methods.scaffold(MODULE, SGD, rate=rate)
@@ -160,14 +175,16 @@ def test_one_liar_of_five_harms_a_mean_and_no_median(shared, data, digits):
     for _ in range(24):
       updates, _, _ = train(now, data, (80,) * 5, method=bold)
       updates = {name: x.at[2].multiply(lie) for name, x in updates.items()}
-      update = server.combined(updates, jnp.ones(5), jnp.ones(5, bool), server.rules(**how), KEY)
+      rules = server.rules(**how)
+      updates = jax.vmap(lambda u: server.clipped(u, rules.clip))(updates)  # noqa: B023
+      update = server.combined(updates, jnp.ones(5), jnp.ones(5, bool), rules, KEY)
       now = server.moved(now, update)
     logits = MODULE.apply(dict(params=now['params']), jnp.asarray(digits.test.x))
     return float((logits.argmax(-1) == digits.test.y).mean())
 
   clean = accuracy(1.0)
   assert clean > 0.8 and accuracy(-10.0) < clean - 0.3
-  for how in dict(combine='median'), dict(combine='trimmed', trim=0.2):
+  for how in dict(combine='median'), dict(combine='trimmed', trim=0.2), dict(clip=1.5):
     assert accuracy(-10.0, **how) > clean - 0.15
 
 

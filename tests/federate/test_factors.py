@@ -1,5 +1,7 @@
 """FedKD's codec: what it keeps, what it costs, and when it sends a matrix as it is."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,13 +35,17 @@ def sent(x, codec, progress=0.0):
 
 
 @pytest.mark.parametrize('method', ['svd', 'gram'])
-@pytest.mark.parametrize('shape', [(40, 30), (8, 24), (1, 6), (6, 1), (5, 5)])
+@pytest.mark.parametrize('shape', [(40, 30), (8, 24), (1, 6), (6, 1), (5, 5), (3, 3, 4, 8)])
 @settings(max_examples=5, deadline=None)
 @given(energy=some.floats(0.5, 0.98), seed=some.integers(0, 99), decay=some.floats(0.3, 0.95))
 def test_more_energy_than_asked_is_kept_by_the_least_rank(method, shape, energy, seed, decay):
+  kernel, shape = shape, (math.prod(shape[:-1]), shape[-1])  # of a convolution, 36 x 8
   x = sized(shape, seed, decay)
   squares = np.linalg.svd(x.astype(np.float64), compute_uv=False) ** 2
-  got, parts, count = sent(x, codecs.low_rank(start=energy, end=energy, method=method))
+  codec = codecs.low_rank(start=energy, end=energy, method=method)
+  got, parts, count = sent(x.reshape(kernel), codec)
+  assert got.shape == kernel
+  got = got.reshape(shape)
   k = int(parts['rank'])
   assert 1 <= k <= min(shape)
   error = np.sum((x - got.astype(np.float64)) ** 2)

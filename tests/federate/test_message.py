@@ -136,6 +136,7 @@ def test_every_lie_is_refused_counted_and_leaves_the_round_alone():
     (letter(weight=0.0), 'weight'), (letter(weight=-1.0), 'weight'),
     (letter(weight=float('nan')), 'weight'), (letter(weight=1e9), 'weight'),
     (letter(round=6), 'round 6 in round 7'), (letter(client=9), 'not known'),
+    (letter(UPDATE, 'dense') + bytes(4 * 50), 'declares'),  # numbers are float32, never of 8 bytes
     (b'x' * 20_000, 'at most 10,000'), (b'', 'no federated message'),
   ]  # fmt: skip
   taken, expected = Taken.nothing({'old'}), EXPECTED._replace(longest=1e3)

@@ -101,10 +101,13 @@ def test_the_authors_joint_loss_compares_layers_as_they_are():
 
 
 def test_a_task_that_is_learned_does_not_blow_up():
-  sure = jnp.array([[60.0, 0, 0], [0, 0, 60.0]])
-  logits = dict(teacher=sure, student=sure + jnp.array([[0, 50.0, 0], [0, 0, 0]]))
-  value, grads = jax.value_and_grad(lambda x: total(mutual.lesson(), x, w={}))(logits)
+  sure = jnp.array([[999.0, 0, 0], [0, 0, 999.0]])  # both losses are 0, and so is D
+  both = lambda how: jax.value_and_grad(lambda x: total(how, x, w={}))(
+    dict(teacher=sure, student=2 * sure)
+  )
+  value, grads = both(mutual.lesson())
   assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+  assert not np.isfinite(both(mutual.lesson(epsilon=0.0))[0])
 
 
 def test_heatmaps_are_shares_of_attention():

@@ -151,6 +151,15 @@ def carried(digits, tmp_path_factory):
       shutil.rmtree(home, ignore_errors=True)
 
 
+def test_a_frame_is_the_only_array_of_a_message():
+  """Each further one takes kilobytes of HTTP; so factors lie in one frame with their manifest."""
+  pytest.importorskip('flwr')
+  flower = importlib.import_module('reduction.federate.flower')
+  content = flower.packed(b'a frame')
+  assert [list(record) for record in content.values()] == [[flower.NAME]]
+  assert flower.frame(content) == b'a frame'
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_flower_carries_what_frames_carry_bit_for_bit(carried, digits, same):

@@ -143,18 +143,22 @@ def test_a_crash_changes_no_bit(disk, whole, digits, tmp_path, same, monkeypatch
 
   def dies(parts, carry, number, run):
     seen.append(number)
-    if seen.count(2) == 1 and number == 2:
+    ended = before(parts, carry, number, run)
+    if seen.count(2) == 1 and number == 2:  # what clients keep is written, the round not committed
       raise RuntimeError('crash')
-    return before(parts, carry, number, run)
+    return ended
 
   monkeypatch.setattr(rounds, 'one_round', dies)
   with pytest.raises(RuntimeError, match='crash'):
     done(kd(**settings), digits, (0, 1), tmp_path, save_every=0)
   net, run = done(kd(**settings), digits, (0, 1), tmp_path, save_every=0)
   assert seen == [0, 1, 2, 2, 3]
-  if disk:  # another program, of one client
+  if disk:
+    monkeypatch.setattr(rounds, 'one_round', before)
+    other, _ = done(kd(**settings), digits, (0, 1), tmp_path / 'whole', save_every=0)
+    assert same(net, other)
     for a, b in zip(tree.leaves(net.params), tree.leaves(whole[0].params), strict=True):
-      np.testing.assert_allclose(a, b, atol=1e-4)
+      np.testing.assert_allclose(a, b, atol=1e-4)  # of another program, of one client
     files = (path for path in (tmp_path / 'stores').rglob('*') if path.is_file())
     names = {path.name.split('.')[1] for path in files}
     assert names == {'0', '1', '2', '3'}
@@ -249,6 +253,20 @@ def test_who_was_away_is_sent_the_dense_student(digits):
   downs = [r['down_bytes'][0] / (4 * WEIGHTS) for r in run.rows if r['kind'] == 'round']
   assert downs[0] == 2 and max(downs) == 2 and 0 < min(downs) < 2
   assert all(r['clients'] == [2] for r in run.rows if r['kind'] == 'round')
+
+
+def test_a_server_s_sgd_of_rate_1_is_fedavg_and_of_half_goes_half_the_way(digits):
+  server = lambda rounds, **how: done(
+    average(federation=dict(rounds=rounds), server_optimizer=dict(how, name='sgd')), digits
+  )[0]
+  plain, _ = done(average(federation=dict(rounds=1)), digits)
+  for a, b in zip(tree.leaves(server(1, learning_rate=1.0).params), tree.leaves(plain.params)):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+  half = server(1, learning_rate=0.5)
+  first, _ = done(average(federation=dict(rounds=1), optimizer=dict(
+    name='sgd', learning_rate=1e-9)), digits)  # fmt: skip
+  for a, b, w in zip(*(tree.leaves(net.params) for net in (half, plain, first)), strict=True):
+    np.testing.assert_allclose(a - w, 0.5 * (b - w), atol=1e-6)
 
 
 @pytest.mark.slow
