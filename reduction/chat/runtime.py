@@ -62,6 +62,7 @@ class Runtime:
   def forget(self):
     """The next text begins anew."""
     self.tokens = []
+    self.memory = _cleared(self.memory)  # what is not finite would be read with a weight of 0
 
   def round_inputs(self, tokens: list[int]) -> float:
     """From now on products of 3 and 4 bits take their inputs in 8: the change of the logits after
@@ -284,6 +285,12 @@ def programs(module):
     jax.jit(turn, static_argnames='like', donate_argnums=(1, 2, 3)),
     jax.jit(layer, donate_argnums=1),
   )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _cleared(kept):
+  """An empty memory in the place of another."""
+  return jax.tree.map(jnp.zeros_like, kept)
 
 
 @jax.jit

@@ -1,11 +1,12 @@
 """Attention of new tokens to what a memory holds of earlier ones: the reference and its kernels.
 
 One token at a time is a decoder's longest wait for its memory: TPUs and Hopper GPUs have a kernel
-of their own for it, which reads what is filled and no more, in one call.
+of their own for it, which reads the blocks of places that are filled in one call.
 """
 
 import functools
 import logging
+import math
 from concurrent import futures
 
 import jax
@@ -13,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from reduction.errors import require
 from reduction.kernels import attention_gpu, attention_tpu
 from reduction.kernels.accelerator import UNSEEN, why_not
 
 BLOCK = 128  # places that the reference reads at once; a memory has whole blocks
-TRIED = 1024  # places of the memory on which a kernel is tried
+TRIED = 512  # places of a kernel's block at most: it is tried on a memory of two such blocks
 LOG = logging.getLogger(__name__)
 
 
@@ -26,36 +28,43 @@ def read(query, key, value, scales, start) -> jax.Array:
 
   query: [n, length, heads, size] of the tokens from place start on. key, value: [n, places,
   kv_heads * size], each head read by heads // kv_heads neighboring ones of query. scales: float32
-  [2, n, kv_heads, places] of int8 keys and values, or None.
+  [2, n, kv_heads, places] of int8 keys and values, or None. Raises UsageError for places that are
+  no multiple of 128. A kernel, which the default backend's is, has no derivative.
   """
-  own = _own(jax.default_backend(), query.shape[2:], key.shape[-1], key.dtype.name)
+  places = key.shape[1]
+  require(places % BLOCK == 0, f'a memory of {places} places: it needs a multiple of {BLOCK}')
+  blocks = 2 * math.gcd(places, TRIED)
+  own = _own(jax.default_backend(), query.shape[2:], key.shape[-1], key.dtype.name, blocks)
   if query.shape[1] == 1 and own:
     return own.read(query[:, 0], key, value, scales, start)[:, None]
   return reference(query, key, value, scales, start)
 
 
 @functools.cache
-def _own(platform: str, heads: tuple[int, int], wide: int, stored: str):
-  """The file of the kernel for such a memory, None where there is none. Says once why not."""
+def _own(platform: str, heads: tuple[int, int], wide: int, stored: str, places: int):
+  """The file of the kernel for such a memory, None where there is none. Says once why not.
+
+  places: of the one that it is tried on, whose blocks are of the same size.
+  """
   own = dict(tpu=attention_tpu, gpu=attention_gpu).get(platform)
   if own is None:
     return None
   why = 'there is none'
   if own.takes(*heads, wide, stored):
     with futures.ThreadPoolExecutor() as apart:  # this one may be tracing a program
-      why = apart.submit(why_not, lambda: _right(own, heads, wide, stored)).result()
+      why = apart.submit(why_not, lambda: _right(own, heads, wide, stored, places)).result()
   if why:
     told = 'no kernel on %s for heads of %d units in %s, %s: attention goes block by block'
     LOG.warning(told, platform, heads[1], stored, why)
   return None if why else own
 
 
-def _right(own, heads, wide, stored) -> bool:
+def _right(own, heads, wide, stored, places) -> bool:
   """Whether a kernel gives what the reference gives, of a memory filled in part."""
-  place, numbers = TRIED // 2 + 3, np.random.default_rng(0)
+  place, numbers = places // 2 + 3, np.random.default_rng(0)
   query = jnp.asarray(numbers.standard_normal((1, 1, *heads), np.float32))
-  memory = numbers.integers(-100, 101, (2, 1, TRIED, wide))
-  scales = np.full((2, 1, wide // heads[1], TRIED), 0.01, np.float32)
+  memory = numbers.integers(-100, 101, (2, 1, places, wide))
+  scales = numbers.uniform(0.002, 0.02, (2, 1, wide // heads[1], places)).astype(np.float32)
   if stored == 'int8':
     key, value = jnp.asarray(memory, jnp.int8)
     scales = jnp.asarray(scales)

@@ -18,6 +18,7 @@ def token(x, linears, vectors, memory: dict, place, *, heads: int, turns, epsilo
   of the heads of queries and of keys [layers, 2 size], the last two [layers, 0] where there are
   none. memory: key, value of STORED [layers, 1, places, kv_heads * size], scales [layers, 2, 1,
   kv_heads, places] where they are int8. turns: radians [size / 2].
+  Other shapes are refused as the program runs.
   """
   scales = memory.get('scales', jnp.zeros(0, jnp.float32))
   kept = memory['key'], memory['value'], scales

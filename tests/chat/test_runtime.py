@@ -66,6 +66,15 @@ def test_greedy_tokens_are_those_of_the_whole_text(name, packed):
   assert len(set(found)) > 3  # and not one token again and again
 
 
+def test_what_is_not_finite_is_forgotten_too():
+  runtime = Runtime(net('llama'), at_once=False)
+  broken = lambda x: jnp.full_like(x, jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
+  runtime.memory = jax.tree.map(broken, runtime.memory)
+  runtime.forget()
+  found = list(runtime.continued(PROMPT, GREEDY, KEY, most=4))
+  assert found == greedy(net('llama'), PROMPT, 4)
+
+
 @functools.cache
 def large(bits, group):
   """(a net whose products are the kernel's in C++, one of floats that hold the same weights)"""

@@ -1,8 +1,9 @@
 """Runs a GPU's attention in Pallas' emulator (JAX 0.11 and later). A child of test_attention.py.
 
-stdin: lines of `heads`, `kv_heads`, `size`, `stored`, `place`, `parts` at most. stdout: the same
-with the largest error over the largest number, and whether there was a race. `unfenced`: whether
-what was written to shared memory is left uncommitted, so that there is a race to be seen.
+stdin: lines of `heads`, `kv_heads`, `size`, `stored`, `n` (texts), `place`, `parts` at most.
+stdout: the same with the largest error over the largest number, and whether there was a race.
+`unfenced`: whether what was written to shared memory is left uncommitted, so that there is a race
+to be seen.
 """
 
 import json
@@ -18,11 +19,11 @@ from tests.kernels.emulate_gpu import raced
 from tests.kernels.test_attention import error, made
 
 
-def off(heads, kv_heads, size, stored, place, parts):
+def off(heads, kv_heads, size, stored, n, place, parts):
   """The largest error."""
   attention_gpu.PARTS = parts
   attention_gpu.read.clear_cache()
-  (query, *memory), floats = made(heads, kv_heads, size, stored, n=1)
+  (query, *memory), floats = made(heads, kv_heads, size, stored, n=n)
   emulator = plgpu.InterpretGPUParams(detect_races=True)
   read = lambda query, *rest: attention_gpu.read(query[:, 0], *rest, interpret=emulator)
   return error(read, query, *memory, floats, place)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from reduction.errors import UsageError
 from reduction.kernels import attention, attention_gpu, attention_tpu
 from reduction.kernels.attention import BLOCK
 from tests.kernels.children import EMULATOR, LIBTPU, NVIDIA, child
@@ -69,6 +70,19 @@ def test_a_tpus_kernel_gives_what_the_softmax_gives(
   assert error(one, query, *memory, floats, place) < most
 
 
+def test_several_blocks_of_the_largest_size():
+  (query, *memory), floats = made(4, 2, 64, 'int8', places=1024, n=1)
+  for place in 511, 512, 1023:
+    one = lambda query, *rest: INTERPRETED(query[:, 0], *rest)
+    assert error(one, query, *memory, floats, place) < 0.01
+
+
+def test_places_that_are_no_whole_blocks_are_refused():
+  key = jnp.zeros((1, 200, 64))
+  with pytest.raises(UsageError, match='a memory of 200 places: it needs a multiple of 128'):
+    attention.read(jnp.zeros((1, 1, 1, 64)), key, key, None, 150)
+
+
 def test_no_token_is_lost_in_a_large_sum():
   query = jnp.full((1, 1, 1, 4), 30.0)  # scores of 1,800: their powers overflow without the maximum
   key = jnp.full((1, BLOCK, 4), 30.0)
@@ -111,14 +125,16 @@ def test_one_token_is_read_by_the_kernel_of_the_platform(monkeypatch, caplog, fr
 @pytest.mark.parametrize('broken, told', [(True, 'not give what'), (False, 'not compile')])
 def test_a_kernel_that_fails_where_it_runs_is_not_trusted(monkeypatch, caplog, fresh, broken, told):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-  if broken:  # keys for values; otherwise there is no TPU to compile for
-    swapped = lambda query, key, value, *rest: attention.reference(query, value, key, *rest)[:, 0]
-    monkeypatch.setattr(attention_tpu, 'read', lambda query, *rest: swapped(query[:, None], *rest))
-  (query, *memory), floats = made(4, 2, 64, 'bfloat16', n=1)
+  if broken:  # scales of keys for those of values; otherwise there is no TPU to compile for
+    swapped = lambda query, key, value, scales, place: attention.reference(
+      query[:, None], key, value, scales[::-1], place
+    )[:, 0]
+    monkeypatch.setattr(attention_tpu, 'read', swapped)
+  (query, *memory), floats = made(4, 2, 64, 'int8', n=1)
   for _ in range(2):
     assert error(attention.read, query, *memory, floats, 5) < 1e-5
   (line,) = caplog.messages
-  assert told in line and 'heads of 64 units in bfloat16' in line
+  assert told in line and 'heads of 64 units in int8' in line
 
 
 def test_a_tpu_takes_whole_tiles():
@@ -132,15 +148,19 @@ def test_a_tpu_takes_whole_tiles():
 def test_a_gpu_says_once_what_it_has_no_kernel_for(monkeypatch, caplog, fresh, size, stored, heads):
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   monkeypatch.setattr(attention_gpu, 'hopper', lambda: True)
-  assert attention._own('gpu', (heads, size), 2 * size, stored) is None
-  assert 'there is none' in caplog.text
+  memory = [jnp.zeros((1, BLOCK, 2 * size), stored)] * 2
+  for _ in range(2):
+    attention.read(jnp.zeros((1, 1, heads, size)), *memory, None, 0)
+  (line,) = caplog.messages
+  assert 'there is none' in line
 
 
 CASES = [
-  dict(heads=4, kv_heads=2, size=64, stored='bfloat16', place=0, parts=2),  # one part has none
-  dict(heads=4, kv_heads=2, size=64, stored='int8', place=200, parts=1),  # four steps
-  dict(heads=9, kv_heads=3, size=128, stored='bfloat16', place=300, parts=2),
-  dict(heads=20, kv_heads=1, size=128, stored='float16', place=511, parts=8),
+  dict(heads=4, kv_heads=2, size=64, stored='bfloat16', n=2, place=0, parts=2),  # one has none
+  dict(heads=4, kv_heads=2, size=64, stored='int8', n=1, place=200, parts=1),  # four steps
+  dict(heads=4, kv_heads=2, size=64, stored='int8', n=2, place=200, parts=3),
+  dict(heads=9, kv_heads=3, size=128, stored='bfloat16', n=1, place=300, parts=2),
+  dict(heads=20, kv_heads=1, size=128, stored='float16', n=1, place=511, parts=8),
 ]
 
 
@@ -162,11 +182,15 @@ SIZES = dict(
 STORED = 'bfloat16', 'int8'
 
 
-def check(devices):
-  """Each size compiles for them into one kernel beside which nothing large is copied."""
+def check(devices, third):
+  """Each size compiles for them into one kernel beside which nothing large is copied.
+
+  third: another type of the memory that there are kernels for.
+  """
   cases = [
-    dict(device=d, stored=s, **size) for d in devices for s in STORED for size in SIZES.values()
-  ]
+    dict(device=d, stored=s, **size)
+    for d in devices for s in (*STORED, third) for size in SIZES.values()
+  ]  # fmt: skip
   for found in child('compile_attention', cases, 280):
     assert found['kernels'] == 1 and not found['loops'] and found['copied'] < 10_000, found
     assert found['device'] != 'h100' or found['spilled'] == 0 < found['wgmma'], found
@@ -176,14 +200,14 @@ def check(devices):
 @pytest.mark.timeout(300)
 @LIBTPU
 def test_it_compiles_for_tpus_that_are_not_here():
-  check(('v5e', 'v5p', 'v6e'))
+  check(('v5e', 'v5p', 'v6e'), 'float32')
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @NVIDIA
 def test_it_compiles_for_an_h100_that_is_not_here():
-  check(('h100',))
+  check(('h100',), 'float16')
 
 
 @pytest.mark.device
@@ -192,6 +216,7 @@ def test_it_compiles_for_an_h100_that_is_not_here():
 def test_the_accelerator_itself_gives_what_the_softmax_gives(stored):
   for size in (dict(heads=32, kv_heads=8, size=128), dict(heads=14, kv_heads=2, size=64)):
     (query, *memory), floats = made(*size.values(), stored, places=2048)
-    assert attention._own(jax.default_backend(), query.shape[2:], memory[0].shape[-1], stored)
+    here = jax.default_backend(), query.shape[2:], memory[0].shape[-1], stored, 1024
+    assert attention._own(*here)
     for place in 0, 63, 64, 1000, 2047:
       assert error(jax.jit(attention.read), query, *memory, floats, place) < 0.01

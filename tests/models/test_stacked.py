@@ -78,6 +78,38 @@ def test_a_memory_of_fewer_bits_is_as_near_as_the_blocks_own(stored, most):
   assert abs(found - own).max() < most / 4 * size
 
 
+@pytest.mark.parametrize('stored', ['float32', 'bfloat16', 'int8'])
+def test_tokens_read_what_a_prompt_wrote_block_by_block(stored):
+  """XLA writes the memory of a prompt, C++ reads it and goes on."""
+  prompt, of = [token % 7 for token in range(24)], net(kv_heads=2)
+  ends = []
+  for at_once in True, False:
+    runtime = Runtime(of, stored=stored, at_once=at_once)
+    first = runtime._read(prompt, 0)
+    later = [runtime._read([token], 24 + i) for i, token in enumerate(PROMPT)]
+    ends.append(np.concatenate([first, *later]))
+  most = dict(float32=2e-4, bfloat16=3e-3, int8=5e-3)[stored]
+  np.testing.assert_allclose(*ends, atol=most * abs(ends[1]).max())
+
+
+def test_a_memory_of_other_shapes_is_refused():
+  module, params = resident(net(kv_heads=2))
+  blocks = stacked.stacked(module, dict(params))[stacked.BLOCKS]
+  x = jnp.zeros((1, 1, 64))
+  kept = stacked.remembered(jax.eval_shape(lambda: memory.empty(module, 1, 128, 'int8')))
+  good = kept['attention']
+  stacked.token(module, blocks, kept, x, 5)
+  for wrong in (
+    dict(scales=good['scales'][..., :1]), dict(value=good['value'][:, :, :64]),
+    dict(value=good['value'].astype(jnp.float32)), dict(key=good['key'][0], value=good['value'][0]),
+  ):  # fmt: skip
+    with pytest.raises(jax.errors.JaxRuntimeError, match='shapes do not fit'):
+      jax.block_until_ready(stacked.token(module, blocks, dict(attention=good | wrong), x, 5))
+  bare = {name: part for name, part in good.items() if name != 'scales'}
+  with pytest.raises(jax.errors.JaxRuntimeError, match='shapes do not fit'):
+    jax.block_until_ready(stacked.token(module, blocks, dict(attention=bare), x, 5))
+
+
 def test_inputs_in_eight_bits_are_rounded_as_by_the_blocks_own():
   of = net(kv_heads=2)
   at_once, apart = Runtime(of), Runtime(of, at_once=False)

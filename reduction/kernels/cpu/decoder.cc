@@ -50,6 +50,9 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
                   int64_t heads, int64_t inner, float epsilon, ffi::Span<const int64_t> sizes,
                   bool eight, int64_t threads) {
   auto shape = keys.dimensions();
+  if (shape.size() != 4 || turns.element_count() == 0) {
+    return ffi::Error::InvalidArgument("packed decoder: shapes do not fit");
+  }
   int64_t layers = shape[0], places = shape[2], size = 2 * turns.element_count(),
           shared = shape[3] / size;
   int64_t width = x.element_count();
@@ -64,7 +67,10 @@ ffi::Error Decode(ffi::ThreadPool pool, Floats x, ffi::AnyBuffer keys, ffi::AnyB
   auto may_hold = [&](const Floats& buffer, int64_t count) {
     return holds(buffer, 0) || holds(buffer, count);
   };
-  bool fits = sizes.size() == 8 && shape[1] == 1 && holds(norms, layers * 2 * width) &&
+  bool eight_bits = keys.element_type() == ffi::S8;
+  bool fits = values.element_type() == keys.element_type() && values.dimensions() == shape &&
+              holds(scales, eight_bits ? layers * 2 * shared * places : 0) && shared > 0 &&
+              sizes.size() == 8 && shape[1] == 1 && holds(norms, layers * 2 * width) &&
               may_hold(biases, layers * given[0].columns) &&
               may_hold(head_norms, layers * 2 * size) && shared * size == shape[3] &&
               heads % shared == 0;
