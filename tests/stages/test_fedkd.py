@@ -8,7 +8,7 @@ import pytest
 
 from reduction import mesh, models, stages, tree
 from reduction.errors import UsageError
-from reduction.federate import clients, server, setting
+from reduction.federate import clients, rounds, server, setting
 from reduction.net import create
 from reduction.run import Run
 
@@ -136,8 +136,6 @@ def test_two_seeds_are_two_runs(whole, digits):
 @pytest.mark.parametrize('disk', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_crash_changes_no_bit(disk, whole, digits, tmp_path, same, monkeypatch):
   """With what clients keep in memory, and one after another on disk."""
-  from reduction.federate import rounds
-
   settings = dict(disk=disk, group=1 if disk else 0)
   before, seen = rounds.one_round, []
 
@@ -154,19 +152,16 @@ def test_a_crash_changes_no_bit(disk, whole, digits, tmp_path, same, monkeypatch
   net, run = done(kd(**settings), digits, (0, 1), tmp_path, save_every=0)
   assert seen == [0, 1, 2, 2, 3]
   if disk:
-    monkeypatch.setattr(rounds, 'one_round', before)
     other, _ = done(kd(**settings), digits, (0, 1), tmp_path / 'whole', save_every=0)
     assert same(net, other)
     for a, b in zip(tree.leaves(net.params), tree.leaves(whole[0].params), strict=True):
       np.testing.assert_allclose(a, b, atol=1e-4)  # of another program, of one client
     files = (path for path in (tmp_path / 'stores').rglob('*') if path.is_file())
-    names = {path.name.split('.')[1] for path in files}
-    assert names == {'0', '1', '2', '3'}
+    assert {path.name.split('.')[1] for path in files} == {'0', '1', '2', '3'}
   else:
     assert same(net, whole[0])
-    assert [r for r in run.rows if r['kind'] == 'round'] == [
-      r for r in whole[1].rows if r['kind'] == 'round'
-    ]
+    ours, theirs = ([r for r in of.rows if r['kind'] == 'round'] for of in (run, whole[1]))
+    assert ours == theirs
 
 
 def test_what_a_codec_keeps_of_each_client_may_lie_on_disk(digits, tmp_path, same):
@@ -256,17 +251,12 @@ def test_who_was_away_is_sent_the_dense_student(digits):
 
 
 def test_a_server_s_sgd_of_rate_1_is_fedavg_and_of_half_goes_half_the_way(digits):
-  server = lambda rounds, **how: done(
-    average(federation=dict(rounds=rounds), server_optimizer=dict(how, name='sgd')), digits
-  )[0]
-  plain, _ = done(average(federation=dict(rounds=1)), digits)
-  for a, b in zip(tree.leaves(server(1, learning_rate=1.0).params), tree.leaves(plain.params)):
-    np.testing.assert_allclose(a, b, atol=1e-6)
-  half = server(1, learning_rate=0.5)
-  first, _ = done(average(federation=dict(rounds=1), optimizer=dict(
-    name='sgd', learning_rate=1e-9)), digits)  # fmt: skip
-  for a, b, w in zip(*(tree.leaves(net.params) for net in (half, plain, first)), strict=True):
-    np.testing.assert_allclose(a - w, 0.5 * (b - w), atol=1e-6)
+  once = lambda **how: done(average(federation=dict(rounds=1), **how), digits)[0].params
+  of = lambda rate: dict(server_optimizer=dict(name='sgd', learning_rate=rate))
+  ends = once(), once(**of(1.0)), once(**of(0.5)), once(**of(1e-9))
+  for plain, one, half, none in zip(*map(tree.leaves, ends), strict=True):
+    np.testing.assert_allclose(one, plain, atol=1e-6)
+    np.testing.assert_allclose(half - none, 0.5 * (plain - none), atol=1e-6)
 
 
 @pytest.mark.slow
