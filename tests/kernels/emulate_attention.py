@@ -6,16 +6,12 @@ stdout: the same with the largest error over the largest number, and whether the
 to be seen.
 """
 
-import json
-import os
-import sys
-
-os.environ['JAX_PLATFORMS'] = 'cpu'
+# ruff: noqa: I001 (who sets the environment comes first)
+from tests.kernels.emulate_gpu import answer
 
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from reduction.kernels import attention_gpu
-from tests.kernels.emulate_gpu import raced
 from tests.kernels.test_attention import error, made
 
 
@@ -30,11 +26,4 @@ def off(heads, kv_heads, size, stored, n, place, parts):
 
 
 if __name__ == '__main__':
-  for line in sys.stdin:
-    case = json.loads(line)
-    settings, fence = dict(case), plgpu.commit_smem
-    if settings.pop('unfenced', False):
-      plgpu.commit_smem = lambda: None
-    found = float(off(**settings))
-    plgpu.commit_smem = fence
-    print(json.dumps(case | dict(error=found, raced=raced())), flush=True)
+  answer(lambda **case: dict(error=float(off(**case))))

@@ -53,13 +53,17 @@ def raced() -> bool:
   return gpu_callbacks.get_races().races_found
 
 
-if __name__ == '__main__':
+def answer(found):
+  """Prints each case of stdin with what found(**case) says, and whether there was a race."""
   for line in sys.stdin:
     case = json.loads(line)
     settings, fence = dict(case), plgpu.commit_smem
     if settings.pop('unfenced', False):
       plgpu.commit_smem = lambda: None
-    product, gradient = error(**settings)
+    told = found(**settings)
     plgpu.commit_smem = fence
-    told = dict(error=product, gradient=gradient, raced=raced())
-    print(json.dumps(case | told), flush=True)
+    print(json.dumps(case | told | dict(raced=raced())), flush=True)
+
+
+if __name__ == '__main__':
+  answer(lambda **case: dict(zip(('error', 'gradient'), error(**case))))
