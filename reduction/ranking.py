@@ -7,16 +7,30 @@ MIND's own program has it.
 import numpy as np
 
 
-def auc(labels, scores) -> float:
-  """The chance that a positive scores above a negative; NaN where one of them lacks."""
+def auc(labels, scores, counts=None) -> float:
+  """The chance that a positive scores above a negative; NaN where one of them lacks.
+
+  labels: bool or 0 and 1, [n]; scores: [n]; counts: how often each is there, by default once.
+  """
   labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
-  positive, negative = labels.sum(), (~labels).sum()
-  if not positive or not negative:
+  counts = np.ones(len(labels)) if counts is None else np.asarray(counts, np.float64)
+  _, place = np.unique(scores, return_inverse=True)
+  positive, negative = (np.bincount(place, counts * one) for one in (labels, ~labels))
+  if not positive.any() or not negative.any():
     return float('nan')
-  _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-  ranks = np.cumsum(counts) - (counts - 1) / 2  # the mean rank of equal scores
-  below = ranks[place][labels].sum() - positive * (positive + 1) / 2
-  return float(below / (positive * negative))
+  below = np.cumsum(negative) - negative / 2  # of equal scores half
+  return float(positive @ below / (positive.sum() * negative.sum()))
+
+
+def threshold(labels, scores) -> float:
+  """The score from which on 'positive' has the best F; of several such the lowest.
+
+  labels: bool or 0 and 1, [n], one of them 1 at least; scores: [n].
+  """
+  labels, scores = np.asarray(labels, bool), np.asarray(scores, np.float64)
+  steps, place = np.unique(scores, return_inverse=True)
+  said, right = (np.cumsum(np.bincount(place, one)[::-1])[::-1] for one in (None, labels))
+  return float(steps[np.argmax(2 * right / (said + labels.sum()))])
 
 
 def ordered(labels, scores) -> np.ndarray:

@@ -33,6 +33,24 @@ def test_auc_is_a_count_of_pairs(items):
     assert got == pytest.approx(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
 
 
+  counts = [i % 3 for i in range(len(labels))]  # as if each were there so often
+  again = (np.repeat(part, counts) for part in (labels, scores))
+  np.testing.assert_equal(ranking.auc(labels, scores, counts), ranking.auc(*again))
+
+
+@settings(max_examples=30, deadline=None)
+@given(some.lists(some.tuples(some.booleans(), some.integers(0, 4)), min_size=2, max_size=12))
+def test_the_threshold_has_the_best_f(items):
+  labels, scores = (np.array(part) for part in zip(*[*items, (True, 2)]))
+
+  def f1(lowest):
+    said = scores >= lowest
+    return 2 * (said & labels).sum() / (said.sum() + labels.sum())
+
+  found = ranking.threshold(labels, scores)
+  assert found in scores and f1(found) == max(map(f1, scores))
+
+
 def test_lists_of_one_kind_are_left_out():
   found = ranking.impressions([(Y, S), ([0, 0], [1, 2]), ([1, 1], [1, 2])])
   assert found['auc'] == 0.75 and found['mrr'] == pytest.approx(0.625)

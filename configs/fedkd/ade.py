@@ -26,9 +26,9 @@ FetchSGD, PowerSGD and in 8 bits; 'distilled' is FedAvg of the students that
 configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in runs/bert), the rows
 DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
 passes, with 'fixed' FedKD that is not adaptive; 'fresh', with 'small', is FedAvg, FedKD, and FedKD
-whose clients' optimizers begin anew each round; 'paired', with 'small', compares the nets of its
-two seeds, runs/fedkd-ade-small-0 and -1, over seeds and sentences, with 'fixed' those of three new
-seeds of 'small,fixed', runs/fedkd-ade-small-2 to -4; 'quick' is a teacher of two layers and its
+whose clients' optimizers begin anew each round; 'gentle', with 'small', is FedKD alone, not
+adaptive, that learns a tenth as much from the other net; 'paired', with 'small', compares nets of
+other runs over seeds and sentences, which PAIRS names; 'quick' is a teacher of two layers and its
 student of one, two clients, two rounds of a few steps.
 """
 
@@ -45,15 +45,35 @@ PARTS = dict(  # FedKD without one each -> what
 )  # fmt: skip
 SHOWN = ('large', 'fedavg', 'fedkd', 'whole', *PARTS)
 BASES = ('large', 'fedavg', *PARTS)  # what FedKD is compared with
+GENTLE = 0.1  # of the lesson
 DISTILLED = ('distilbert', 'pkd', 'tinybert')  # stages of runs/bert-four
 OTHERS = {  # claim -> (what, the stage, the one it is compared with), not in the paper
-  '10': ('F of FedKD, not adaptive, against FedAvg of the same student', 'fixed', 'fedavg'),
-  '11': ('F of FedKD, optimizers anew each round, against on and on', 'fresh', 'fedkd'),
-  '12': ('F of FedKD, optimizers anew, against FedAvg of the same student', 'fresh', 'fedavg'),
+  '10': ('FedKD, not adaptive, against FedAvg of the same student', 'fixed', 'fedavg'),
+  '11': ('FedKD, optimizers anew each round, against on and on', 'fresh', 'fedkd'),
+  '12': ('FedKD, optimizers anew, against FedAvg of the same student', 'fresh', 'fedavg'),
+  '13': ('FedKD, gentle, against FedAvg of the same student', 'gentle', 'fedavg'),
 }
+KEYS = {  # letter after a claim -> (what, the key of a 'versus')
+  '': ('F', 'f1_gain'),
+  'b': ('F, from a threshold of validation sentences on,', 'tuned_f1_gain'),
+  'c': ('AUC', 'auc_gain'),
+}
+FEW = dict(  # variant -> (the stages after the first, claims); what is named first goes first
+  fresh=(('fedavg', 'fedkd', 'fresh', 'fresh_over_fedkd', 'fresh_over_fedavg'), ('11', '12')),
+  gentle=(('gentle',), ()),
+  fixed=(('fedavg', 'fixed', 'fixed_over_fedavg'), ('10',)),
+  longer=(('fedavg', 'fedkd', 'over_fedavg'), ('2', '4', '4b')),
+)
+PAIRS = {  # beside 'small,paired' -> (runs/NAME-seed of FedKD, of FedAvg, seeds, stage, claims)
+  (): ('fedkd-ade-small', 'fedkd-ade-small', (0, 1), '', ('1', '2', '7', '8', '9', '10')),
+  ('fixed',): ('fedkd-ade-small', 'fedkd-ade-small', (2, 3, 4), 'fixed', ('10',)),
+  ('gentle',): ('fedkd-ade-gentle', 'fedkd-ade-small', (2, 3, 4), 'gentle', ('13',)),
+  ('fixed', 'longer'): (
+    'fedkd-ade-longer-fixed', 'fedkd-ade-longer-fixed', (1, 2), 'fixed', ('10',)),
+}  # fmt: skip
 VARIANTS = (
-  'two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'fixed', 'fresh', 'paired',
-  'quick',
+  'two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'fixed', 'fresh', 'gentle',
+  'paired', 'quick',
 )  # fmt: skip
 
 
@@ -96,34 +116,23 @@ def get_config(variant: str = ''):
     c.seeds = (0, 1, 2)  # as the students have
     given = dict(parts['fedavg'], student=dict(SIZES, layers=layers))
     parts |= {n: dict(given, inherits=dict(of=f'{came}:{n}', fresh=())) for n in DISTILLED}
-  few = few_of(chosen)
+  few = next((FEW[name] for name in FEW if name in chosen), None)
   if few:
-    c.stages = 'pretrained', 'fedavg', *few[0]
+    c.stages = 'pretrained', *few[0]
   if 'paired' in chosen:
-    c.seeds, c.stages = (0, 1), (*last, 'fixed_over_fedavg')
-    if 'fixed' in chosen:
-      c.seeds, c.stages = (2, 3, 4), ('fixed_over_fedavg',)
-    parts |= paired(c.seeds)
+    c.seeds, compared, known = pairs(chosen)
+    c.stages = tuple(compared)
+    parts |= compared
   for name in c.stages:
     c[name] = parts[name]
   if not chosen & {'quick', 'methods', 'codecs', 'distilled'}:
     said = paper(layers)
-    known = tuple(n for n in said if n not in OTHERS)
-    if 'paired' in chosen and not few:
-      known = *(n for n in known if said[n]['measure']['kind'] == 'versus'), '10'
-    c.paper = {n: said[n] for n in (few[1] if few else known)}
+    if 'paired' not in chosen:
+      known = few[1] if few else tuple(n for n in said if n.rstrip('bc') not in OTHERS)
+    c.paper = {n: said[n] for n in known}
   scores = 'test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1', 'teacher_auc'
   c.tables = setting.tables(*scores)
   return c
-
-
-def few_of(chosen) -> tuple:
-  """(the stages after FedAvg, the claims) of 'longer' and 'fresh'; () for what runs all."""
-  if 'fresh' in chosen:
-    return ('fedkd', 'fresh', 'fresh_over_fedkd', 'fresh_over_fedavg'), ('11', '12')
-  if 'fixed' in chosen:
-    return ('fixed', 'fixed_over_fedavg'), ('10',)
-  return (('fedkd', 'over_fedavg'), ('2', '4', '4b')) if 'longer' in chosen else ()
 
 
 def stages(given: dict, student: dict, deep: int, rate: float) -> dict:
@@ -143,6 +152,7 @@ def stages(given: dict, student: dict, deep: int, rate: float) -> dict:
     part.update(first)
     if name != 'large' and part['stage'] == 'fedkd':
       part.update(teachers=(), begins='pretrained')
+  parts['gentle'] = dict(parts['fixed'], lesson=dict(parts['fixed']['lesson'], weight=GENTLE))
   parts['fedmd']['public'] = 1_024
   # a quarter of the bytes up, as in the paper: a layer is 1.77 M weights
   sketch = dict(rows=5, columns=90_000 * student['layers'], top=50_000 * student['layers'])
@@ -151,12 +161,20 @@ def stages(given: dict, student: dict, deep: int, rate: float) -> dict:
   return parts
 
 
-def paired(seeds) -> dict:
-  """Name -> what compares nets of the runs of these seeds, which lie in runs/fedkd-ade-small-N."""
-  each = lambda name: tuple(f'runs/fedkd-ade-small-{seed}:{name}' for seed in seeds)
-  compared = lambda of, base: dict(stage='versus', of=each(of), base=each(base))
+def pairs(chosen) -> tuple:
+  """(seeds, name -> what compares nets of other runs, claims) of 'paired', as PAIRS has it."""
+  beside = tuple(name for name in ('fixed', 'gentle', 'longer') if name in chosen)
+  if beside not in PAIRS:
+    raise ValueError(f'{",".join(sorted(chosen))}: paired are {", ".join(map(str, PAIRS))}')
+  ours, theirs, seeds, one, claims = PAIRS[beside]
+  each = lambda run, name: tuple(f'runs/{run}-{seed}:{name}' for seed in seeds)
+  compared = lambda of, base: dict(stage='versus', of=each(ours, of), base=each(theirs, base))
+  if one:
+    found = {f'{one}_over_fedavg': compared(one, 'fedavg')}
+    return seeds, found, tuple(n + letter for n in claims for letter in KEYS)
   found = {f'over_{base}': compared('fedkd', base) for base in BASES}
-  return found | dict(fixed_over_fedavg=compared('fixed', 'fedavg'))
+  found['fixed_over_fedavg'] = compared('fixed', 'fedavg')
+  return seeds, found, claims
 
 
 def begins(part: dict, first: str):
@@ -197,8 +215,10 @@ def paper(layers: int) -> dict:
       str(7 + i): claim(f'F by {what}, against FedKD without', '+', f1(part))
       for i, (part, what) in enumerate(PARTS.items())
     },
-    **{n: claim(what, 'not in the paper', f1(base, f'{of}_')) for n, (what, of, base) in
-       OTHERS.items()},
+    **{
+      n + letter: claim(f'{score} of {what}', 'not in the paper', dict(f1(base, f'{of}_'), key=key))
+      for n, (what, of, base) in OTHERS.items() for letter, (score, key) in KEYS.items()
+    },
   }  # fmt: skip
 
 

@@ -83,7 +83,8 @@ NAMES = dict(
   distilbert='FedAvg of DistilBERT', pkd='FedAvg of BERT-PKD', tinybert='FedAvg of TinyBERT',
   whole='FedKD, updates whole', fresh='FedKD, optimizers anew', still='FedKD, T = 0.95',
   without_hidden='FedKD, logits alone',
-  fixed='FedKD, not adaptive', alone='no distillation', authors="FedKD, authors' joint loss",
+  fixed='FedKD, not adaptive', gentle='FedKD, gentle', alone='no distillation',
+  authors="FedKD, authors' joint loss",
 )  # fmt: skip
 
 

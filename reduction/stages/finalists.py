@@ -8,7 +8,6 @@ import numpy as np
 from reduction.errors import require
 from reduction.models.mobile import Elastic
 from reduction.net import Net
-from reduction.predict import logits
 from reduction.run import Run, Stage
 from reduction.search import evolution, selection
 from reduction.search import space as spaces
@@ -17,7 +16,7 @@ from reduction.search.space import space as find_space
 from reduction.stages.rank import judged, trained
 from reduction.stages.specialize import taken
 from reduction.stages.supernet import BESIDE, accuracies, check_data
-from reduction.stages.versus import gains
+from reduction.stages.versus import answers, gains
 from reduction.train import check_schedule
 from reduction.update import optimizer as build_optimizer
 
@@ -62,20 +61,20 @@ def finalists(
     genes = np.array([row for _, *row in numbers])
     nets = trained(net.module, genes, run, tx, steps=steps, batch=batch, every=every)
     right = judged(nets, genes, run, 'validation')
-    said = {}
+    said, labels = {}, np.asarray(run.data.test.y)
     for method in METHODS:
       own = [[numbers[r, *row.tolist()] for row in one[method]] for r, one in enumerate(named)]
       best = [max(some, key=right.__getitem__) for some in own]
       won = [taken(whole, _at(nets, i), run, genes[i]) for i in best]
-      said[method] = np.stack([logits(one, run.data.test.x)[0].argmax(-1) for one in won])
+      each = [answers(one, run.data) for one in won]
+      said[method] = jax.tree.map(lambda *x: np.concatenate(x), *each)
       run.log(
         kind='finalist', summary=True, seeds=run.seeds, method=method, trained=list(map(len, own)),
         validation_accuracy=right[best], genes=[' '.join(map(str, genes[i])) for i in best],
-        test_accuracy=(said[method] == run.data.test.y).mean(-1), **allowed.costs(genes[best]),
+        test_accuracy=(said[method].classes == labels).mean(-1), **allowed.costs(genes[best]),
       )  # fmt: skip
     for ours, theirs in (METHODS[:2], METHODS[::2], METHODS[1:]):
-      row = gains(said[ours], said[theirs], np.asarray(run.data.test.y), run.data.classes,
-                  resamples, run.seeds[0])  # fmt: skip
+      row = gains(said[ours], said[theirs], labels, resamples, run.seeds[0])
       run.log(kind='versus', summary=True, seeds=run.seeds, net=ours, base=theirs, **row)
     return net
 

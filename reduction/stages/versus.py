@@ -1,8 +1,10 @@
 """Whether one stage's net is better than another's: a paired bootstrap over seeds and examples."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from reduction import tree
+from reduction import ranking, tree
 from reduction.distill.teachers import find
 from reduction.errors import require
 from reduction.net import Net
@@ -17,10 +19,11 @@ def versus(
 
   of, base: earlier stages, or workdirs of runs with as many seeds, 'runs/wide', with ':stage' for
   another than the last; several are one net of all their seeds, in this order. Rows: a 'versus'
-  with accuracy_gain, of - base, and where there are two classes f1_gain, that of the class 1, each
-  with its 95 % interval (_low, _high) over `resamples` bootstraps. Seeds and examples are drawn
-  anew in each, both for the two nets alike, so that what is hard for both, or a lucky start of
-  both, does not widen the interval.
+  with accuracy_gain, of - base, and of two classes, for the class 1, f1_gain, tuned_f1_gain where
+  each net says it from the logit on that is best on the validation examples, and auc_gain. Each has
+  its 95 % interval (_low, _high) over `resamples` bootstraps. Seeds and examples are drawn anew in
+  each, both for the two nets alike, so that what is hard for both, or a lucky start of both, does
+  not widen the interval.
   """
   require(resamples > 99, f'{resamples=} must be at least 100')
   require(of != base, f'{of!r} compared with itself')
@@ -47,53 +50,77 @@ def together(names: str | tuple[str, ...], nets: dict[str, Net]) -> Net:
   return Net(found[0].module, params, stats, masks or None)
 
 
+class Said(NamedTuple):
+  """What a net says of the test examples, [R, n]."""
+
+  classes: np.ndarray
+  margins: np.ndarray | None = None  # of two classes: how much more the second
+  tuned: np.ndarray | None = None  # bool: it is above the threshold of the validation examples
+
+
 def log_compared(run: Run, ours: Net, theirs: Net, *, net: str, base: str, resamples: int = 2_000):
   """Logs the 'versus' of two nets on the test examples. net, base: what they are called."""
-  test = run.data.test
-  said = [logits(one, test.x).argmax(-1) for one in (ours, theirs)]
-  mine, other = map(len, said)
+  said = [answers(one, run.data) for one in (ours, theirs)]
+  mine, other = (len(one.classes) for one in said)
   require(mine == other, f'{net!r} has {mine} seeds and {base!r} {other}: a pair each')
-  row = gains(*said, np.asarray(test.y), run.data.classes, resamples, run.seeds[0])
+  row = gains(*said, np.asarray(run.data.test.y), resamples, run.seeds[0])
   run.log(kind='versus', summary=True, seeds=run.seeds, net=net, base=base, **row)
 
 
-def gains(ours, theirs, labels, classes: int, resamples: int, seed: int) -> dict:
-  """accuracy_gain and, of two classes, f1_gain, each with _low and _high.
+def answers(net: Net, data) -> Said:
+  """What it says of the test examples of data."""
+  found = logits(net, data.test.x)
+  if data.classes != 2:
+    return Said(found.argmax(-1))
+  margins = found[..., 1] - found[..., 0]
+  if not len(data.validation.x):
+    return Said(found.argmax(-1), margins)
+  known = logits(net, data.validation.x)
+  lowest = [ranking.threshold(data.validation.y, one[:, 1] - one[:, 0]) for one in known]
+  return Said(found.argmax(-1), margins, margins >= np.array(lowest)[:, None])
 
-  ours, theirs: classes said, int [R, n]; labels: int [n].
+
+def gains(ours: Said, theirs: Said, labels, resamples: int, seed: int) -> dict:
+  """accuracy_gain and, of two classes, those of the class 1, each with _low and _high.
+
+  labels: int [n].
   """
-  rng, (replicas, count) = np.random.default_rng(seed), ours.shape
-  counts = [np.stack(tally(said, labels)) for said in (ours, theirs)]  # [4, R, n]
-  whole = measured(counts, np.ones(replicas), np.ones(count), classes)
-  again = [
-    measured(
-      counts, rng.multinomial(replicas, np.full(replicas, 1 / replicas)),
-      rng.multinomial(count, np.full(count, 1 / count)), classes,
-    )
-    for _ in range(resamples)
-  ]  # fmt: skip
+  rng, (replicas, count) = np.random.default_rng(seed), ours.classes.shape
+  each = [tally(said, labels) for said in (ours, theirs)]
+  once = np.ones(replicas), np.ones(count)
+  whole = measured(each, labels, *once)
+  drawn = lambda n: rng.multinomial(n, np.full(n, 1 / n))
+  again = [measured(each, labels, drawn(replicas), drawn(count)) for _ in range(resamples)]
   row = {}
   for name, value in whole.items():
-    ends = np.percentile([one[name] for one in again], (2.5, 97.5))
+    ends = np.nanpercentile([one[name] for one in again], (2.5, 97.5))
     for end, x in zip(('', '_low', '_high'), (value, *ends)):
       row[name + end] = float(f'{x:.5g}')
   return row
 
 
-def tally(said, labels) -> tuple:
-  """bool [R, n] each: right; class 1 said and so; class 1 said; class 1 is so."""
-  so = np.broadcast_to(labels == 1, said.shape)
-  return said == labels, (said == 1) & so, said == 1, so
+def tally(said: Said, labels) -> dict:
+  """Name -> [k, R, n]: what a measure counts; of two classes, where both are, what F and AUC do."""
+  so = np.broadcast_to(labels == 1, said.classes.shape)
+  counts = dict(accuracy=(said.classes == labels)[None])
+  if said.margins is None:
+    return counts
+  for name, one in dict(f1=said.classes == 1, tuned_f1=said.tuned).items():
+    if one is not None:
+      counts[name] = np.stack((one & so, one, so))
+  return counts | dict(auc=said.margins[None])
 
 
-def measured(counts, of_seeds, of_examples, classes: int) -> dict:
-  """The gains where seeds and examples are drawn so often."""
-  scores = []
-  for one in counts:
-    right, both, said, so = (of_seeds @ part @ of_examples for part in one)
+def measured(each, labels, of_seeds, of_examples) -> dict:
+  """The gains where seeds and examples are drawn so often; each: two of `tally`."""
+
+  def value(name, counts):
+    if name == 'auc':
+      areas = [ranking.auc(labels, margins, of_examples) for margins in counts[0]]
+      return of_seeds @ areas / of_seeds.sum()
+    first, *others = (of_seeds @ part @ of_examples for part in counts)
     total = of_seeds.sum() * of_examples.sum()
-    scores.append((float(right / total), float(2 * both / np.maximum(said + so, 1))))
-  (ours, our_f1), (theirs, their_f1) = scores
-  return dict(accuracy_gain=ours - theirs) | (
-    dict(f1_gain=our_f1 - their_f1) if classes == 2 else {}
-  )
+    return 2 * first / max(sum(others), 1) if others else first / total
+
+  ours, theirs = ({name: value(name, part) for name, part in one.items()} for one in each)
+  return {f'{name}_gain': float(ours[name] - theirs[name]) for name in ours}
