@@ -4,7 +4,9 @@ Who takes part says its public keys; then shares of its secrets, sealed for each
 update under masks; then, of each other client, the share that lifts what did not cancel. With fewer
 than the threshold in any of them clients say no more and the round is void. The server learns the
 sum, who took part and how many examples each has. It is held to do as written, clients to say what
-is so: keys carry no signature but the network's, and a lie in one masked update cannot be seen.
+is so: keys carry no signature but the network's, and a lie in one masked update cannot be seen. Who
+is lost after its masked update is in the sum all the same; what it keeps for itself is then still
+that of the round before.
 """
 
 import itertools
