@@ -12,6 +12,14 @@ from reduction.predict import logits
 from reduction.run import Run, Stage
 
 
+class Said(NamedTuple):
+  """What a net says of the test examples, [R, n]."""
+
+  classes: np.ndarray
+  margins: np.ndarray | None = None  # of two classes: how much more the second
+  tuned: np.ndarray | None = None  # bool: they reach the threshold of the validation examples
+
+
 def versus(
   *, of: str | tuple[str, ...], base: str | tuple[str, ...], resamples: int = 2_000
 ) -> Stage:
@@ -19,11 +27,11 @@ def versus(
 
   of, base: earlier stages, or workdirs of runs with as many seeds, 'runs/wide', with ':stage' for
   another than the last; several are one net of all their seeds, in this order. Rows: a 'versus'
-  with accuracy_gain, of - base, and of two classes, for the class 1, f1_gain, tuned_f1_gain where
-  each net says it from the logit on that is best on the validation examples, and auc_gain. Each has
-  its 95 % interval (_low, _high) over `resamples` bootstraps. Seeds and examples are drawn anew in
-  each, both for the two nets alike, so that what is hard for both, or a lucky start of both, does
-  not widen the interval.
+  with accuracy_gain, of - base, and, where there are two classes, of the class 1: f1_gain,
+  tuned_f1_gain, from the threshold on that gives each net its best F on the validation examples,
+  and auc_gain. Each has its 95 % interval (_low, _high) over `resamples` bootstraps. Seeds and
+  examples are drawn anew in each, both for the two nets alike, so that what is hard for both, or a
+  lucky start of both, does not widen the interval. Thresholds are not chosen anew.
   """
   require(resamples > 99, f'{resamples=} must be at least 100')
   require(of != base, f'{of!r} compared with itself')
@@ -48,14 +56,6 @@ def together(names: str | tuple[str, ...], nets: dict[str, Net]) -> Net:
   parts = zip(*((one.params, one.stats, one.masks or {}) for one in found))
   params, stats, masks = (tree.map(lambda *x: np.concatenate(x), *part) for part in parts)
   return Net(found[0].module, params, stats, masks or None)
-
-
-class Said(NamedTuple):
-  """What a net says of the test examples, [R, n]."""
-
-  classes: np.ndarray
-  margins: np.ndarray | None = None  # of two classes: how much more the second
-  tuned: np.ndarray | None = None  # bool: it is above the threshold of the validation examples
 
 
 def log_compared(run: Run, ours: Net, theirs: Net, *, net: str, base: str, resamples: int = 2_000):
@@ -100,7 +100,7 @@ def gains(ours: Said, theirs: Said, labels, resamples: int, seed: int) -> dict:
 
 
 def tally(said: Said, labels) -> dict:
-  """Name -> [k, R, n]: what a measure counts; of two classes, where both are, what F and AUC do."""
+  """Measure -> what it counts of each example, [k, R, n]; AUC's are margins."""
   so = np.broadcast_to(labels == 1, said.classes.shape)
   counts = dict(accuracy=(said.classes == labels)[None])
   if said.margins is None:
