@@ -61,7 +61,7 @@ KEYS = {  # letter after a claim -> (what, the key of a 'versus')
 FEW = dict(  # variant -> (the stages after the first, claims); what is named first goes first
   fresh=(('fedavg', 'fedkd', 'fresh', 'fresh_over_fedkd', 'fresh_over_fedavg'), ('11', '12')),
   gentle=(('gentle',), ()),
-  fixed=(('fedavg', 'fixed', 'fixed_over_fedavg'), ('10',)),
+  fixed=(('fedavg', 'fixed', 'fixed_over_fedavg'), ('10', '10d', '10e')),
   longer=(('fedavg', 'fedkd', 'over_fedavg'), ('2', '4', '4b')),
 )
 PAIRS = {  # beside 'small,paired' -> (runs/NAME-seed of FedKD, of FedAvg, seeds, stage, claims)
@@ -128,7 +128,7 @@ def get_config(variant: str = ''):
   if not chosen & {'quick', 'methods', 'codecs', 'distilled'}:
     said = paper(layers)
     if 'paired' not in chosen:
-      known = few[1] if few else tuple(n for n in said if n.rstrip('bc') not in OTHERS)
+      known = few[1] if few else tuple(n for n in said if n.rstrip('bcde') not in OTHERS)
     c.paper = {n: said[n] for n in known}
   scores = 'test_f1', 'test_precision', 'test_recall', 'test_auc', 'teacher_f1', 'teacher_auc'
   c.tables = setting.tables(*scores)
@@ -219,6 +219,9 @@ def paper(layers: int) -> dict:
       n + letter: claim(f'{score} of {what}', 'not in the paper', dict(f1(base, f'{of}_'), key=key))
       for n, (what, of, base) in OTHERS.items() for letter, (score, key) in KEYS.items()
     },
+    '10d': claim('bytes up of FedKD, not adaptive, of FedAvg of the same student',
+                 'not in the paper', sent('up_bytes', 'fixed', 'fedavg')),
+    '10e': claim('its bytes down', 'not in the paper', sent('down_bytes', 'fixed', 'fedavg')),
   }  # fmt: skip
 
 
