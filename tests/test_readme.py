@@ -1,5 +1,6 @@
 """The README's example runs as it stands, and its commands name what is there."""
 
+import importlib
 import json
 import pathlib
 import re
@@ -40,3 +41,13 @@ def test_every_committed_result_has_its_place_on_a_page():
     name = re.sub(r'^configs/|\.py(?=:|$)', '', header['config'])
     folder = rows.parent.parent.name
     assert folder == 'bench' or {name, name.partition(':')[0], folder} & {*marked[folder]}, rows
+
+
+def test_every_committed_result_is_of_a_config_that_still_has_its_stages_and_claims():
+  for rows in sorted(ROOT.glob('configs/*/results/*.jsonl')):
+    header = json.loads(rows.open().readline())
+    path, _, variant = header['config'].partition(':')
+    c = importlib.import_module(path.removesuffix('.py').replace('/', '.')).get_config(variant)
+    there = header['resolved']
+    assert tuple(c.get('stages', ())) == tuple(there.get('stages', ())), rows
+    assert set(c.get('paper', ())) == set(there.get('paper', ())), rows

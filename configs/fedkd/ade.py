@@ -27,9 +27,10 @@ configs/distill/bert.py:four left in runs/bert-four (with 'small' bert.py in run
 DistilBERT, BERT-PKD and TinyBERT; 'longer', with 'small', is FedAvg and FedKD alone over four
 passes, with 'fixed' FedKD that is not adaptive; 'fresh', with 'small', is FedAvg, FedKD, and FedKD
 whose clients' optimizers begin anew each round; 'gentle', with 'small', is FedKD alone, not
-adaptive, that learns a tenth as much from the other net; 'paired', with 'small', compares nets of
-other runs over seeds and sentences, which PAIRS names; 'quick' is a teacher of two layers and its
-student of one, two clients, two rounds of a few steps.
+adaptive, that learns a tenth as much from the other net (of 0.1 and 0.3 the lower loss of
+validation sentences, seed 0); 'paired', with 'small', compares nets of other runs over seeds and
+sentences, which PAIRS names; 'quick' is a teacher of two layers and its student of one, two
+clients, two rounds of a few steps.
 """
 
 from ml_collections import config_dict
@@ -165,7 +166,8 @@ def pairs(chosen) -> tuple:
   """(seeds, name -> what compares nets of other runs, claims) of 'paired', as PAIRS has it."""
   beside = tuple(name for name in ('fixed', 'gentle', 'longer') if name in chosen)
   if beside not in PAIRS:
-    raise ValueError(f'{",".join(sorted(chosen))}: paired are {", ".join(map(str, PAIRS))}')
+    known = (','.join(('small', 'paired', *names)) for names in PAIRS)
+    raise ValueError(f'{",".join(sorted(chosen))!r} compares nothing: there are {"; ".join(known)}')
   ours, theirs, seeds, one, claims = PAIRS[beside]
   each = lambda run, name: tuple(f'runs/{run}-{seed}:{name}' for seed in seeds)
   compared = lambda of, base: dict(stage='versus', of=each(ours, of), base=each(theirs, base))
