@@ -34,7 +34,7 @@ def test_gains_by_hand():
   assert row['accuracy_gain'] == 0.25 and row['f1_gain'] == pytest.approx(0.3)
   # the threshold of theirs lets all be 1: F 2 / 3
   assert row['tuned_f1_gain'] == pytest.approx(0.8 - 2 / 3, abs=1e-5)
-  # pairs in order, equal ones half: (2 + 1 + 1) / 4 ... 3 / 4 and 1 / 2
+  # of four pairs two in order and two equal, against one in order and two equal
   assert row['auc_gain'] == pytest.approx(0.25)
   # a quarter of the examples gains 1: the error of the mean is sqrt(3 / 16 / 200)
   half = (row['accuracy_gain_high'] - row['accuracy_gain_low']) / 2
