@@ -65,12 +65,15 @@ FEW = dict(  # variant -> (the stages after the first, claims); what is named fi
   fixed=(('fedavg', 'fixed', 'fixed_over_fedavg'), ('10', '10d', '10e')),
   longer=(('fedavg', 'fedkd', 'over_fedavg'), ('2', '4', '4b')),
 )
-PAIRS = {  # beside 'small,paired' -> (runs/NAME-seed of FedKD, of FedAvg, seeds, stage, claims)
-  (): ('fedkd-ade-small', 'fedkd-ade-small', (0, 1), '', ('1', '2', '7', '8', '9', '10')),
-  ('fixed',): ('fedkd-ade-small', 'fedkd-ade-small', (2, 3, 4), 'fixed', ('10',)),
-  ('gentle',): ('fedkd-ade-gentle', 'fedkd-ade-small', (2, 3, 4), 'gentle', ('13',)),
-  ('fixed', 'longer'): (
-    'fedkd-ade-longer-fixed', 'fedkd-ade-longer-fixed', (1, 2), 'fixed', ('10',)),
+PAIRS = {  # beside 'small,paired' -> (runs/NAME-seed of FedKD, of FedAvg, seeds, stages, claims)
+  (): ('fedkd-ade-small', 'fedkd-ade-small', (0, 1),
+       (*(f'over_{base}' for base in BASES), 'fixed_over_fedavg'), ('1', '2', '7', '8', '9', '10')),
+  ('fixed',): ('fedkd-ade-small', 'fedkd-ade-small', (2, 3, 4),
+               ('fixed_over_fedavg',), ('10', '10b', '10c')),
+  ('gentle',): ('fedkd-ade-gentle', 'fedkd-ade-small', (2, 3, 4),
+                ('gentle_over_fedavg',), ('13', '13b', '13c')),
+  ('fixed', 'longer'): ('fedkd-ade-longer-fixed', 'fedkd-ade-longer-fixed', (1, 2),
+                        ('fixed_over_fedavg',), ('10', '10b', '10c')),
 }  # fmt: skip
 VARIANTS = (
   'two', 'methods', 'small', 'random', 'codecs', 'distilled', 'longer', 'fixed', 'fresh', 'gentle',
@@ -121,7 +124,7 @@ def get_config(variant: str = ''):
   if few:
     c.stages = 'pretrained', *few[0]
   if 'paired' in chosen:
-    c.seeds, compared, known = pairs(chosen)
+    c.seeds, compared, known = paired(chosen, parts)
     c.stages = tuple(compared)
     parts |= compared
   for name in c.stages:
@@ -162,20 +165,18 @@ def stages(given: dict, student: dict, deep: int, rate: float) -> dict:
   return parts
 
 
-def pairs(chosen) -> tuple:
-  """(seeds, name -> what compares nets of other runs, claims) of 'paired', as PAIRS has it."""
+def paired(chosen, parts: dict) -> tuple:
+  """(seeds, name -> what compares nets of other runs, claims), as PAIRS has it."""
   beside = tuple(name for name in ('fixed', 'gentle', 'longer') if name in chosen)
   if beside not in PAIRS:
     known = (','.join(('small', 'paired', *names)) for names in PAIRS)
     raise ValueError(f'{",".join(sorted(chosen))!r} compares nothing: there are {"; ".join(known)}')
-  ours, theirs, seeds, one, claims = PAIRS[beside]
-  each = lambda run, name: tuple(f'runs/{run}-{seed}:{name}' for seed in seeds)
-  compared = lambda of, base: dict(stage='versus', of=each(ours, of), base=each(theirs, base))
-  if one:
-    found = {f'{one}_over_fedavg': compared(one, 'fedavg')}
-    return seeds, found, tuple(n + letter for n in claims for letter in KEYS)
-  found = {f'over_{base}': compared('fedkd', base) for base in BASES}
-  found['fixed_over_fedavg'] = compared('fixed', 'fedavg')
+  *runs, seeds, names, claims = PAIRS[beside]
+  found = {}
+  for name in names:
+    nets = zip(runs, (parts[name]['of'], parts[name]['base']))
+    of, base = (tuple(f'runs/{run}-{seed}:{net}' for seed in seeds) for run, net in nets)
+    found[name] = dict(parts[name], of=of, base=base)
   return seeds, found, claims
 
 

@@ -1,5 +1,6 @@
 """Whether one stage's net is better than another's: a paired bootstrap over seeds and examples."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -86,41 +87,35 @@ def gains(ours: Said, theirs: Said, labels, resamples: int, seed: int) -> dict:
   labels: int [n].
   """
   rng, (replicas, count) = np.random.default_rng(seed), ours.classes.shape
-  each = [tally(said, labels) for said in (ours, theirs)]
-  once = np.ones(replicas), np.ones(count)
-  whole = measured(each, labels, *once)
+  mine, other = (measures(said, labels) for said in (ours, theirs))
+  gain = lambda *often: {name: float(mine[name](*often) - other[name](*often)) for name in mine}
   drawn = lambda n: rng.multinomial(n, np.full(n, 1 / n))
-  again = [measured(each, labels, drawn(replicas), drawn(count)) for _ in range(resamples)]
+  whole = gain(np.ones(replicas), np.ones(count))
+  again = [gain(drawn(replicas), drawn(count)) for _ in range(resamples)]
   row = {}
   for name, value in whole.items():
     ends = np.nanpercentile([one[name] for one in again], (2.5, 97.5))
     for end, x in zip(('', '_low', '_high'), (value, *ends)):
-      row[name + end] = float(f'{x:.5g}')
+      row[f'{name}_gain{end}'] = float(f'{x:.5g}')
   return row
 
 
-def tally(said: Said, labels) -> dict:
-  """Measure -> what it counts of each example, [k, R, n]; AUC's are margins."""
-  so = np.broadcast_to(labels == 1, said.classes.shape)
-  counts = dict(accuracy=(said.classes == labels)[None])
+def measures(said: Said, labels) -> dict:
+  """Name -> the measure where seeds and examples are there so often, [R] and [n]."""
+  right, so = said.classes == labels, labels == 1
+
+  def accuracy(seeds, examples):
+    return seeds @ right @ examples / (seeds.sum() * examples.sum())
+
+  def f1(positive, seeds, examples):
+    both, found = (seeds @ part @ examples for part in (positive & so, positive))
+    return 2 * both / max(found + seeds.sum() * (so @ examples), 1)
+
+  def auc(seeds, examples):
+    areas = [ranking.auc(labels, margins, examples) for margins in said.margins]
+    return seeds @ areas / seeds.sum()
+
   if said.margins is None:
-    return counts
-  for name, one in dict(f1=said.classes == 1, tuned_f1=said.tuned).items():
-    if one is not None:
-      counts[name] = np.stack((one & so, one, so))
-  return counts | dict(auc=said.margins[None])
-
-
-def measured(each, labels, of_seeds, of_examples) -> dict:
-  """The gains where seeds and examples are drawn so often; each: two of `tally`."""
-
-  def value(name, counts):
-    if name == 'auc':
-      areas = [ranking.auc(labels, margins, of_examples) for margins in counts[0]]
-      return of_seeds @ areas / of_seeds.sum()
-    first, *others = (of_seeds @ part @ of_examples for part in counts)
-    total = of_seeds.sum() * of_examples.sum()
-    return 2 * first / max(sum(others), 1) if others else first / total
-
-  ours, theirs = ({name: value(name, part) for name, part in one.items()} for one in each)
-  return {f'{name}_gain': float(ours[name] - theirs[name]) for name in ours}
+    return dict(accuracy=accuracy)
+  whole = dict(accuracy=accuracy, f1=functools.partial(f1, said.classes == 1), auc=auc)
+  return whole if said.tuned is None else whole | dict(tuned_f1=functools.partial(f1, said.tuned))
