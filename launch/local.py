@@ -123,23 +123,36 @@ def watch(processes: list[Process], stuck: float):
 
 
 def cause(gone: list[Process]) -> UserError:
-  """The error to raise for processes that ended: the first that was killed, or that said why."""
+  """The error to raise for processes that ended: what one said, or else that one was killed.
+
+  JAX's runtime may crash where another process left first, so a crash counts after all words.
+  """
   for p in gone:
     p.reader.join(2)
   for p in gone:
-    if p.child.returncode in (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS):
-      name = signal.Signals(-p.child.returncode).name
-      return TryAgain(f'process {p.index} was killed ({name}); run the same line again to go on')
-  for p in gone:
     said = p.said('^error: ')
-    if said and LOST not in said:
+    if said and LOST not in said and p.child.returncode > 0:
       return Failed(f'process {p.index}: {said.removeprefix("error: ")}', p.child.returncode)
+  if killed := ended_by(gone, signal.SIGKILL):
+    return killed
+  for p in gone:
     if p.child.returncode in (130, 143):
       return Failed('stopped and saved; run the same line again to go on', p.child.returncode)
+  if crashed := ended_by(gone, signal.SIGSEGV, signal.SIGBUS):
+    return crashed
   p = gone[0]
   said = p.said('^error: |DEADLINE_EXCEEDED|UNAVAILABLE|Error|Exception')
   reason = said or f'code {p.child.returncode}'
   return TryAgain(f'process {p.index} ended: {reason[:200]}; run the same line again to go on')
+
+
+def ended_by(gone: list[Process], *numbers: int) -> UserError | None:
+  """The error to raise for the first process that one of these signals ended, if any."""
+  for p in gone:
+    if -p.child.returncode in numbers:
+      name = signal.Signals(-p.child.returncode).name
+      return TryAgain(f'process {p.index} was killed ({name}); run the same line again to go on')
+  return None
 
 
 def main(argv):

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from launch import local
+from launch.cli import LOST
 from reduction import processes
 from reduction.errors import TryAgain, UsageError
 
@@ -103,6 +105,37 @@ def test_a_value_that_is_wrong_is_said_once(tmp_path):
   flags = (*SMALL, '--config.lottery.rounds=-1', f'--workdir={tmp_path}/run')
   code, line = ended(run('local', '--num_processes=2', '--', *flags))
   assert code == 2 and re.match(r'error: process \d: rounds=-1 must not be negative', line), line
+
+
+@pytest.mark.parametrize(
+  'first, second, line',
+  [
+    ((-signal.SIGSEGV, ''), (2, 'error: rounds=-1'), 'process 1: rounds=-1'),
+    ((-signal.SIGABRT, ''), (2, 'error: rounds=-1'), 'process 1: rounds=-1'),
+    ((75, f'error: {LOST}'), (-signal.SIGKILL, ''), 'process 1 was killed (SIGKILL)'),
+    ((-signal.SIGSEGV, ''), (143, 'stopped and saved'), 'stopped and saved'),
+    ((143, 'stopped and saved'), (-signal.SIGKILL, ''), 'process 1 was killed (SIGKILL)'),
+    ((75, f'error: {LOST}'), (-signal.SIGSEGV, ''), 'process 1 was killed (SIGSEGV)'),
+    ((-signal.SIGABRT, ''), (75, f'error: {LOST}'), 'process 0 ended: code -6'),
+  ],
+)  # fmt: skip
+def test_what_a_process_said_counts_before_what_became_of_the_other(first, second, line):
+  """A process whose other has left may crash in JAX's runtime before it says the same."""
+
+  def left(index, code, text):
+    """A process as `launch.local` watches it that wrote text and exited with code."""
+    own = f'import os, signal; print({text!r}, flush=True); '
+    end = f'os.kill(os.getpid(), {-code})' if code < 0 else f'os._exit({code})'
+    p = local.Process.__new__(local.Process)
+    p.index, p.lines = index, []
+    p.child = subprocess.Popen([sys.executable, '-c', own + end], stdout=subprocess.PIPE, text=True)
+    p.reader = threading.Thread(target=p._pass_on)
+    p.reader.start()
+    p.child.wait()
+    return p
+
+  found = local.cause([left(0, *first), left(1, *second)])
+  assert str(found).startswith(line)
 
 
 def emulated(name, index, port):
